@@ -1,0 +1,1 @@
+"""Images and labels: procedural rooms, Taskonomy folders, any folder of images."""

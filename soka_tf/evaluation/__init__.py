@@ -1,0 +1,1 @@
+"""Teacher and student measured by the same code; tables and pictures."""

@@ -1,0 +1,1 @@
+"""Pure architectures: no task names, no files, no losses."""

@@ -1,0 +1,1 @@
+"""The trained student as a SavedModel that needs no soka_tf to load."""

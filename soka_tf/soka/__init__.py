@@ -1,0 +1,1 @@
+"""The method: amalgamation, distillation, task weighting, the three-phase cycle."""

@@ -1,0 +1,1 @@
+"""Frozen teachers and the files they come from."""
