@@ -1,0 +1,42 @@
+"""Soft targets: the student imitates the teachers' predictions (Eqs. 5 and 6)."""
+
+from typing import Dict, Mapping
+
+import tensorflow as tf
+
+KINDS = ("l2", "l1")
+
+
+def soft_target_loss(
+    prediction: tf.Tensor, soft_target: tf.Tensor, kind: str = "l2"
+) -> tf.Tensor:
+    """L_soft of one task (Eq. 5), the mean over batch, pixels and channels.
+
+    Args:
+      prediction: the student's, [B, H, W, C], network range.
+      soft_target: the teacher's, same shape and range; taken as a constant.
+      kind: "l2" (Eq. 5) or "l1" (the metric of Taskonomy's teachers).
+
+    Returns:
+      A float32 scalar.
+    """
+    error = tf.cast(prediction, tf.float32) - tf.stop_gradient(
+        tf.cast(soft_target, tf.float32)
+    )
+    if kind == "l2":
+        return tf.reduce_mean(tf.square(error))
+    if kind == "l1":
+        return tf.reduce_mean(tf.abs(error))
+    raise ValueError(f"kind must be one of {KINDS}. Received: {kind!r}.")
+
+
+def soft_target_losses(
+    predictions: Mapping[str, tf.Tensor],
+    soft_targets: Mapping[str, tf.Tensor],
+    kind: str = "l2",
+) -> Dict[str, tf.Tensor]:
+    """L_soft of every task, in the order of `predictions`."""
+    return {
+        task: soft_target_loss(prediction, soft_targets[task], kind)
+        for task, prediction in predictions.items()
+    }
