@@ -1,0 +1,300 @@
+"""From samples to batches of tensors.
+
+Which example comes when is a function of (seed, step) alone, so that a resumed run sees
+exactly the images that the uninterrupted one would have seen.
+"""
+
+import threading
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from soka_tf.data import encodings, taskonomy
+from soka_tf.data.taskonomy import (
+    MASK_DOMAIN,
+    RGB,
+    VANISHING_POINT,
+    DamagedFile,
+    Sample,
+)
+from soka_tf.errors import UserError
+from soka_tf.tasks import Task
+
+MASK = "mask"
+VALID = "valid/"  # prefix of the flags that tell which labels are there
+
+
+def image_dataset(
+    samples: Sequence[Sample],
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    steps: Optional[int] = None,
+    antialias: bool = False,
+) -> tf.data.Dataset:
+    """Yields batches of images without labels: an endless chain of shuffled epochs.
+
+    Element k of the dataset that starts at step s is element s + k of the one that
+    starts at 0. Only rgb files are ever opened. A file that cannot be read is named in
+    one warning, and the next sample of the list takes its place.
+
+    Args:
+      samples: where the images are.
+      image_size: side of the images in pixels.
+      batch_size: images per batch, over all replicas.
+      seed: of the order.
+      start_step: number of batches to pass over.
+      steps: number of batches; None for no end.
+      antialias: widens the filter when reducing. The original does not.
+
+    Returns:
+      A dataset of {"rgb": float32 [batch_size, image_size, image_size, 3] in [-1, 1]}.
+
+    Raises:
+      UserError: if there are no samples or none of them can be read.
+    """
+    _check_sizes(samples, image_size, batch_size)
+    reader = _ImageReader(samples)
+    reader.read(0)  # finds out here, not in the middle of a graph, if nothing is there
+
+    def load(index):
+        pixels = tf.numpy_function(reader.read, [index], tf.uint8, stateful=False)
+        pixels.set_shape([None, None, 3])
+        return {RGB: preprocess_images(pixels[None], image_size, antialias)[0]}
+
+    dataset = _shuffled_indices(len(samples), seed, start_step * batch_size)
+    dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    if steps is not None:
+        dataset = dataset.take(steps)
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def labelled_dataset(
+    samples: Sequence[Sample],
+    tasks: Sequence[Task],
+    image_size: int,
+    batch_size: int,
+    antialias: bool = False,
+    cache_in_memory: bool = False,
+    seed: Optional[int] = None,
+    repeat: bool = False,
+    start_step: int = 0,
+) -> tf.data.Dataset:
+    """Yields batches of images with their encoded labels.
+
+    Without a seed the samples come in their order. A label that is not there or cannot
+    be read (named in one warning) is filled with zeros and flagged; where the image or
+    the mask itself cannot be read, everything that depends on it is.
+
+    Args:
+      samples: images and labels; the mask is read from their depth_zbuffer files.
+      tasks: which labels; beside targets also vanishing_point.
+      image_size: side of images and labels in pixels.
+      batch_size: samples per batch.
+      antialias: as in `image_dataset`; for images only.
+      cache_in_memory: keeps decoded images and encoded labels after their first use.
+      seed: shuffles, in an order that is a function of (seed, step).
+      repeat: goes on without end; batches are then always full.
+      start_step: number of batches to pass over.
+
+    Returns:
+      A dataset of dictionaries, S being image_size:
+        "rgb": float32 [batch, S, S, 3] in [-1, 1].
+        task name: float32 [batch, S, S, channels], network range; for vanishing_point
+          [batch, 9].
+        "mask": float32 [batch, S, S, 1], 1 where the scan has a reading, 0
+          elsewhere; all ones without a depth file.
+        "valid/" + task name: bool [batch], whether the label is there.
+
+    Raises:
+      UserError: if there are no samples, or a task has no labels to read.
+    """
+    _check_sizes(samples, image_size, batch_size)
+    for task in tasks:
+        if task.encoding is None and task.name != VANISHING_POINT:
+            raise UserError(f"{task.name!r} has no labels that can be read from files.")
+    reader = _LabelReader(samples, tasks, image_size, cache_in_memory)
+
+    def load(index):
+        arrays = tf.numpy_function(reader.read, [index], reader.dtypes, stateful=False)
+        for array, shape in zip(arrays, reader.shapes):
+            array.set_shape(shape)
+        example = dict(zip(reader.names, arrays))
+        example[RGB] = preprocess_images(example[RGB][None], image_size, antialias)[0]
+        return example
+
+    count, first = len(samples), start_step * batch_size
+    if seed is not None:
+        indices = _shuffled_indices(count, seed, first)
+    else:
+        indices = tf.data.Dataset.counter(first).map(lambda position: position % count)
+    if not repeat:
+        indices = indices.take(max(count - first, 0))
+    dataset = indices.map(load, tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.batch(batch_size, drop_remainder=repeat)
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def preprocess_images(
+    images: tf.Tensor, image_size: int, antialias: bool = False
+) -> tf.Tensor:
+    """Turns images into the networks' input; the same for training and serving.
+
+    Equals `encodings.encode_rgb`, except that enlarging does not darken the rim.
+
+    Args:
+      images: uint8 in [0, 255] or float in [0, 1], [batch, height, width, 3].
+      image_size: side of the result in pixels.
+      antialias: widens the filter when reducing. The original does not.
+
+    Returns:
+      float32 [batch, image_size, image_size, 3] in [-1, 1].
+    """
+    images = tf.convert_to_tensor(images)
+    scale = 255.0 if images.dtype.is_integer else 1.0
+    images = tf.cast(images, tf.float32) / scale
+    images = tf.image.resize(images, (image_size, image_size), antialias=antialias)
+    return images * 2.0 - 1.0
+
+
+def _shuffled_indices(count: int, seed: int, first: int) -> tf.data.Dataset:
+    """Endless sample indices: one permutation after another, from any position on."""
+
+    def index_at(position):
+        epoch, place = position // count, position % count
+        return tf.random.experimental.index_shuffle(
+            place, tf.stack([tf.constant(seed, tf.int64), epoch]), count - 1
+        )
+
+    return tf.data.Dataset.counter(first).map(index_at)
+
+
+def _check_sizes(samples: Sequence[Sample], image_size: int, batch_size: int) -> None:
+    if not samples:
+        raise UserError("There are no samples to make batches of.")
+    for name, value in (("image_size", image_size), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1. Received: {value}.")
+
+
+class _Warnings:
+    """Names every damaged file once, from whatever thread."""
+
+    def __init__(self):
+        self._named = set()
+        self._lock = threading.Lock()
+
+    def warn(self, damage: DamagedFile, consequence: str) -> None:
+        with self._lock:
+            if damage.path in self._named:
+                return
+            self._named.add(damage.path)
+        logging.warning("%s: %s. %s", damage.path, damage.reason, consequence)
+
+
+class _ImageReader:
+    """Reads images by index; unreadable ones are replaced by the next in the list."""
+
+    def __init__(self, samples: Sequence[Sample]):
+        self._paths = [sample.files[RGB] for sample in samples]
+        self._warnings = _Warnings()
+
+    def read(self, index: int) -> np.ndarray:
+        """Returns the pixels, uint8 [height, width, 3]."""
+        count = len(self._paths)
+        for offset in range(count):
+            try:
+                return taskonomy.read_pixels(self._paths[(index + offset) % count], RGB)
+            except DamagedFile as damage:
+                last = damage
+                self._warnings.warn(damage, "The next image takes its place.")
+        raise UserError(f"None of the {count} images can be read. The last one: {last}")
+
+
+class _LabelReader:
+    """Reads an image with its mask and labels, by index."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        tasks: Sequence[Task],
+        image_size: int,
+        cache_in_memory: bool,
+    ):
+        self._samples = samples
+        self._tasks = tasks
+        self._size = image_size
+        self._cache: Optional[Dict[int, List[np.ndarray]]] = (
+            {} if cache_in_memory else None
+        )
+        self._warnings = _Warnings()
+        names = [task.name for task in tasks]
+        self.names = [RGB, MASK, *names, *(VALID + name for name in names)]
+        self.dtypes = [tf.uint8] + [tf.float32] * (1 + len(tasks))
+        self.dtypes += [tf.bool] * len(tasks)
+        self.shapes = [(None, None, 3), (image_size, image_size, 1)]
+        self.shapes += [self._label_shape(task) for task in tasks]
+        self.shapes += [()] * len(tasks)
+
+    def read(self, index: int) -> List[np.ndarray]:
+        """Returns the arrays of one sample in the order of `names`."""
+        if self._cache is None:
+            return self._read(self._samples[index])
+        index = int(index)
+        if index not in self._cache:
+            self._cache[index] = self._read(self._samples[index])
+        return self._cache[index]
+
+    def _read(self, sample: Sample) -> List[np.ndarray]:
+        rgb, rgb_read = self._image(sample)
+        mask, mask_read = self._mask(sample)
+        labels, flags = [], []
+        for task in self._tasks:
+            label = None
+            if rgb_read and (mask_read or not task.masked):
+                label = self._label(sample, task)
+            flags.append(np.array(label is not None))
+            if label is None:
+                label = np.zeros(self._label_shape(task), np.float32)
+            labels.append(label)
+        return [rgb, mask, *labels, *flags]
+
+    def _image(self, sample: Sample) -> Tuple[np.ndarray, bool]:
+        try:
+            return taskonomy.read_pixels(sample.files[RGB], RGB), True
+        except DamagedFile as damage:
+            self._warnings.warn(damage, "Its sample does not count.")
+            return np.zeros((self._size, self._size, 3), np.uint8), False
+
+    def _mask(self, sample: Sample) -> Tuple[np.ndarray, bool]:
+        shape = (self._size, self._size, 1)
+        if MASK_DOMAIN not in sample.files:
+            return np.ones(shape, np.float32), True
+        try:
+            pixels = taskonomy.read_pixels(sample.files[MASK_DOMAIN], MASK_DOMAIN)
+            return encodings.valid_mask(pixels, self._size), True
+        except DamagedFile as damage:
+            self._warnings.warn(damage, "Labels that need this mask do not count.")
+            return np.zeros(shape, np.float32), False
+
+    def _label(self, sample: Sample, task: Task) -> Optional[np.ndarray]:
+        path = sample.files.get(task.name)
+        if path is None:
+            return None
+        try:
+            if task.name == VANISHING_POINT:
+                return taskonomy.read_vanishing_point(path)
+            pixels = taskonomy.read_pixels(path, task.name)
+            return encodings.encode(task, pixels, self._size)
+        except DamagedFile as damage:
+            self._warnings.warn(damage, "This label does not count.")
+            return None
+
+    def _label_shape(self, task: Task) -> Tuple[int, ...]:
+        if task.name == VANISHING_POINT:
+            return (9,)
+        return (self._size, self._size, task.channels)
