@@ -1,0 +1,303 @@
+"""An evaluation as a table to read, a run's metrics.csv as curves to look at."""
+
+import csv
+import os
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from tabulate import SEPARATING_LINE, tabulate
+
+from soka_tf.errors import UserError
+from soka_tf.tasks import Task, get_task
+
+_ROWS = {
+    "teacher": "teacher",
+    "student": "student",
+    "student_vs_teacher": "student vs teacher",
+    "baseline_median": "median image",
+}
+_COLUMNS = {
+    "rmse": "rmse",
+    "rel": "rel",
+    "delta1": "<1.25",
+    "delta2": "<1.25²",
+    "delta3": "<1.25³",
+    "mean_angle_deg": "angle",
+}
+_UNDEFINED = "-"
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_AMALGAMATION_COLOUR = "#777777"
+_STAGE_TITLES = {"joint": "joint", "cycle": "cycles", "cycle_gan": "cycles + GAN"}
+
+
+def format_table(result: Mapping[str, Any]) -> str:
+    """Returns an evaluation as a text table, four rows a task.
+
+    Args:
+      result: what `soka_tf.evaluation.evaluator.evaluate` returned, or the content of
+        evaluation.json.
+
+    Returns:
+      Several lines without a final newline, at most 100 characters wide.
+    """
+    angles = any(
+        "mean_angle_deg" in (entry or {})
+        for entries in result["tasks"].values()
+        for entry in entries.values()
+    )
+    columns = [name for name in _COLUMNS if angles or name != "mean_angle_deg"]
+    # The names of the columns are the first row: tabulate pads true headers widely.
+    rows: List[Any] = [
+        ["task", "", *(_COLUMNS[c] for c in columns), "rmse/teacher"],
+    ]
+    for name, entries in result["tasks"].items():
+        rows.append(SEPARATING_LINE)
+        rows.extend(_task_rows(get_task(name), entries, columns))
+    table = tabulate(
+        rows,
+        tablefmt="simple",
+        colalign=("left", "left", *("right" for _ in columns), "right"),
+        disable_numparse=True,
+    )
+    return "\n".join([_heading(result), "", table, "", *_notes(result)])
+
+
+def _heading(result: Mapping[str, Any]) -> str:
+    parameters = result["parameters"]
+    teachers, student = parameters["teachers"], parameters["student"]
+    share = f" ({student / teachers:.0%})" if teachers else ""
+    return (
+        f"{result['split']}: {result['images']:,} images, step {result['step']:,}; "
+        f"parameters: teachers {teachers:,}, student {student:,}{share}"
+    )
+
+
+def _task_rows(task: Task, entries: Mapping[str, Any], columns: List[str]) -> List[Any]:
+    rows: List[Any] = []
+    for key, row_title in _ROWS.items():
+        if key not in entries:
+            continue
+        entry = entries[key] or {}
+        cells = [_number(c, entry.get(c)) if c in task.metrics else "" for c in columns]
+        rows.append(["", row_title, *cells, _share(key, entries)])
+    # The task and the unit of its rmse stand in the first two rows only.
+    for row, text in zip(rows, (task.title, f"({task.unit})" if task.unit else "")):
+        row[0] = text
+    return rows
+
+
+def _number(metric: str, value: Optional[float]) -> str:
+    if value is None:
+        return _UNDEFINED
+    if metric.startswith("delta"):
+        return f"{value:.3f}"
+    if metric == "mean_angle_deg":
+        return f"{value:.1f}°"
+    # Three significant digits, without exponents for the ranges that occur.
+    return f"{value:#.3g}" if 1e-4 <= value < 1000 or value == 0 else f"{value:.2e}"
+
+
+def _share(key: str, entries: Mapping[str, Any]) -> str:
+    """The rmse against truth in percent of the teacher's."""
+    teacher = (entries.get("teacher") or {}).get("rmse")
+    rmse = (entries[key] or {}).get("rmse")
+    if key in ("teacher", "student_vs_teacher") or not teacher or rmse is None:
+        return ""
+    return f"{rmse / teacher:.1%}"
+
+
+def _notes(result: Mapping[str, Any]) -> List[str]:
+    notes = [
+        "Lower is better for rmse (in the task's unit), rel and angle; higher for "
+        "<1.25, its powers.",
+        "Definitions: docs/metrics.md.",
+    ]
+    labelled = result.get("labelled_images", {})
+    for name in result["tasks"]:
+        count = labelled.get(name, result["images"])
+        if count == 0:
+            notes.append(
+                f"{get_task(name).title}: no labels, so only student vs teacher."
+            )
+        elif count < result["images"]:
+            notes.append(
+                f"{get_task(name).title}: {count:,} of {result['images']:,} images "
+                "have a label."
+            )
+    for name, entries in result["tasks"].items():
+        for key, row_title in _ROWS.items():
+            count = (entries.get(key) or {}).get("nonfinite_pixels")
+            if count:
+                notes.append(
+                    f"{get_task(name).title}, {row_title}: {count:,} pixels are NaN or "
+                    "infinite, errors are undefined."
+                )
+    return notes
+
+
+def draw_curves(metrics_csv_path: str, out_png: str) -> None:
+    """Draws losses and task weights over steps, as the paper's Fig. 5 does.
+
+    Args:
+      metrics_csv_path: a table with a column "step" and any of "loss/soft/<task>",
+        "loss/amalgamation", "task_weight/<task>" and "stage" (joint, cycle or
+        cycle_gan); empty cells are left out.
+      out_png: the picture to write or replace.
+
+    Raises:
+      UserError: if the file is missing or holds no such rows.
+    """
+    columns, stages = _read_columns(metrics_csv_path)
+    losses = {
+        get_task(name[len("loss/soft/") :]).title: values
+        for name, values in columns.items()
+        if name.startswith("loss/soft/")
+    }
+    weights = {
+        get_task(name[len("task_weight/") :]).title: values
+        for name, values in columns.items()
+        if name.startswith("task_weight/")
+    }
+    titles = list(dict.fromkeys([*losses, *weights]))
+    colours = {t: _COLOURS[i % len(_COLOURS)] for i, t in enumerate(titles)}
+    if "loss/amalgamation" in columns:
+        losses["amalgamation"] = columns["loss/amalgamation"]
+        colours["amalgamation"] = _AMALGAMATION_COLOUR
+
+    figure = Figure(figsize=(10, 7 if weights else 4.5), dpi=120, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    heights = [3, 2] if weights else [1]
+    axes = figure.subplots(
+        len(heights), 1, sharex=True, squeeze=False, height_ratios=heights
+    )[:, 0]
+    _draw_losses(axes[0], losses, colours)
+    if weights:
+        _draw_weights(axes[1], weights, colours)
+    for axis in axes:
+        _draw_stages(axis, stages, titled=axis is axes[0])
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.margins(x=0.01)
+    axes[-1].set_xlabel("step")
+    axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    figure.align_ylabels(list(axes))
+
+    temporary = f"{out_png}.{os.getpid()}.tmp"
+    try:
+        canvas.print_figure(temporary, format="png")
+        os.replace(temporary, out_png)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+_Curve = Tuple[np.ndarray, np.ndarray]
+
+
+def _read_columns(path: str) -> Tuple[Dict[str, _Curve], List[Tuple[float, str]]]:
+    """Returns name -> (steps, values), and (step, stage) where a stage begins."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("step")]
+    except OSError as error:
+        raise UserError(
+            f"{path}: the metrics cannot be read ({error.strerror})."
+        ) from error
+    points: Dict[str, List[Tuple[float, float]]] = {}
+    stages: List[Tuple[float, str]] = []
+    for row in rows:
+        step = _float(row["step"])
+        if step is None:
+            continue
+        stage = row.get("stage")
+        if stage and (not stages or stages[-1][1] != stage):
+            stages.append((step, stage))
+        for name, text in row.items():
+            value = _float(text)
+            if value is not None:
+                points.setdefault(name, []).append((step, value))
+    curves = {name: tuple(np.array(p).T) for name, p in points.items() if name}
+    if not any(name.startswith("loss/") for name in curves):
+        raise UserError(
+            f"{path}: there is nothing to draw. It needs a column 'step' and columns "
+            "'loss/soft/<task>' with numbers; let the run train some steps first."
+        )
+    return curves, stages
+
+
+def _float(text: Any) -> Optional[float]:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if np.isfinite(value) else None
+
+
+def _draw_losses(axis: Axes, losses: Dict[str, _Curve], colours: Dict[str, str]):
+    for title, (steps, values) in losses.items():
+        dashed = title == "amalgamation"
+        smooth = _smooth(values)
+        if smooth is not values:
+            axis.plot(steps, values, color=colours[title], alpha=0.2, linewidth=0.8)
+        axis.plot(
+            steps,
+            smooth,
+            color=colours[title],
+            linewidth=1.8,
+            linestyle="--" if dashed else "-",
+            label=title if dashed else f"soft targets: {title}",
+        )
+    if all(np.all(values > 0) for _, values in losses.values()):
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axis.yaxis.set_minor_formatter(FuncFormatter(_minor_label))
+        axis.tick_params(axis="y", which="minor", labelsize=8)
+    axis.set_ylabel("loss")
+    axis.legend(frameon=False, loc="upper right", ncols=min(len(losses), 3))
+
+
+def _minor_label(y: float, _: int) -> str:
+    leading = round(y / 10 ** np.floor(np.log10(y)))
+    return f"{y:g}" if leading in (2, 5) else ""
+
+
+def _draw_weights(axis: Axes, weights: Dict[str, _Curve], colours: Dict[str, str]):
+    for title, (steps, values) in weights.items():
+        axis.plot(steps, values, color=colours[title], linewidth=1.8, label=title)
+    axis.set_ylim(0, max(1.0, *(v.max() for _, v in weights.values())))
+    axis.set_ylabel("task weight")
+    axis.legend(frameon=False, loc="upper right", ncols=min(len(weights), 3))
+
+
+def _draw_stages(axis: Axes, stages: List[Tuple[float, str]], titled: bool) -> None:
+    for index, (step, stage) in enumerate(stages):
+        if index:
+            axis.axvline(step, color="#999999", linewidth=1, linestyle=":")
+        if titled:
+            axis.annotate(
+                _STAGE_TITLES.get(stage, stage),
+                xy=(step, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, 4),
+                textcoords="offset points",
+                color="#666666",
+                fontsize=9,
+            )
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """A centred running mean over a fiftieth of the curve; itself if that is short."""
+    half = len(values) // 100
+    if half < 1:
+        return values
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)

@@ -1,0 +1,155 @@
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from soka_tf.errors import UserError
+from soka_tf.evaluation import report
+
+
+def entry(rmse, angle=None, **more):
+    values = {"rmse": rmse, "rel": 0.2, "delta1": 0.6, "delta2": 0.8, "delta3": 0.9}
+    if angle is not None:
+        values["mean_angle_deg"] = angle
+    return {**values, **more}
+
+
+def evaluation(**tasks):
+    return {
+        "step": 700,
+        "split": "validation",
+        "images": 400,
+        "labelled_images": {name: 400 for name in tasks},
+        "parameters": {"teachers": 442000, "student": 221000},
+        "tasks": tasks,
+    }
+
+
+def depth():
+    return {
+        "teacher": entry(0.7163),
+        "student": entry(0.7521),
+        "student_vs_teacher": entry(0.275),
+        "baseline_median": entry(1.128),
+    }
+
+
+def unlabelled():
+    return {
+        "teacher": None,
+        "student": None,
+        "student_vs_teacher": entry(0.0123),
+        "baseline_median": None,
+    }
+
+
+def line_of(table, *words):
+    return next(ln for ln in table.splitlines() if all(w in ln for w in words))
+
+
+def test_table_shows_every_row_with_units_and_the_share_of_the_teacher():
+    table = report.format_table(evaluation(depth_zbuffer=depth()))
+    assert "400 images, step 700" in table and "221,000 (50%)" in table
+    assert line_of(table, "depth", " teacher").split()[2:4] == ["0.716", "0.200"]
+    assert "105.0%" in line_of(table, "(m)", "student")
+    assert "157.5%" in line_of(table, "median image")
+    assert "%" not in line_of(table, "student vs teacher")
+    assert "angle" not in table.splitlines()[2]
+
+
+def test_table_without_labels_says_so_and_keeps_the_imitation():
+    result = evaluation(edge_texture=unlabelled())
+    result["labelled_images"]["edge_texture"] = 0
+    table = report.format_table(result)
+    assert "0.0123" in line_of(table, "student vs teacher")
+    assert line_of(table, "median image").split()[2:] == ["-"] * 5
+    assert "2D edges: no labels" in table
+
+
+def test_table_with_some_labels_counts_them():
+    result = evaluation(depth_zbuffer=depth())
+    result["labelled_images"]["depth_zbuffer"] = 300
+    assert "depth: 300 of 400 images have a label." in report.format_table(result)
+
+
+def test_table_names_values_that_are_not_finite():
+    entries = depth()
+    entries["student"] = entry(None, nonfinite_pixels=12)
+    table = report.format_table(evaluation(depth_zbuffer=entries))
+    assert "depth, student: 12 pixels are NaN or infinite" in table
+
+
+def test_table_of_normals_has_an_angle_and_fits_100_columns():
+    entries = {name: entry(0.5, angle=21.53) for name in depth()}
+    table = report.format_table(
+        evaluation(normal=entries, depth_zbuffer=depth(), edge_texture=unlabelled())
+    )
+    assert "21.5°" in line_of(table, "surface normal", "teacher")
+    assert max(len(line) for line in table.splitlines()) <= 100
+
+
+def test_table_works_without_a_baseline():
+    entries = depth()
+    del entries["baseline_median"]
+    assert "median" not in report.format_table(evaluation(depth_zbuffer=entries))
+
+
+@pytest.fixture
+def metrics_csv(tmp_path):
+    path = tmp_path / "metrics.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        tasks = ("depth_zbuffer", "edge_texture")
+        header = ["step", "stage", *(f"loss/soft/{t}" for t in tasks)]
+        header += ["loss/amalgamation", *(f"task_weight/{t}" for t in tasks)]
+        writer.writerow(header)
+        for step in range(1, 301):
+            stage = "joint" if step <= 100 else "cycle"
+            weight = 0.5 if stage == "joint" else 0.8
+            weights = ["", ""] if step < 5 else [weight, 1 - weight]
+            loss = float("nan") if step == 7 else 1 / step
+            writer.writerow([step, stage, loss, 2 / step, 3 / step, *weights])
+    return path
+
+
+def near(pixels, colour, tolerance=12):
+    rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return np.all(np.abs(pixels.astype(int) - rgb) <= tolerance, axis=-1)
+
+
+def test_curves_show_every_loss_every_weight_and_the_stage(metrics_csv, tmp_path):
+    out = tmp_path / "curves.png"
+    report.draw_curves(str(metrics_csv), str(out))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["curves.png", "metrics.csv"]
+    pixels = np.asarray(Image.open(out).convert("RGB"))
+    height, width = pixels.shape[:2]
+    assert width >= 1000
+    for colour in report._COLOURS[:2]:
+        mine = near(pixels, colour)
+        losses, weights = mine[: height * 11 // 20], mine[height * 2 // 3 :]
+        # A curve spans the panel: its colour is in nearly every column of pixels.
+        assert losses.any(axis=0).mean() > 0.8
+        assert weights.any(axis=0).mean() > 0.8
+    # Falling losses: the first curve is lower (a larger row) at the right end.
+    rows, columns = np.nonzero(near(pixels, report._COLOURS[0])[: height * 11 // 20])
+    left, right = columns < width * 0.2, columns > width * 0.9
+    assert rows[right].mean() > rows[left].mean() + 50
+
+
+def test_curves_of_an_untrained_run_are_refused_by_name(tmp_path):
+    path = tmp_path / "metrics.csv"
+    with pytest.raises(UserError, match="metrics.csv: the metrics cannot be read"):
+        report.draw_curves(str(path), str(tmp_path / "c.png"))
+    path.write_text("step,stage\n")
+    with pytest.raises(UserError, match="nothing to draw"):
+        report.draw_curves(str(path), str(tmp_path / "c.png"))
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_smooth_is_a_running_mean_that_keeps_constants():
+    values = np.arange(250.0)
+    np.testing.assert_allclose(report._smooth(values)[2:-2], values[2:-2])
+    np.testing.assert_allclose(report._smooth(np.ones(500)), 1)
+    short = np.arange(50.0)
+    assert report._smooth(short) is short
