@@ -7,7 +7,7 @@ takes the logarithm before it is resized, edges are blurred after they are scale
 This module needs numpy and scipy only, so that worker processes start quickly.
 """
 
-from typing import TypeVar
+from typing import Tuple, TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -137,6 +137,9 @@ def store(task: Task, physical: np.ndarray) -> np.ndarray:
 def encode_rgb(pixels: np.ndarray, size: int, antialias: bool = False) -> np.ndarray:
     """Turns an image's pixels into the networks' input.
 
+    `soka_tf.data.pipeline.preprocess_images` is the same in TensorFlow. Both equal the
+    original but for the rim of an enlarged image, which it darkens and we repeat.
+
     Args:
       pixels: uint8 [height, width, 3].
       size: side of the result in pixels.
@@ -145,7 +148,7 @@ def encode_rgb(pixels: np.ndarray, size: int, antialias: bool = False) -> np.nda
     Returns:
       float32 [size, size, 3] in [-1, 1].
     """
-    values = resize(pixels / 255.0, size, antialias).astype(np.float32)
+    values = resize(pixels / 255.0, size, antialias, repeat_rim=True).astype(np.float32)
     return values * 2 - 1
 
 
@@ -187,16 +190,19 @@ def valid_mask(depth_pixels: np.ndarray, size: int, channels: int = 1) -> np.nda
     return np.where(mask < 0.99, 0.0, mask).astype(np.float32)
 
 
-def resize(image: np.ndarray, size: int, antialias: bool = False) -> np.ndarray:
+def resize(
+    image: np.ndarray, size: int, antialias: bool = False, repeat_rim: bool = False
+) -> np.ndarray:
     """Resizes to a square, bilinearly at half-pixel centres, zeros outside.
 
-    What lies outside counts only when enlarging: it gives a darker rim, as in the
+    What lies outside counts only when enlarging: zeros give a darker rim, as in the
     original. The result is clipped to the input's range.
 
     Args:
       image: float64 [height, width, channels].
       size: side of the result in pixels.
-      antialias: widens the triangle filter to the reduction's step.
+      antialias: widens the triangle filter to the reduction's step; repeats the rim.
+      repeat_rim: has the image's rim repeated outside, in place of zeros.
 
     Returns:
       float64 [size, size, channels].
@@ -208,31 +214,31 @@ def resize(image: np.ndarray, size: int, antialias: bool = False) -> np.ndarray:
         rows, columns = _triangle_weights(height, size), _triangle_weights(width, size)
         resized = np.einsum("yh,hwc,xw->yxc", rows, image, columns, optimize=True)
     else:
-        low, high, low_weight, high_weight = _two_taps(height, size)
+        low, high, low_weight, high_weight = _two_taps(height, size, repeat_rim)
         rows = (
             image[low] * low_weight[:, None, None]
             + image[high] * high_weight[:, None, None]
         )
-        low, high, low_weight, high_weight = _two_taps(width, size)
+        low, high, low_weight, high_weight = _two_taps(width, size, repeat_rim)
         resized = (
             rows[:, low] * low_weight[:, None] + rows[:, high] * high_weight[:, None]
         )
     return np.clip(resized, image.min(), image.max())
 
 
-def _two_taps(length: int, size: int):
+def _two_taps(
+    length: int, size: int, repeat_rim: bool
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Source indices of the two neighbours of every target pixel, and their weights."""
     centres = (np.arange(size) + 0.5) * length / size - 0.5
     low = np.floor(centres).astype(np.int64)
+    high = low + 1
     high_weight = centres - low
-    low_weight = np.where(low < 0, 0.0, 1.0 - high_weight)
-    high_weight = np.where(low + 1 >= length, 0.0, high_weight)
-    return (
-        np.maximum(low, 0),
-        np.minimum(low + 1, length - 1),
-        low_weight,
-        high_weight,
-    )
+    low_weight = 1.0 - high_weight
+    if not repeat_rim:
+        low_weight = np.where(low < 0, 0.0, low_weight)
+        high_weight = np.where(high >= length, 0.0, high_weight)
+    return np.maximum(low, 0), np.minimum(high, length - 1), low_weight, high_weight
 
 
 def _triangle_weights(length: int, size: int) -> np.ndarray:

@@ -96,7 +96,7 @@ def labelled_dataset(
       image_size: side of images and labels in pixels.
       batch_size: samples per batch.
       antialias: as in `image_dataset`; for images only.
-      cache_in_memory: keeps decoded images and encoded labels after their first use.
+      cache_in_memory: keeps encoded images and labels after their first use.
       seed: shuffles, in an order that is a function of (seed, step).
       repeat: goes on without end; batches are then always full.
       start_step: number of batches to pass over.
@@ -117,15 +117,13 @@ def labelled_dataset(
     for task in tasks:
         if task.encoding is None and task.name != VANISHING_POINT:
             raise UserError(f"{task.name!r} has no labels that can be read from files.")
-    reader = _LabelReader(samples, tasks, image_size, cache_in_memory)
+    reader = _LabelReader(samples, tasks, image_size, antialias, cache_in_memory)
 
     def load(index):
         arrays = tf.numpy_function(reader.read, [index], reader.dtypes, stateful=False)
         for array, shape in zip(arrays, reader.shapes):
             array.set_shape(shape)
-        example = dict(zip(reader.names, arrays))
-        example[RGB] = preprocess_images(example[RGB][None], image_size, antialias)[0]
-        return example
+        return dict(zip(reader.names, arrays))
 
     count, first = len(samples), start_step * batch_size
     if seed is not None:
@@ -144,7 +142,7 @@ def preprocess_images(
 ) -> tf.Tensor:
     """Turns images into the networks' input; the same for training and serving.
 
-    Equals `encodings.encode_rgb`, except that enlarging does not darken the rim.
+    The same arithmetic as `encodings.encode_rgb`, in single precision.
 
     Args:
       images: uint8 in [0, 255] or float in [0, 1], [batch, height, width, 3].
@@ -223,20 +221,21 @@ class _LabelReader:
         samples: Sequence[Sample],
         tasks: Sequence[Task],
         image_size: int,
+        antialias: bool,
         cache_in_memory: bool,
     ):
         self._samples = samples
         self._tasks = tasks
         self._size = image_size
+        self._antialias = antialias
         self._cache: Optional[Dict[int, List[np.ndarray]]] = (
             {} if cache_in_memory else None
         )
         self._warnings = _Warnings()
         names = [task.name for task in tasks]
         self.names = [RGB, MASK, *names, *(VALID + name for name in names)]
-        self.dtypes = [tf.uint8] + [tf.float32] * (1 + len(tasks))
-        self.dtypes += [tf.bool] * len(tasks)
-        self.shapes = [(None, None, 3), (image_size, image_size, 1)]
+        self.dtypes = [tf.float32] * (2 + len(tasks)) + [tf.bool] * len(tasks)
+        self.shapes = [(image_size, image_size, 3), (image_size, image_size, 1)]
         self.shapes += [self._label_shape(task) for task in tasks]
         self.shapes += [()] * len(tasks)
 
@@ -265,10 +264,11 @@ class _LabelReader:
 
     def _image(self, sample: Sample) -> Tuple[np.ndarray, bool]:
         try:
-            return taskonomy.read_pixels(sample.files[RGB], RGB), True
+            pixels = taskonomy.read_pixels(sample.files[RGB], RGB)
+            return encodings.encode_rgb(pixels, self._size, self._antialias), True
         except DamagedFile as damage:
             self._warnings.warn(damage, "Its sample does not count.")
-            return np.zeros((self._size, self._size, 3), np.uint8), False
+            return np.zeros((self._size, self._size, 3), np.float32), False
 
     def _mask(self, sample: Sample) -> Tuple[np.ndarray, bool]:
         shape = (self._size, self._size, 1)
