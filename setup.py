@@ -1,0 +1,53 @@
+"""Builds the soka_tf package, with its gin files and teachers inside."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).resolve().parent
+
+
+def _version() -> str:
+    """Reads the version without importing the package, which needs TensorFlow."""
+    text = (ROOT / "soka_tf" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.M)[1]
+
+
+def _requirements() -> list:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _readme() -> str:
+    path = ROOT / "README.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+setup(
+    name="soka_tf",
+    version=_version(),
+    description="One compact student from several trained dense-prediction teachers",
+    long_description=_readme(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.9,<3.12",
+    install_requires=_requirements(),
+    # The folder gin/ holds data only. It is installed inside the package: a
+    # top-level `gin` would hide gin-config.
+    packages=find_packages(include=["soka_tf", "soka_tf.*"]) + ["soka_tf.configs.gin"],
+    package_dir={"soka_tf.configs.gin": "gin"},
+    package_data={
+        "soka_tf.configs.gin": ["*.gin", "**/*.gin"],
+        "soka_tf.teachers": ["weights/*", "weights/**/*"],
+    },
+    include_package_data=False,
+    zip_safe=False,
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.9",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)
