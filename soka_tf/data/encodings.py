@@ -79,7 +79,7 @@ def decode(task: Task, values: Values) -> Values:
 
     Args:
       task: the task that the values belong to.
-      values: float [..., task.channels], network range.
+      values: float32 [..., task.channels], network range.
 
     Returns:
       The same kind and shape: metres (depth), fraction of the file's full scale
@@ -94,7 +94,7 @@ def decode(task: Task, values: Values) -> Values:
         x, y, z = (values[..., i : i + 1] for i in range(3))
         return values / (x * x + y * y + z * z + 1e-12) ** 0.5
     if encoding.kind == "standardize":
-        return values * encoding.std + encoding.mean
+        return values * np.float32(encoding.std) + np.float32(encoding.mean)
     return (values + 1.0) * (0.5 * (encoding.high - encoding.low)) + encoding.low
 
 
