@@ -1,0 +1,354 @@
+"""Pictures of fixed samples: rgb | teacher | student | truth | error of every task."""
+
+import dataclasses
+import math
+import os
+from typing import Callable, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from soka_tf.data import encodings
+from soka_tf.evaluation import picture
+from soka_tf.evaluation.evaluator import read_truth
+from soka_tf.evaluation.metrics import angle_deg
+from soka_tf.tasks import Task
+
+# Where there is no reading: a colour that no colour map here contains.
+MISSING_COLOUR = (96, 125, 139)
+
+_CELL_PX = 128
+_PREDICTION_PX = 256
+_LONGEST_PX = 1024
+_ERROR_COLORMAP = "Reds"
+_ERROR_SHARE = 1 / 3
+_MOST_ANGLE_DEG = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskMaps:
+    """The maps of one task, in its physical unit.
+
+    Attributes:
+      teacher: float32 [rows, H, W, C].
+      student: float32 [rows, H, W, C].
+      truth: float32 [rows, H, W, C], NaN where there is no reading; None if no row has
+        a label.
+    """
+
+    teacher: np.ndarray
+    student: np.ndarray
+    truth: Optional[np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """What a picture shows.
+
+    Attributes:
+      images: uint8 [rows, H, W, 3].
+      maps: task name -> its maps.
+    """
+
+    images: np.ndarray
+    maps: Mapping[str, TaskMaps]
+
+
+def compute_panel(
+    student: Callable,
+    teachers: Mapping[str, Callable],
+    batch: Mapping[str, tf.Tensor],
+    tasks: Sequence[Task],
+) -> Panel:
+    """Runs student and teachers on the fixed samples.
+
+    Args:
+      student: images [B, S, S, 3], training=False -> task name -> prediction.
+      teachers: task name -> (images -> dict with "prediction").
+      batch: one element of `soka_tf.data.pipeline.labelled_dataset`; a row each.
+      tasks: the tasks to show.
+    """
+    images = batch["rgb"]
+    predictions = student(images, training=False)
+    maps = {}
+    for task in tasks:
+        truth, valid = read_truth(task, batch)
+        maps[task.name] = TaskMaps(
+            teacher=_physical(task, teachers[task.name](images)["prediction"]),
+            student=_physical(task, predictions[task.name]),
+            truth=None if truth is None else np.where(valid, truth, np.nan),
+        )
+    pixels = np.rint((np.asarray(images) + 1) * 127.5)
+    return Panel(np.clip(pixels, 0, 255).astype(np.uint8), maps)
+
+
+def _physical(task: Task, prediction: tf.Tensor) -> np.ndarray:
+    return np.asarray(encodings.decode(task, tf.cast(prediction, tf.float32)))
+
+
+def draw_panel(
+    panel: Panel,
+    tasks: Sequence[Task],
+    path: Optional[str] = None,
+    heading: str = "",
+) -> np.ndarray:
+    """Draws a panel: a row a sample, one colour scale a task.
+
+    Errors are absolute, in the task's unit (directions: the angle in degrees), against
+    the truth, or against the teacher where no row has a label. Their scale is fixed: a
+    third of the maps' scale, 60 degrees. Truth columns are left out without labels;
+    pixels without a reading have `MISSING_COLOUR`.
+
+    Args:
+      panel: what `compute_panel` returned.
+      tasks: the tasks to draw, from left to right.
+      path: a PNG to write or replace, None for none.
+      heading: a line above the picture.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    images = [picture.enlarge(image, _CELL_PX) for image in panel.images]
+    groups = [picture.Group("", [picture.Column("rgb", images)])]
+    groups += [_task_group(task, panel.maps[task.name]) for task in tasks]
+    if any(_has_gaps(panel.maps[task.name].truth) for task in tasks):
+        heading = f"{heading}; " if heading else heading
+        heading += "blue-grey: no reading"
+    drawn = picture.compose(groups, heading)
+    if path is not None:
+        picture.write_png(path, drawn)
+    return drawn
+
+
+def _has_gaps(truth: Optional[np.ndarray]) -> bool:
+    """Whether a labelled row lacks some readings."""
+    if truth is None:
+        return False
+    return any(0 < np.isnan(row).sum() < row.size for row in truth)
+
+
+def _task_group(task: Task, maps: TaskMaps) -> picture.Group:
+    reference = maps.teacher if maps.truth is None else maps.truth
+    low, high = display_range(task, reference)
+    scale = map_scale(task, low, high)
+
+    def column(title: str, rows: np.ndarray) -> picture.Column:
+        cells = [_cell(row, lambda r: colorize(task, r, low, high)) for row in rows]
+        return picture.Column(title, cells, scale)
+
+    columns = [column("teacher", maps.teacher), column("student", maps.student)]
+    if maps.truth is not None:
+        columns.append(column("truth", maps.truth))
+    most, unit = _error_range(task, low, high)
+    errors = _errors(task, maps.student, reference)
+    columns.append(
+        picture.Column(
+            "error" if maps.truth is not None else "error to teacher",
+            [_cell(row, lambda r: _colorize_error(r, most)) for row in errors],
+            picture.Scale(_ERROR_COLORMAP, 0.0, most, unit),
+        )
+    )
+    return picture.Group(task.title, columns)
+
+
+def _cell(row: np.ndarray, colour: Callable) -> Optional[np.ndarray]:
+    """Returns the enlarged colours of a map; None if it has no value at all."""
+    if np.isnan(row).all():
+        return None
+    return picture.enlarge(colour(row), _CELL_PX)
+
+
+def display_range(task: Task, reference: np.ndarray) -> Tuple[float, float]:
+    """Returns the physical values at the ends of a task's colour scale.
+
+    Args:
+      task: the task.
+      reference: physical values; ends that the table of tasks leaves open are their 1st
+        and 99th percentile.
+    """
+    low, high = task.display_range
+    finite = reference[np.isfinite(reference)]
+    if low is None:
+        low = float(np.percentile(finite, 1)) if finite.size else 0.0
+    if high is None:
+        high = float(np.percentile(finite, 99)) if finite.size else 1.0
+    return low, high if high > low else low + 1.0
+
+
+def colorize(task: Task, values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Returns the colours of a map.
+
+    Args:
+      task: the task, for its colour map. Three channels without a colour map are red,
+        green and blue; two channels are red and green.
+      values: float [H, W, C] in the task's unit; pixels with a value that is not finite
+        get `MISSING_COLOUR`.
+      low: value at the lower end of the scale; values beyond the ends are clipped.
+      high: value at the upper end of the scale.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    values = np.asarray(values, np.float64)
+    missing = ~np.isfinite(values).all(axis=-1)
+    shares = np.clip((np.where(missing[..., None], low, values) - low), 0, high - low)
+    shares = shares / (high - low)
+    if shares.shape[-1] == 1:
+        colours = picture.apply_colormap(shares[..., 0], task.colormap or "gray")
+    else:
+        if shares.shape[-1] == 2:
+            shares = np.pad(shares, ((0, 0), (0, 0), (0, 1)), constant_values=0.5)
+        colours = np.rint(shares * 255).astype(np.uint8)
+    colours[missing] = MISSING_COLOUR
+    return colours
+
+
+def map_scale(task: Task, low: float, high: float) -> picture.Scale:
+    """Returns the colour bar that belongs to `colorize`."""
+    if task.channels == 1:
+        return picture.Scale(task.colormap or "gray", low, high, task.unit)
+    if _is_direction(task):
+        return picture.Scale(None, label="x, y, z as red, green, blue")
+    return picture.Scale(None, label="channels as red, green, blue")
+
+
+def _is_direction(task: Task) -> bool:
+    return task.encoding is not None and task.encoding.kind == "direction"
+
+
+def _errors(task: Task, student: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Returns absolute errors [rows, H, W, 1], NaN where either is missing."""
+    if _is_direction(task):
+        return angle_deg(student, reference)[..., None]
+    return np.abs(student - reference).mean(axis=-1, keepdims=True)
+
+
+def _error_range(task: Task, low: float, high: float) -> Tuple[float, str]:
+    if _is_direction(task):
+        return _MOST_ANGLE_DEG, "degrees"
+    # A round number, so that the bar reads well.
+    most = (high - low) * _ERROR_SHARE
+    unit = 10.0 ** math.floor(math.log10(most))
+    return math.ceil(most / unit) * unit, task.unit
+
+
+def _colorize_error(error: np.ndarray, most: float) -> np.ndarray:
+    missing = ~np.isfinite(error[..., 0])
+    share = np.where(missing, 0, error[..., 0]) / most
+    colours = picture.apply_colormap(share, _ERROR_COLORMAP)
+    colours[missing] = MISSING_COLOUR
+    return colours
+
+
+class PanelCallback(tf.keras.callbacks.Callback):
+    """Draws the panel every N steps and at the end of training.
+
+    Writes `<out_dir>/step_0000700.png` and one TensorBoard image a task,
+    "panels/<task>". The trained model must carry its step in an integer variable
+    `step`, so that a resumed run goes on counting.
+    """
+
+    def __init__(
+        self,
+        student: Callable,
+        teachers: Mapping[str, Callable],
+        batch: Mapping[str, tf.Tensor],
+        tasks: Sequence[Task],
+        out_dir: str,
+        every_steps: int,
+        writer: Optional[tf.summary.SummaryWriter] = None,
+    ):
+        """Keeps the samples; nothing is drawn yet.
+
+        Args:
+          student: as in `compute_panel`.
+          teachers: as in `compute_panel`.
+          batch: the fixed samples, as in `compute_panel`.
+          tasks: the tasks to show.
+          out_dir: folder of the pictures.
+          every_steps: steps between two pictures; 0 for only one, at the end.
+          writer: where TensorBoard's images go, None for nowhere.
+        """
+        super().__init__()
+        self._student = student
+        self._teachers = dict(teachers)
+        self._batch = dict(batch)
+        self._tasks = tuple(tasks)
+        self._out_dir = out_dir
+        self._every_steps = every_steps
+        self._writer = writer
+        self._step_of_batch_0: Optional[int] = None
+        self._last_step = 0
+        self._drawn_step: Optional[int] = None
+
+    def on_epoch_begin(self, epoch, logs=None):  # noqa: D102
+        self._step_of_batch_0 = None
+
+    def on_train_batch_begin(self, batch, logs=None):  # noqa: D102
+        # The variable is read once an epoch: reading waits for the device.
+        if self._step_of_batch_0 is None:
+            self._last_step = self._model_step()
+            self._step_of_batch_0 = self._last_step - batch
+
+    def on_train_batch_end(self, batch, logs=None):  # noqa: D102
+        step = self._step_of_batch_0 + batch + 1
+        # With steps_per_execution > 1 not every step is seen.
+        every, last = self._every_steps, self._last_step
+        if every and step // every > last // every:
+            self.draw(step)
+        self._last_step = step
+
+    def on_train_end(self, logs=None):  # noqa: D102
+        self.draw(self._model_step())
+
+    def draw(self, step: int) -> Optional[str]:
+        """Draws the present state; returns the picture's path, None if it is there."""
+        if step == self._drawn_step:
+            return None
+        self._drawn_step = step
+        panel = compute_panel(self._student, self._teachers, self._batch, self._tasks)
+        path = os.path.join(self._out_dir, f"step_{step:07d}.png")
+        draw_panel(panel, self._tasks, path, heading=f"step {step:,}")
+        if self._writer is not None:
+            with self._writer.as_default(step=step):
+                for task in self._tasks:
+                    drawn = draw_panel(panel, [task])
+                    tf.summary.image(f"panels/{task.name}", drawn[None])
+        return path
+
+    def _model_step(self) -> int:
+        return int(self.model.step.numpy())
+
+
+def draw_prediction(
+    image: np.ndarray, maps: Mapping[str, np.ndarray], tasks: Sequence[Task]
+) -> np.ndarray:
+    """Draws one image beside its predicted maps, at the image's aspect ratio.
+
+    Args:
+      image: uint8 [height, width, 3].
+      maps: task name -> float [S, S, C] in the task's unit.
+      tasks: the tasks to draw, from left to right.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    size = _shown_size(*image.shape[:2])
+    groups = [picture.Group("rgb", [picture.Column("", [_resize(image, size)])])]
+    for task in tasks:
+        low, high = display_range(task, maps[task.name])
+        colours = _resize(colorize(task, maps[task.name], low, high), size)
+        column = picture.Column("", [colours], map_scale(task, low, high))
+        groups.append(picture.Group(task.title, [column]))
+    return picture.compose(groups)
+
+
+def _shown_size(height: int, width: int) -> Tuple[int, int]:
+    """Returns (width, height): short side 256 unless the long one gets too long."""
+    factor = min(_PREDICTION_PX / min(height, width), _LONGEST_PX / max(height, width))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _resize(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))

@@ -1,0 +1,256 @@
+import matplotlib
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from soka_tf.data import encodings
+from soka_tf.evaluation import panels
+from soka_tf.tasks import get_task
+
+DEPTH, EDGES = get_task("depth_zbuffer"), get_task("edge_texture")
+NORMAL, CURVATURE = get_task("normal"), get_task("principal_curvature")
+TASKS = (DEPTH, EDGES)
+
+
+def make_batch(rows=2, size=16, labelled=(True, True)):
+    rng = np.random.default_rng(0)
+    shape = (rows, size, size)
+    mask = np.ones((*shape, 1), np.float32)
+    mask[:, :4] = 0
+    batch = {
+        "rgb": rng.uniform(-1, 1, (*shape, 3)),
+        "mask": mask,
+        "depth_zbuffer": rng.uniform(0.5, 0.75, (*shape, 1)),
+        "edge_texture": rng.uniform(-1, 1, (*shape, 1)),
+    }
+    batch = {name: tf.constant(v, tf.float32) for name, v in batch.items()}
+    for task in TASKS:
+        batch[f"valid/{task.name}"] = tf.constant(labelled)
+    return batch
+
+
+def student(images, training):
+    assert training is False
+    red = images[..., :1]
+    return {"depth_zbuffer": 0.6 + 0.1 * red, "edge_texture": red}
+
+
+TEACHERS = {
+    "depth_zbuffer": lambda images: {"prediction": 0.6 + 0.1 * images[..., 1:2]},
+    "edge_texture": lambda images: {"prediction": images[..., 1:2]},
+}
+
+
+def contains(page, cell):
+    """Whether an image occurs somewhere in another, pixel by pixel."""
+    height, width = cell.shape[:2]
+    rows, columns = np.nonzero(np.all(page == cell[0, 0], axis=-1))
+    return any(
+        np.array_equal(page[r : r + height, c : c + width], cell)
+        for r, c in zip(rows, columns)
+    )
+
+
+def enlarged(image, factor=8):
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def test_colorize_follows_the_colour_map_between_the_ends():
+    values = np.array([0.0, 1.0, 3.0, 5.0, 9.0]).reshape(1, 5, 1)
+    colours = panels.colorize(DEPTH, values, 1.0, 5.0)
+    magma = matplotlib.colormaps["magma"]([0.0, 0.0, 0.5, 1.0, 1.0])[:, :3]
+    assert colours.dtype == np.uint8 and colours.shape == (1, 5, 3)
+    np.testing.assert_allclose(colours[0], magma * 255, atol=0.5)
+
+
+def test_colorize_of_normals_shows_components_as_colours():
+    values = np.array([[[1.0, -1.0, 0.0]]])
+    assert panels.colorize(NORMAL, values, -1, 1).tolist() == [[[255, 0, 128]]]
+
+
+def test_colorize_of_two_channels_fills_the_third():
+    values = np.array([[[255.0, 0.0]]])
+    assert panels.colorize(CURVATURE, values, 0, 255).tolist() == [[[255, 0, 128]]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_colorize_marks_pixels_without_a_value(bad):
+    values = np.array([[[0.0, bad, 1.0], [0.0, 0.0, 1.0]]])
+    colours = panels.colorize(NORMAL, values, -1, 1)
+    assert tuple(colours[0, 0]) == panels.MISSING_COLOUR
+    assert tuple(colours[0, 1]) == (128, 128, 255)
+
+
+def test_missing_colour_is_in_no_colour_map_used():
+    for name in ("magma", "gray", "Reds"):
+        colours = panels.picture.apply_colormap(np.linspace(0, 1, 256), name)
+        distance = np.abs(colours.astype(int) - panels.MISSING_COLOUR).max(axis=-1)
+        assert distance.min() > 15, name
+
+
+def test_display_range_takes_open_ends_from_the_reference_without_missing_pixels():
+    values = np.append(np.linspace(1, 5, 101), [np.nan, np.inf])
+    assert panels.display_range(DEPTH, values) == pytest.approx((1.04, 4.96))
+    assert panels.display_range(EDGES, values) == (0.0, 0.08)
+    low, high = panels.display_range(DEPTH, np.full(3, 2.0))
+    assert low == 2.0 and high > low
+
+
+def test_panel_holds_physical_maps_and_the_masked_truth():
+    batch = make_batch()
+    panel = panels.compute_panel(student, TEACHERS, batch, TASKS)
+    depth = panel.maps["depth_zbuffer"]
+    expected = encodings.decode(DEPTH, batch["depth_zbuffer"].numpy())
+    assert np.isnan(depth.truth[:, :4]).all()
+    np.testing.assert_allclose(depth.truth[:, 4:], expected[:, 4:], rtol=1e-5)
+    red = batch["rgb"].numpy()[..., :1]
+    np.testing.assert_allclose(
+        depth.student, encodings.decode(DEPTH, 0.6 + 0.1 * red), rtol=1e-4
+    )
+    np.testing.assert_allclose(panel.images, (batch["rgb"] + 1) * 127.5, atol=0.51)
+    # edge_texture has no mask.
+    assert np.isfinite(panel.maps["edge_texture"].truth).all()
+
+
+def test_drawn_panel_shows_rgb_teacher_student_truth_on_one_scale(tmp_path):
+    panel = panels.compute_panel(student, TEACHERS, make_batch(), TASKS)
+    path = tmp_path / "panels" / "step_0000007.png"
+    drawn = panels.draw_panel(panel, TASKS, str(path), heading="step 7")
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), drawn)
+    assert drawn.dtype == np.uint8
+    for row in range(2):
+        assert contains(drawn, enlarged(panel.images[row]))
+        for task in TASKS:
+            maps = panel.maps[task.name]
+            low, high = panels.display_range(task, maps.truth)
+            for values in (maps.teacher, maps.student, maps.truth):
+                colours = panels.colorize(task, values[row], low, high)
+                assert contains(drawn, enlarged(colours)), (row, task.name)
+
+
+def test_drawn_error_is_white_where_right_and_dark_red_where_far_off():
+    truth = np.full((1, 16, 16, 1), 0.02, np.float32)
+    wrong = truth.copy()
+    wrong[:, 8:] = 0.08
+    panel = panels.Panel(
+        np.zeros((1, 16, 16, 3), np.uint8),
+        {"edge_texture": panels.TaskMaps(truth, wrong, truth)},
+    )
+    drawn = panels.draw_panel(panel, [EDGES])
+    reds = panels.picture.apply_colormap(np.array([0.0, 1.0]), "Reds")
+    expected = np.empty((16, 16, 3), np.uint8)
+    expected[:8], expected[8:] = reds
+    assert contains(drawn, enlarged(expected))
+
+
+def test_error_of_normals_is_an_angle():
+    up, right = np.zeros((2, 1, 4, 4, 3), np.float32)
+    up[..., 1], right[..., 0] = 1, 1
+    np.testing.assert_allclose(panels._errors(NORMAL, up, right), 90)
+    assert panels._error_range(NORMAL, -1, 1) == (60.0, "degrees")
+
+
+def test_truth_column_is_left_out_without_labels():
+    with_truth = panels.compute_panel(student, TEACHERS, make_batch(), TASKS)
+    without = panels.compute_panel(
+        student, TEACHERS, make_batch(labelled=(False, False)), TASKS
+    )
+    assert without.maps["edge_texture"].truth is None
+    wide, narrow = (panels.draw_panel(p, TASKS) for p in (with_truth, without))
+    assert wide.shape[1] - narrow.shape[1] == 2 * (128 + 4)
+
+
+def test_row_without_a_label_has_empty_cells():
+    panel = panels.compute_panel(
+        student, TEACHERS, make_batch(labelled=(True, False)), TASKS
+    )
+    drawn = panels.draw_panel(panel, [EDGES])
+    grey = np.all(drawn == panels.picture._EMPTY_CELL, axis=-1)
+    assert 2 * 128 * 128 * 0.9 < grey.sum() <= 2 * 128 * 128
+
+
+class Counting(tf.keras.Model):
+    """The smallest trained model with a step."""
+
+    def __init__(self, step=0):
+        super().__init__()
+        self.step = tf.Variable(step, dtype=tf.int64, trainable=False)
+        self.weight = tf.Variable(1.0)
+
+    def train_step(self, data):
+        self.step.assign_add(1)
+        return {"loss": self.weight}
+
+
+def run(tmp_path, every, steps=7, first=0, epochs=1, writer=None, **compile_arguments):
+    model = Counting(first)
+    model.compile(**compile_arguments)
+    callback = panels.PanelCallback(
+        student, TEACHERS, make_batch(), TASKS, str(tmp_path), every, writer
+    )
+    data = tf.data.Dataset.from_tensors(tf.zeros([1])).repeat()
+    model.fit(
+        data,
+        steps_per_epoch=steps,
+        epochs=epochs,
+        callbacks=[callback],
+        verbose=0,
+    )
+    return sorted(p.name for p in tmp_path.glob("*.png"))
+
+
+def test_callback_draws_every_n_steps_and_at_the_end(tmp_path):
+    names = run(tmp_path, every=3)
+    assert names == [f"step_000000{k}.png" for k in (3, 6, 7)]
+
+
+def test_callback_counts_on_over_epochs_and_after_a_resume(tmp_path):
+    names = run(tmp_path, every=10, first=15, steps=3, epochs=3)
+    assert names == ["step_0000020.png", "step_0000024.png"]
+
+
+def test_callback_sees_crossings_with_several_steps_per_execution(tmp_path):
+    names = run(tmp_path, every=3, steps=8, steps_per_execution=4)
+    assert names == ["step_0000004.png", "step_0000008.png"]
+
+
+def test_callback_without_a_period_draws_only_at_the_end(tmp_path):
+    assert run(tmp_path, every=0) == ["step_0000007.png"]
+
+
+def test_callback_writes_one_tensorboard_image_a_task(tmp_path):
+    logs = tmp_path / "logs"
+    writer = tf.summary.create_file_writer(str(logs))
+    run(tmp_path, every=0, writer=writer)
+    writer.close()
+    (events,) = logs.iterdir()
+    images = {}
+    for record in tf.data.TFRecordDataset(str(events)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        for value in event.summary.value:
+            width, height, png = tf.make_ndarray(value.tensor)
+            images[value.tag] = (event.step, tf.io.decode_png(png).numpy())
+    assert set(images) == {"panels/depth_zbuffer", "panels/edge_texture"}
+    step, pixels = images["panels/edge_texture"]
+    panel = panels.compute_panel(student, TEACHERS, make_batch(), TASKS)
+    assert step == 7
+    np.testing.assert_array_equal(pixels, panels.draw_panel(panel, [EDGES]))
+
+
+def test_prediction_keeps_the_aspect_ratio_of_the_image():
+    image = np.full((100, 200, 3), [10, 200, 30], np.uint8)
+    values = np.linspace(1, 5, 64).reshape(8, 8, 1)
+    drawn = panels.draw_prediction(image, {"depth_zbuffer": values}, [DEPTH])
+    rows, columns = np.nonzero(np.all(drawn == [10, 200, 30], axis=-1))
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (256, 512)
+    right = drawn[rows.min() : rows.max() + 1, columns.max() + 50 :]
+    assert right[-10, 400].sum() > right[10, 10].sum() + 200  # far is brighter
+
+
+def test_prediction_of_a_long_panorama_stays_of_bearable_size():
+    image = np.zeros((10, 4000, 3), np.uint8)
+    drawn = panels.draw_prediction(
+        image, {"edge_texture": np.zeros((8, 8, 1))}, [EDGES]
+    )
+    assert drawn.shape[1] < 2200
