@@ -12,6 +12,7 @@ from typing import Sequence, Tuple
 import numpy as np
 
 BOX, CYLINDER, BALL = 0, 1, 2
+_ROOM = 3
 FAR_M = 1e6
 
 
@@ -46,6 +47,8 @@ class Solids:
         yaw = np.array([s.yaw for s in solids])
         self.cos = np.cos(yaw).astype(np.float32)
         self.sin = np.sin(yaw).astype(np.float32)
+        self._to_unit_x = np.stack([self.cos, self.sin]) / self.half[0]
+        self._to_unit_y = np.stack([-self.sin, self.cos]) / self.half[1]
         self.radius = np.sqrt((self.half**2).sum(0))
 
     def __len__(self) -> int:
@@ -53,11 +56,13 @@ class Solids:
 
     def into_unit(self, i, vectors: np.ndarray) -> np.ndarray:
         """Turns and scales world vectors [3, ...] into the unit frame of solid(s) i."""
-        cos, sin, half = self.cos[i], self.sin[i], self.half[:, i]
+        to_x, to_y, to_z = self._to_unit_x[:, i], self._to_unit_y[:, i], self.half[2, i]
         x, y, z = vectors
-        return np.stack(
-            [(cos * x + sin * y) / half[0], (cos * y - sin * x) / half[1], z / half[2]]
-        )
+        unit = np.empty((3, *np.broadcast(x, to_z).shape), np.float32)
+        np.add(to_x[0] * x, to_x[1] * y, out=unit[0])
+        np.add(to_y[0] * x, to_y[1] * y, out=unit[1])
+        np.divide(z, to_z, out=unit[2])
+        return unit
 
     def corners(self) -> np.ndarray:
         """Corners of every solid's bounding box, world metres, [3, solids, 8]."""
@@ -147,6 +152,82 @@ def cast(
     return t, index
 
 
+def cast_few(solids: Solids, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """First depths of a handful of rays [3, N]: every ray against every solid."""
+    unit_rays = solids.into_unit(np.arange(len(solids))[:, None], rays[:, None])
+    unit_rays += _PARALLEL
+    origin = origin.astype(np.float32)[:, None]
+    start = solids.into_unit(np.arange(len(solids)), origin - solids.centre)[..., None]
+    depth = _span(BOX, start[:, 0], unit_rays[:, 0])[1]
+    for kind in (BOX, CYLINDER, BALL):
+        some = 1 + np.flatnonzero(solids.kind[1:] == kind)
+        enter, leave = _span(kind, start[:, some], unit_rays[:, some])
+        hits = np.where((enter < leave) & (enter > 0), enter, FAR_M)
+        depth = np.minimum(depth, hits.min(0, initial=FAR_M))
+    return depth
+
+
+def _first_depth(kind: np.ndarray, o: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """Ray parameter where rays meet unit shapes of mixed kinds; far where they miss."""
+    depth = np.empty(d.shape[1], np.float32)
+    for one in (BOX, CYLINDER, BALL, _ROOM):
+        some = np.flatnonzero(kind == one)
+        if not some.size:
+            continue
+        if one == _ROOM:
+            depth[some] = _span(BOX, o.take(some, 1), d.take(some, 1))[1]
+        else:
+            enter, leave = _span(one, o.take(some, 1), d.take(some, 1))
+            depth[some] = np.where((enter < leave) & (enter > 0), enter, FAR_M)
+    return depth
+
+
+def find_jumps(
+    solids: Solids,
+    origin: np.ndarray,
+    rays: Tuple[np.ndarray, np.ndarray],
+    index: Tuple[np.ndarray, np.ndarray],
+    halvings: int = 7,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Finds the border between neighbouring rays that hit different solids.
+
+    Args:
+      solids: the room and what stands in it.
+      origin: [3], common to all rays.
+      rays: first and second ray of every pair, float32 [3, N] each.
+      index: the solids that they hit, int [N] each.
+      halvings: how often the span between the two rays is halved.
+
+    Returns:
+      Place of the border, 0 (first ray) to 1 (second), float32 [N], and how far depth
+      jumps there as a part of the distance, float32 [N].
+    """
+    origin = origin.astype(np.float32)[:, None]
+    kinds, starts, unit_rays = [], [], []
+    for solid in index:
+        kinds.append(np.where(solid == 0, _ROOM, solids.kind[solid]))
+        starts.append(solids.into_unit(solid, origin - solids.centre[:, solid]))
+        unit_rays.append([solids.into_unit(solid, r) + _PARALLEL for r in rays])
+    low = np.zeros(len(index[0]), np.float32)
+    high = np.ones_like(low)
+
+    def depths(place):
+        return [
+            _first_depth(kind, start, first + (second - first) * place)
+            for kind, start, (first, second) in zip(kinds, starts, unit_rays)
+        ]
+
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        of_first, of_second = depths(middle)
+        before_border = of_first <= of_second
+        low = np.where(before_border, middle, low)
+        high = np.where(before_border, high, middle)
+    near, far = depths(low)[0], depths(high)[1]
+    near, far = np.minimum(near, far), np.maximum(near, far)
+    return (low + high) / 2, (far - near) / near
+
+
 def is_shadowed(
     solids: Solids, points: np.ndarray, light: np.ndarray, light_radius_m: float
 ) -> np.ndarray:
@@ -166,22 +247,28 @@ def is_shadowed(
     shadowed = np.zeros(points.shape[1], bool)
     centre = light.mean(1, keepdims=True)
     to_solid = solids.centre - centre
-    distance = np.sqrt((to_solid * to_solid).sum(0))
-    reach = solids.radius + light_radius_m
-    # A solid can only shade what lies in the cone around it, as seen from the light.
-    sine = np.clip(reach / np.maximum(distance, 1e-3), 0, 1)
-    cosine = np.where(sine < 1, np.sqrt(1 - sine * sine), -1)
-    along = (to_solid / distance.clip(1e-3)).T @ (rays / length)
+    distance = np.maximum(np.sqrt((to_solid * to_solid).sum(0)), 1e-3)
+    # A solid can only shade what lies in the cone around its corners, as seen from the
+    # lamp, which is widened by the lamp's own size.
+    to_corners = solids.corners() - centre[:, :, None]
+    to_corners /= np.sqrt((to_corners * to_corners).sum(0))
+    cosine = (to_corners * (to_solid / distance)[:, :, None]).sum(0).min(1)
+    nearest = distance - solids.radius - light_radius_m
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    angle += np.arcsin(np.clip(light_radius_m / np.maximum(nearest, 1e-3), 0, 1))
+    limit = np.where((nearest > 0) & (angle < np.pi), np.cos(angle), -1)
+    along = (to_solid / distance).T @ (rays / length)
     for i in range(1, len(solids)):
-        near = (along[i] >= cosine[i]) & (length > distance[i] - reach[i])
-        some = np.flatnonzero(near & ~shadowed)
+        near = along[i] >= limit[i].astype(np.float32)
+        near &= length > np.float32(nearest[i])
+        some = np.flatnonzero(near)
         if not some.size:
             continue
-        unit = solids.into_unit(i, rays[:, some]) + _PARALLEL
-        start = solids.into_unit(i, light[:, some] - solids.centre[:, i, None])
-        enter, leave = _span(solids.kind[i], start, unit)
+        start = light.take(some, 1) - solids.centre[:, i, None]
+        unit = solids.into_unit(i, rays.take(some, 1)) + _PARALLEL
+        enter, leave = _span(solids.kind[i], solids.into_unit(i, start), unit)
         # The point itself is at t = 1; a solid that holds the lamp does not hide it.
-        shadowed[some] = (enter < leave) & (enter > 0) & (enter < 0.998)
+        shadowed[some] |= (enter < leave) & (enter > 0) & (enter < 0.998)
     return shadowed
 
 

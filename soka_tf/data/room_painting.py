@@ -189,8 +189,8 @@ def _albedo(scene: Scene, index, local, axis, normal, footprint):
     inward = np.take_along_axis(normal[:, walls], wall_axis[None], 0)[0]
     face = 2 * wall_axis + (inward < 0)
     material[walls] = np.array(scene.face_materials)[face]
+    wall_u, wall_v = u[walls], v[walls]
     for decal in scene.decals:
-        wall_u, wall_v = u[walls], v[walls]
         inside = (face == decal.face) & (wall_u > decal.low[0])
         inside &= (wall_u < decal.high[0]) & (wall_v > decal.low[1])
         some = walls[inside & (wall_v < decal.high[1])]
@@ -267,7 +267,7 @@ def radiance(
         facing = (normal * to_lamp).sum(0) / np.sqrt(square)
         lit = np.flatnonzero(facing > 0)
         shadowed = is_shadowed(
-            scene.solids, points[:, lit], place[:, lit], 1.8 * lamp.radius_m
+            scene.solids, points.take(lit, 1), place.take(lit, 1), 1.8 * lamp.radius_m
         )
         lit = lit[~shadowed]
         strength = facing[lit] / (0.35 + 0.16 * square[lit])

@@ -7,7 +7,7 @@ from typing import List, Tuple
 
 import numpy as np
 
-from soka_tf.data.raycast import BALL, BOX, CYLINDER, Solid, Solids, cast
+from soka_tf.data.raycast import BALL, BOX, CYLINDER, Solid, Solids, cast_few
 
 MIN_DEPTH_M = 0.4
 _CAMERA_TRIES = 60
@@ -85,7 +85,7 @@ def _noise_tile(rng, size=256) -> np.ndarray:
     """A periodic fractal pattern, float32 [size, size] in [0, 1]."""
     frequency = np.hypot(*np.meshgrid(*[np.fft.fftfreq(size) * size] * 2))
     spectrum = np.fft.fft2(rng.standard_normal((size, size)))
-    spectrum *= np.where(frequency > 0, (frequency + 2.0) ** -1.5, 0)
+    spectrum *= np.where(frequency > 0, (frequency + 2.0) ** -1.9, 0)
     tile = np.fft.ifft2(spectrum).real
     return np.clip(tile / (5 * tile.std()) + 0.5, 0, 1).astype(np.float32)
 
@@ -712,20 +712,28 @@ def place_camera(scene: Scene, rng: np.random.Generator) -> Camera:
             target = scene.interests[rng.integers(len(scene.interests))] + rng.normal(
                 0, 0.15, 3
             )
+            if rng.random() < 0.5:
+                # Step up to it, as one does to photograph a desk.
+                angle, step = rng.uniform(0, 2 * math.pi), rng.uniform(0.7, 1.9)
+                place[:2] = target[:2] + step * np.array(
+                    [math.cos(angle), math.sin(angle)]
+                )
+                limit = np.array([half_x, half_y]) - 0.3
+                place[:2] = np.clip(place[:2], -limit, limit)
         half_width = math.tan(math.radians(rng.uniform(45, 75)) / 2)
         roll = math.radians(rng.normal(0, 2))
         away = np.hypot(*(target - place)[:2])
-        if away < 0.7 or abs(target[2] - place[2]) > 0.7 * away:
+        if away < 0.6 or abs(target[2] - place[2]) > 0.8 * away:
             continue
         if best is not None and solids.clearance(place) < 0.35:
             continue
         camera = _camera(place, target, roll, half_width)
         rays = ray_directions(camera, np.linspace(-1, 1, 9))
-        depth, _ = cast(solids, place, rays, windows_of(solids, camera))
+        depth = cast_few(solids, place, rays.reshape(3, -1))
         nearest, typical = float(depth.min()), float(np.median(depth))
-        if nearest >= MIN_DEPTH_M and typical >= 1.2:
+        if nearest >= MIN_DEPTH_M and typical >= 1.0:
             return camera
-        score = min(nearest / MIN_DEPTH_M, typical / 1.2)
+        score = min(nearest / MIN_DEPTH_M, typical)
         if score > best_score:
             best, best_score = camera, score
     if best is None:

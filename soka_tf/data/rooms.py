@@ -42,13 +42,7 @@ DOMAINS = (
 )
 BUILDING = "rooms"
 _FROM_RGB = {"rgb", "edge_texture", "keypoints2d"}
-_FROM_GEOMETRY = {
-    "depth_zbuffer",
-    "depth_euclidean",
-    "normal",
-    "keypoints3d",
-    "reshading",
-}
+_FROM_EXACT_RAYS = {"depth_zbuffer", "depth_euclidean", "normal", "reshading"}
 # Depth jumps beyond this part of the distance count in full.
 _CLEAR_GAP = 0.04
 # Encoded value that silhouettes reach, just below tanh's end.
@@ -92,21 +86,21 @@ class _Geometry:
             scene.solids, camera.place, self.rays, windows
         )
 
-    def points(self, some=slice(None)) -> np.ndarray:
-        """World metres, [3, N], of (some of) the pixels."""
-        rays, depth = self.rays.reshape(3, -1)[:, some], self.depth.ravel()[some]
+    @functools.cached_property
+    def points(self) -> np.ndarray:
+        """World metres, [3, H * W]."""
+        rays, depth = self.rays.reshape(3, -1), self.depth.ravel()
         return self.camera.place.astype(np.float32)[:, None] + rays * depth
 
-    def surface(self, some=slice(None)):
-        """`raycast.surface` of (some of) the pixels."""
-        return raycast.surface(
-            self.scene.solids, self.points(some), self.index.ravel()[some]
-        )
+    @functools.cached_property
+    def surface(self):
+        """`raycast.surface` of the pixels."""
+        return raycast.surface(self.scene.solids, self.points, self.index.ravel())
 
     @functools.cached_property
     def normal(self) -> np.ndarray:
         """Unit normals in the camera's frame (right, up, backward), [H, W, 3]."""
-        normal = self.camera.axes.astype(np.float32) @ self.surface()[0]
+        normal = self.camera.axes.astype(np.float32) @ self.surface[0]
         return np.moveaxis(normal.reshape(self.rays.shape), 0, -1)
 
     @functools.cached_property
@@ -117,8 +111,8 @@ class _Geometry:
 
 def _rgb(geometry: _Geometry, supersample: int, rng) -> np.ndarray:
     """The photograph, uint8 [S, S, 3], from supersample^2 rays a pixel."""
-    normal, local, axis = geometry.surface()
-    points, count = geometry.points(), geometry.depth.shape[0]
+    normal, local, axis = geometry.surface
+    points, count = geometry.points, geometry.depth.shape[0]
     pixel_angle = 2 * geometry.camera.half_width / count
     slope = np.abs((normal * geometry.rays.reshape(3, -1)).sum(0))
     footprint = geometry.depth.ravel() * pixel_angle / np.clip(slope, 0.15, 1)
@@ -178,74 +172,48 @@ def _keypoints2d(rgb: np.ndarray) -> np.ndarray:
     return response * (TASKS["keypoints2d"].encoding.high / 0.06)
 
 
-def _keypoints3d(geometry: _Geometry) -> np.ndarray:
-    channels = [geometry.normal[..., i] for i in range(3)]
-    channels.append(np.log(geometry.depth))
-    sigma = 0.8 * len(geometry.depth) / 64
-    return np.tanh(_corner_response(channels, sigma) / 0.25)
+def _keypoints3d(fine: _Geometry, size: int) -> np.ndarray:
+    """Where surfaces of three directions or depths meet, from a twofold grid.
 
-
-def _gap(geometry: _Geometry, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """How far depth jumps between neighbouring rays, as a part of the distance.
-
-    Two surfaces that meet between the rays have no jump there: their tangent planes
-    cross. In 1 / depth a plane is linear over the picture, so this is a change of
-    sign of the difference of two linear functions. Nothing convex hides itself and
-    the room is convex from inside, so only pairs of different solids are asked.
-
-    Args:
-      geometry: the grid of rays.
-      first, second: [N] flat numbers of the pairs' rays.
-
-    Returns:
-      float32 [N], 0 where the surfaces touch.
+    The mean over each pixel's rays takes the steps off slanted outlines, which would
+    look like rows of corners.
     """
-    rays = geometry.rays.reshape(3, -1)
-    inverse = []
-    facing = []
-    depth = [geometry.depth.ravel()[some] for some in (first, second)]
-    for own, other, own_depth in ((first, second, depth[0]), (second, first, depth[1])):
-        normal = geometry.surface(own)[0]
-        own_slope = (normal * rays[:, own]).sum(0)
-        inverse.append((normal * rays[:, other]).sum(0) / (own_slope * own_depth))
-        facing.append(np.abs(own_slope) / np.sqrt((rays[:, own] ** 2).sum(0)))
-    # inverse[0] is the first's plane at the second's ray, inverse[1] the reverse.
-    at_first = inverse[1] - 1 / depth[0]
-    at_second = 1 / depth[1] - inverse[0]
-    # A round solid curves away at its outline, where its tangent plane means nothing.
-    kind = geometry.scene.solids.kind[geometry.index.ravel()]
-    curved = [
-        (kind[some] != raycast.BOX) & (turned < 0.3)
-        for some, turned in zip((first, second), facing)
-    ]
-    gap_first = np.abs(at_first) / np.maximum(inverse[1], 1e-3)
-    gap_second = np.abs(at_second) / np.maximum(inverse[0], 1e-3)
-    touching = (at_first * at_second <= 0) & ~curved[0] & ~curved[1]
-    gap = np.minimum(gap_first, gap_second)
-    gap = np.where(curved[0], gap_first, np.where(curved[1], gap_second, gap))
-    return np.where(touching, 0, gap)
+    channels = np.concatenate([fine.normal, np.log(fine.depth)[..., None]], -1)
+    step = len(fine.depth) // size
+    channels = channels.reshape(size, step, size, step, 4).mean((1, 3))
+    response = _corner_response(np.moveaxis(channels, -1, 0), size / 64)
+    return np.tanh(response / 0.25)
 
 
 def _edge_occlusion(fine: _Geometry, size: int) -> np.ndarray:
-    """Lines where depth jumps: from a grid with twice the picture's rays per side.
+    """Lines where depth jumps, from a grid with twice the picture's rays per side.
 
-    Jumps between horizontal and between vertical neighbours are smoothed apart and
-    then joined like the parts of a gradient, so that a slanted line is as strong as
-    an upright one and as even.
+    A jump lies between two neighbouring rays that hit different solids: nothing
+    convex hides itself, and the room is convex from inside. Where exactly it lies,
+    and how far depth jumps there, is found by bisection, so that surfaces that meet
+    show no line. Jumps between horizontal and between vertical neighbours are
+    smoothed apart and then joined like the parts of a gradient, so that a slanted
+    line is as strong as an upright one and as even.
     """
-    count, width_px = len(fine.depth), size / 64
-    index = fine.index
+    count, index = len(fine.depth), fine.index
+    rays = fine.rays.reshape(3, -1)
     numbers = np.arange(count * count).reshape(count, count)
-    sigma = 0.7 * width_px * count / size
-    parts = []
-    for pairs in (np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:]):
-        differ = index[pairs[0]] != index[pairs[1]]
-        first, second = numbers[pairs[0]][differ], numbers[pairs[1]][differ]
-        jump = np.minimum(_gap(fine, first, second) / _CLEAR_GAP, 1) / 2
-        part = np.zeros(count * count, np.float32)
-        part += np.bincount(first, jump, part.size) + np.bincount(
-            second, jump, part.size
-        )
+    sigma = 0.6 * count / 64
+    across = index[:, :-1] != index[:, 1:]
+    down = index[:-1] != index[1:]
+    first = np.concatenate([numbers[:, :-1][across], numbers[:-1][down]])
+    second = np.concatenate([numbers[:, 1:][across], numbers[1:][down]])
+    place, jump = raycast.find_jumps(
+        fine.scene.solids,
+        fine.camera.place,
+        (rays.take(first, 1), rays.take(second, 1)),
+        (index.ravel()[first], index.ravel()[second]),
+    )
+    jump = np.minimum(jump / _CLEAR_GAP, 1)
+    parts, split = [], np.count_nonzero(across)
+    for some in slice(None, split), slice(split, None):
+        part = np.bincount(first[some], (jump * (1 - place))[some], count * count)
+        part += np.bincount(second[some], (jump * place)[some], count * count)
         parts.append(_smooth(part.reshape(count, count), sigma))
     line = np.hypot(*parts).reshape(size, count // size, size, -1).mean((1, 3))
     # A line's height after a Gaussian is its area over sqrt(2 pi) sigma; where lines
@@ -332,9 +300,11 @@ def render_room(
         made["keypoints2d"] = _keypoints2d(rgb)
     if "edge_occlusion" in asked:
         made["edge_occlusion"] = _edge_occlusion(grid(2), size)
+    if "keypoints3d" in asked:
+        made["keypoints3d"] = _keypoints3d(grid(2), size)
     if "vanishing_point" in asked:
         made["vanishing_point"] = _vanishing_point(camera.axes)
-    if asked & _FROM_GEOMETRY:
+    if asked & _FROM_EXACT_RAYS:
         exact = grid(1)
         if "depth_zbuffer" in asked:
             made["depth_zbuffer"] = exact.depth
@@ -342,8 +312,6 @@ def render_room(
             made["depth_euclidean"] = exact.depth * exact.stretch
         if "normal" in asked:
             made["normal"] = exact.normal
-        if "keypoints3d" in asked:
-            made["keypoints3d"] = _keypoints3d(exact)
         if "reshading" in asked:
             made["reshading"] = _reshading(exact)
     for name, values in made.items():
@@ -512,7 +480,7 @@ def generate_rooms(
             try:
                 _draw_in_workers(workers, draw, chunks, bar)
                 return root
-            except (concurrent.futures.BrokenExecutor, OSError, RuntimeError) as error:
+            except (concurrent.futures.BrokenExecutor, OSError) as error:
                 logging.warning(
                     "Could not use worker processes (%s): drawing rooms in this one.",
                     error,
