@@ -1,0 +1,328 @@
+"""Batches: their order, their content, and what happens to damaged files."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from soka_tf.data import encodings, images, pipeline, taskonomy
+from soka_tf.errors import UserError
+from soka_tf.tasks import TASKS
+
+COUNT = 7
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seven images, each of one grey that tells which one it is."""
+    for i in range(COUNT):
+        Image.new("RGB", (8, 8), (i * 10,) * 3).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def _who(batch):
+    """The number of every image in a batch."""
+    grey = (batch["rgb"].numpy()[:, 0, 0, 0] + 1) / 2 * 255
+    return np.rint(grey / 10).astype(int).tolist()
+
+
+def _order(samples, batches, **arguments):
+    arguments = {"image_size": 8, "batch_size": 3, "seed": 5, **arguments}
+    dataset = pipeline.image_dataset(samples, **arguments)
+    return [_who(batch) for batch in dataset.take(batches)]
+
+
+def test_image_dataset_started_later_continues_the_same_order(folder):
+    samples = images.find_images(folder)
+    whole = _order(samples, 12)
+    assert _order(samples, 5, start_step=7) == whole[7:]
+
+
+def test_image_dataset_every_epoch_is_another_permutation(folder):
+    samples = images.find_images(folder)
+    flat = sum(_order(samples, COUNT), [])
+    epochs = [flat[i : i + COUNT] for i in range(0, 3 * COUNT, COUNT)]
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_image_dataset_order_depends_on_the_seed(folder):
+    samples = images.find_images(folder)
+    assert _order(samples, 5) == _order(samples, 5)
+    assert _order(samples, 5) != _order(samples, 5, seed=6)
+    # The second epoch of one seed is not the first of the next.
+    later = sum(_order(samples, 3, batch_size=COUNT, seed=5), [])[COUNT : 2 * COUNT]
+    assert later != _order(samples, 1, batch_size=COUNT, seed=6)[0]
+
+
+def test_image_dataset_fewer_images_than_a_batch_fills_the_batch(folder):
+    samples = images.find_images(folder)[:2]
+    batches = _order(samples, 3, batch_size=5)
+    flat = sum(batches, [])
+    assert [len(batch) for batch in batches] == [5, 5, 5]
+    assert all(sorted(flat[i : i + 2]) == [0, 1] for i in range(0, 14, 2))
+    assert _order(samples[:1], 2) == [[0, 0, 0]] * 2
+
+
+def test_image_dataset_steps_ends_it_and_none_does_not(folder):
+    samples = images.find_images(folder)
+    dataset = pipeline.image_dataset(samples, 8, 3, seed=0, start_step=2, steps=4)
+    assert len(list(dataset)) == 4
+    endless = pipeline.image_dataset(samples, 8, 3, seed=0)
+    assert endless.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
+def test_image_dataset_element_has_static_shape_and_range(folder):
+    dataset = pipeline.image_dataset(images.find_images(folder), 16, 3, seed=0)
+    spec = dataset.element_spec["rgb"]
+    assert spec.shape == (3, 16, 16, 3) and spec.dtype == tf.float32
+    values = next(iter(dataset))["rgb"].numpy()
+    assert values.min() >= -1 and values.max() <= 1
+
+
+def test_image_dataset_images_of_many_sizes_are_all_resized(tmp_path):
+    for i, (width, height) in enumerate([(8, 8), (40, 30), (5, 64), (16, 16)]):
+        noise = np.random.default_rng(i).integers(0, 256, (height, width, 3))
+        Image.fromarray(noise.astype(np.uint8)).save(tmp_path / f"{i}.png")
+    samples = images.find_images(tmp_path)
+    values = next(iter(pipeline.image_dataset(samples, 8, 4, seed=0)))["rgb"].numpy()
+    for sample in samples:
+        pixels = taskonomy.read_pixels(sample.files["rgb"], "rgb")
+        wanted = encodings.encode_rgb(pixels, 8)
+        assert np.abs(values - wanted).max(axis=(1, 2, 3)).min() < 1e-5
+
+
+def test_image_dataset_never_opens_labels(folder, monkeypatch):
+    samples = [
+        taskonomy.Sample(s.key, s.point, {**s.files, "normal": "/nowhere/label.png"})
+        for s in images.find_images(folder)
+    ]
+    opened, read = [], taskonomy.read_pixels
+
+    def spy(path, domain):
+        opened.append((path, domain))
+        return read(path, domain)
+
+    monkeypatch.setattr(taskonomy, "read_pixels", spy)
+    assert len(_order(samples, 4)) == 4
+    assert {domain for _, domain in opened} == {"rgb"}
+    assert {path for path, _ in opened} == {s.files["rgb"] for s in samples}
+
+
+def test_image_dataset_file_gone_on_the_way_is_replaced_and_named_once(folder, caplog):
+    samples = images.find_images(folder)
+    before = _order(samples, 4 * COUNT)
+    dataset = pipeline.image_dataset(samples, 8, 3, seed=5)
+    iterator = iter(dataset)
+    _who(next(iterator))
+    os.remove(folder / "2.png")
+    late = [_who(next(iterator)) for _ in range(4 * COUNT - 1)]
+    replaced = [[3 if who == 2 else who for who in batch] for batch in before]
+    # What was read ahead of the deletion may still show the image.
+    assert late[-2 * COUNT :] == replaced[-2 * COUNT :]
+    (record,) = caplog.records
+    assert str(folder / "2.png") in record.getMessage()
+    assert "no such file" in record.getMessage()
+    # A run that starts without the file agrees.
+    assert _order(samples, 4 * COUNT) == replaced
+
+
+def test_image_dataset_two_damaged_neighbours_and_the_last_are_replaced(folder, caplog):
+    samples = images.find_images(folder)
+    before = _order(samples, COUNT)
+    for who in (0, 5, 6):
+        (folder / f"{who}.png").write_bytes(b"")
+    replacements = {0: 1, 5: 1, 6: 1}
+    wanted = [[replacements.get(who, who) for who in batch] for batch in before]
+    assert _order(samples, COUNT) == wanted
+    assert len(caplog.records) == 3
+
+
+def test_image_dataset_nothing_readable_is_a_user_error(folder):
+    samples = images.find_images(folder)
+    for sample in samples:
+        os.remove(sample.files["rgb"])
+    with pytest.raises(UserError, match="None of the 7 images can be read"):
+        pipeline.image_dataset(samples, 8, 3, seed=0)
+    with pytest.raises(UserError, match="no samples"):
+        pipeline.image_dataset([], 8, 3, seed=0)
+
+
+@pytest.mark.parametrize("name", ["image_size", "batch_size"])
+def test_image_dataset_size_zero_is_refused_by_name(folder, name):
+    sizes = {"image_size": 8, "batch_size": 3, name: 0}
+    with pytest.raises(UserError, match=f"{name} must be at least 1. Received: 0"):
+        pipeline.image_dataset(images.find_images(folder), seed=0, **sizes)
+
+
+def test_image_dataset_distributed_batch_is_shared_out_in_order(folder):
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    samples = images.find_images(folder)
+    dataset = pipeline.image_dataset(samples, 8, 3, seed=5, steps=4)
+    shared = strategy.experimental_distribute_dataset(dataset)
+    assert [_who(batch) for batch in shared] == _order(samples, 4)
+
+
+# Labels
+
+LABELS = ("depth_zbuffer", "normal", "edge_texture", "vanishing_point")
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Five samples of one building, 16 x 16, with every kind of label."""
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        physical = {
+            "depth_zbuffer": rng.uniform(1, 9, (16, 16, 1)),
+            "normal": rng.uniform(-1, 1, (16, 16, 3)),
+            "edge_texture": rng.uniform(0, 0.08, (16, 16, 1)),
+        }
+        physical["depth_zbuffer"][:2, :4] = np.nan
+        pixels = {n: encodings.store(TASKS[n], v) for n, v in physical.items()}
+        pixels["rgb"] = rng.integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        for domain, values in pixels.items():
+            path = tmp_path / "ada" / domain / f"point_{i}_view_0_domain_{domain}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values.squeeze()).save(path)
+        path = tmp_path / "ada" / "vanishing_point"
+        path.mkdir(exist_ok=True)
+        points = np.full((3, 3), i, np.float32)
+        np.save(path / f"point_{i}_view_0_domain_vanishing_point.npy", points)
+    return tmp_path
+
+
+def _labelled_batches(root, tasks=LABELS, batch_size=2, **arguments):
+    samples = taskonomy.find_samples(root, tasks)
+    rows = [TASKS[name] for name in tasks]
+    return samples, pipeline.labelled_dataset(samples, rows, 8, batch_size, **arguments)
+
+
+def test_labelled_dataset_gives_every_sample_once_in_order(labelled):
+    samples, dataset = _labelled_batches(labelled)
+    batches = list(dataset)
+    assert [len(batch["rgb"]) for batch in batches] == [2, 2, 1]
+    joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+    for i, sample in enumerate(samples):
+        pixels = {
+            domain: taskonomy.read_pixels(path, domain)
+            for domain, path in sample.files.items()
+            if domain != "vanishing_point"
+        }
+        wanted = encodings.encode_rgb(pixels["rgb"], 8)
+        np.testing.assert_allclose(joined["rgb"][i], wanted, atol=1e-6)
+        wanted = encodings.valid_mask(pixels["depth_zbuffer"], 8)
+        np.testing.assert_array_equal(joined["mask"][i], wanted)
+        assert 0 < wanted.mean() < 1
+        for name in LABELS[:3]:
+            wanted = encodings.encode(TASKS[name], pixels[name], 8)
+            np.testing.assert_array_equal(joined[name][i], wanted)
+            assert joined["valid/" + name][i]
+        np.testing.assert_array_equal(joined["vanishing_point"][i], np.full(9, i))
+
+
+def test_labelled_dataset_has_static_shapes(labelled):
+    _, dataset = _labelled_batches(labelled)
+    spec = dataset.element_spec
+    assert spec["rgb"].shape[1:] == (8, 8, 3) and spec["mask"].shape[1:] == (8, 8, 1)
+    assert spec["normal"].shape[1:] == (8, 8, 3)
+    assert spec["vanishing_point"].shape[1:] == (9,)
+    assert spec["valid/normal"].dtype == tf.bool
+
+
+def test_labelled_dataset_missing_label_is_flagged_and_zero(labelled):
+    os.remove(labelled / "ada/normal/point_1_view_0_domain_normal.png")
+    _, dataset = _labelled_batches(labelled, batch_size=5)
+    (batch,) = list(dataset)
+    assert batch["valid/normal"].numpy().tolist() == [True, False, True, True, True]
+    assert batch["valid/edge_texture"].numpy().all()
+    assert not batch["normal"][1].numpy().any() and batch["normal"][0].numpy().any()
+
+
+def test_labelled_dataset_damaged_files_are_flagged_and_named_once(labelled, caplog):
+    damaged = [
+        labelled / "ada/rgb/point_0_view_0_domain_rgb.png",
+        labelled / "ada/depth_zbuffer/point_1_view_0_domain_depth_zbuffer.png",
+        labelled / "ada/edge_texture/point_2_view_0_domain_edge_texture.png",
+        labelled / "ada/vanishing_point/point_3_view_0_domain_vanishing_point.npy",
+    ]
+    for path in damaged:
+        path.write_bytes(b"")
+    _, dataset = _labelled_batches(labelled, batch_size=5)
+    for _ in range(2):
+        (batch,) = list(dataset)
+    valid = {name: batch["valid/" + name].numpy().tolist() for name in LABELS}
+    assert valid == {
+        "depth_zbuffer": [False, False, True, True, True],
+        "normal": [False, False, True, True, True],
+        "edge_texture": [False, True, False, True, True],
+        "vanishing_point": [False, True, True, False, True],
+    }
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 4
+    for path in damaged:
+        assert sum(str(path) in message for message in messages) == 1
+
+
+def test_labelled_dataset_without_depth_files_masks_nothing(labelled):
+    samples = taskonomy.find_samples(labelled, ["edge_texture"])
+    dataset = pipeline.labelled_dataset(samples, [TASKS["edge_texture"]], 8, 5)
+    assert (next(iter(dataset))["mask"].numpy() == 1).all()
+
+
+def test_labelled_dataset_with_seed_shuffles_as_a_function_of_the_step(labelled):
+    def order(count, **arguments):
+        _, dataset = _labelled_batches(labelled, seed=3, **arguments)
+        points = [batch["vanishing_point"][:, 0] for batch in dataset.take(count)]
+        return np.concatenate(points).astype(int).tolist()
+
+    once = order(-1)
+    assert sorted(once) == list(range(5)) and once != list(range(5))
+    endless = order(5, repeat=True)
+    assert endless[:5] == once and sorted(endless[5:]) == list(range(5))
+    assert order(3, repeat=True, start_step=2) == endless[4:]
+
+
+def test_labelled_dataset_cached_reads_every_file_once(labelled, monkeypatch):
+    opened, read = [], taskonomy.read_pixels
+
+    def spy(path, domain):
+        opened.append(path)
+        return read(path, domain)
+
+    monkeypatch.setattr(taskonomy, "read_pixels", spy)
+    _, dataset = _labelled_batches(labelled, ["edge_texture"], cache_in_memory=True)
+    first, second = list(dataset), list(dataset)
+    assert len(opened) == len(set(opened)) == 10
+    for one, other in zip(first, second):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_labelled_dataset_task_without_files_is_refused(labelled):
+    samples = taskonomy.find_samples(labelled, [])
+    with pytest.raises(UserError, match="'jigsaw' has no labels"):
+        pipeline.labelled_dataset(samples, [TASKS["jigsaw"]], 8, 2)
+
+
+# Preprocessing
+
+
+def test_preprocess_images_traced_with_unknown_sizes_works():
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)])
+    def traced(inputs):
+        return pipeline.preprocess_images(inputs, 8)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 16, 3)).astype(np.uint8)
+    result = traced(tf.constant(pixels)).numpy()
+    assert result.shape == (2, 8, 8, 3) and result.dtype == np.float32
+    wanted = np.stack([encodings.encode_rgb(image, 8) for image in pixels])
+    np.testing.assert_allclose(result, wanted, atol=1e-6)
+
+
+def test_preprocess_images_keeps_the_ends_of_the_range():
+    ends = tf.constant([0, 255], tf.uint8)[None, None, :, None] * tf.ones(3, tf.uint8)
+    values = pipeline.preprocess_images(tf.tile(ends, [1, 2, 1, 1]), 2).numpy()
+    assert values.min() == -1 and values.max() == 1
