@@ -31,7 +31,7 @@ def tf1_name(scope: str, path: str) -> str:
     return name if name.startswith("compress1/") else f"{scope}/{name}"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def draw(name: str, shape: Tuple[int, ...]) -> np.ndarray:
     """The float32 value of the variable of that TF 1 name."""
     random = np.random.RandomState(zlib.crc32(name.encode("utf-8")) & 0xFFFFFFFF)

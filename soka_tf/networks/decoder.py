@@ -2,11 +2,12 @@
 
 Layer names are those of the released checkpoints without the network's scope:
 
-    conv2 .. conv7                           3x3 at the representation's size
+    conv2, conv3, conv4, conv5, conv6, conv7     3x3 at the representation's size
     deconv8, conv9, deconv10, conv11, deconv12, conv13, deconv14
-                                             each deconv doubles the size
-                                             all with /BatchNorm and /LeakyRelu
-    decoder_output, decoder_output/Tanh      3x3 with bias; the output, in float32
+                                                 3x3; each deconv doubles the size
+    decoder_output, decoder_output/Tanh          3x3 with bias; the output, in float32
+
+All but the output have /BatchNorm and /LeakyRelu.
 """
 
 import dataclasses

@@ -303,3 +303,26 @@ def test_whole_chain_with_batch_statistics_matches_the_original(
                         rtol=statistics_tolerance,
                         err_msg=name,
                     )
+
+
+def test_gradients_through_encoder_and_decoder_match_the_original(
+    golden, images, record, network
+):
+    encoder, decoder = network("encoder50"), network("decoder_c3")
+    mask = np.repeat(golden_weights.mask(), 3, axis=-1)
+    target = golden_weights.targets(golden, 3)
+    variables = {
+        golden_weights.tf1_name(model.name, path): variable
+        for model in (encoder, decoder)
+        for path, variable in named_variables(model).items()
+    }
+    with tf.GradientTape() as tape:
+        prediction = decoder(encoder(images)["representation"])
+        loss = tf.reduce_sum(mask * tf.abs(prediction - target)) / mask.sum()
+    gradients = tape.gradient(loss, variables)
+    prefix = "d_l1_loss/"
+    for runtime, tolerance in (("tf215", 1e-4), ("tf15", 3e-2)):
+        expected = record(runtime, "gradients_c3_eval")
+        for key in (key for key in expected if key.startswith(prefix)):
+            name = key[len(prefix) :]
+            assert relative_difference(gradients[name], expected[key]) < tolerance, name

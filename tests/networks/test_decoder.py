@@ -1,0 +1,103 @@
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from soka_tf.networks.decoder import Decoder
+
+
+@functools.cache
+def small(channels, **arguments):
+    return Decoder(channels, **{"width": 1 / 32, **arguments})
+
+
+def convolutions(decoder):
+    return {
+        layer.name: layer.filters
+        for layer in decoder.layers
+        if hasattr(layer, "filters")
+    }
+
+
+@pytest.mark.parametrize("upsamplings", range(5))
+@pytest.mark.parametrize("height, width", [(4, 4), (3, 5)])
+def test_output_is_a_map_of_the_size_asked_for(upsamplings, height, width):
+    decoder = small(3, upsamplings=upsamplings)
+    prediction = decoder(tf.random.normal((2, height, width, 8)))
+    scale = 2**upsamplings
+    assert prediction.shape == (2, height * scale, width * scale, 3)
+    assert (decoder.channels, decoder.upsamplings) == (3, upsamplings)
+
+
+def test_first_stages_are_left_out_and_the_rest_keeps_its_names():
+    trunk = [f"conv{n}" for n in range(2, 8)]
+    tails = {
+        4: ["deconv8", "conv9", "deconv10", "conv11", "deconv12", "conv13", "deconv14"],
+        3: ["deconv10", "conv11", "deconv12", "conv13", "deconv14"],
+        2: ["deconv12", "conv13", "deconv14"],
+        1: ["deconv14"],
+        0: [],
+    }
+    for upsamplings, tail in tails.items():
+        names = list(convolutions(small(3, upsamplings=upsamplings)))
+        assert names == [*trunk, *tail, "decoder_output"]
+
+
+def test_filters_are_scaled_by_width_but_not_below_the_least():
+    filters = convolutions(small(3, width=1 / 16, min_filters=8))
+    assert filters == {
+        "conv2": 64,
+        "conv3": 64,
+        "conv4": 32,
+        "conv5": 16,
+        "conv6": 16,
+        "conv7": 8,
+        "deconv8": 8,
+        "conv9": 8,
+        "deconv10": 8,
+        "conv11": 8,
+        "deconv12": 8,
+        "conv13": 8,
+        "deconv14": 8,
+        "decoder_output": 3,
+    }
+
+
+def test_output_is_tanh_and_alone_has_a_bias():
+    decoder = small(3, upsamplings=4)
+    prediction = decoder(100 * tf.random.normal((2, 4, 4, 8)), training=True)
+    assert np.abs(prediction).max() <= 1
+    biased = [layer.name for layer in decoder.layers if getattr(layer, "use_bias", 0)]
+    assert biased == ["decoder_output"]
+    logits = tf.keras.Model(decoder.input, decoder.get_layer("decoder_output").output)
+    x = tf.random.normal((2, 4, 4, 8))
+    np.testing.assert_allclose(tf.tanh(logits(x)), decoder(x), rtol=1e-6)
+
+
+def test_hidden_layers_leak_a_fifth_and_kernels_begin_as_xavier():
+    decoder = Decoder(1, width=0.1)
+    for layer in decoder.layers:
+        if isinstance(layer, tf.keras.layers.LeakyReLU):
+            assert layer(tf.constant([-1.0])).numpy() == np.float32(-0.2)
+        if hasattr(layer, "kernel"):
+            height, width, one, other = layer.kernel.shape
+            limit = np.sqrt(6 / (height * width * (one + other)))
+            assert np.abs(layer.kernel).max() <= limit
+            if layer.kernel.shape.num_elements() > 1000:
+                assert np.abs(layer.kernel).max() > 0.98 * limit, layer.name
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"channels": 0}, "channels must be positive. Received: 0"),
+        ({"upsamplings": 5}, r"upsamplings must be 1 integers? .*0 and 4.*\(5,\)"),
+        ({"width": -1.0}, "width must be positive. Received: -1.0"),
+        ({"min_filters": 0}, "min_filters must be positive"),
+        ({"representation_channels": 0}, "representation_channels must be positive"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match="Decoder: " + message):
+        Decoder(**{"channels": 1, **arguments})
