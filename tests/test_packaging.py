@@ -1,0 +1,113 @@
+"""What is built and installed: metadata, gin files and teachers in the wheel."""
+
+import email
+import importlib.util
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+import soka_tf
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy: a build leaves files in its folder."""
+    if importlib.util.find_spec("wheel") is None:
+        pytest.skip("building a wheel offline needs the packages wheel and setuptools")
+    source = tmp_path_factory.mktemp("a source")
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("soka_tf", "gin"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in ("setup.py", "pyproject.toml", "requirements.txt", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    # Present in every build, so that the test does not depend on what is shipped.
+    deep = source / "gin" / "deep" / "deeper"
+    deep.mkdir(parents=True)
+    (deep / "x.gin").write_text("# data\n")
+    weights = source / "soka_tf" / "teachers" / "weights"
+    weights.mkdir(exist_ok=True)
+    (weights / "probe.npz").write_bytes(b"data")
+    (weights / "manifest.json").write_text("{}")
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index"]
+    command += ["--no-build-isolation", "--quiet", "-w", str(source / "dist"), "."]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = (source / "dist").glob("*.whl")
+    return path
+
+
+def test_wheel_carries_every_gin_file_inside_the_package(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (ROOT / "gin").rglob("*.gin"):
+        inside = path.relative_to(ROOT / "gin").as_posix()
+        assert f"soka_tf/configs/gin/{inside}" in names
+    assert "soka_tf/configs/gin/deep/deeper/x.gin" in names
+
+
+def test_wheel_carries_the_teachers(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ("probe.npz", "manifest.json"):
+        assert f"soka_tf/teachers/weights/{name}" in names
+
+
+def test_wheel_installs_nothing_at_the_top_but_the_package(wheel):
+    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert tops == {"soka_tf", f"soka_tf-{soka_tf.__version__}.dist-info"}
+
+
+def test_wheel_metadata_tells_version_pythons_and_requirements(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [n for n in archive.namelist() if n.endswith("/METADATA")]
+    metadata = email.message_from_bytes(archive.read(name))
+    assert metadata["Version"] == soka_tf.__version__
+    assert set(metadata["Requires-Python"].split(",")) == {">=3.9", "<3.12"}
+    requirements = metadata.get_all("Requires-Dist")
+    assert "tensorflow==2.15.1" in requirements
+    assert "tensorflow-addons==0.23.0" in requirements
+
+
+def test_installed_wheel_outside_the_repository_finds_its_gin_files(wheel, tmp_path):
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    (site / "soka_tf" / "configs" / "gin" / "base.gin").touch()
+    code = (
+        "import gin; gin.configurable\n"
+        "from soka_tf import cli\n"
+        "print(cli.config_root())\n"
+        "print(cli.find_gin_file('gin/deep/deeper/x.gin'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=dict(os.environ, PYTHONPATH=str(site)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    root = site / "soka_tf" / "configs" / "gin"
+    assert done.stdout.split("\n")[:2] == [str(root), str(root / "deep/deeper/x.gin")]
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
+def test_requirements_are_bounded_and_each_has_its_reason(file):
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    previous = ""
+    for line in lines:
+        if line and not line.startswith("#"):
+            assert re.search(r"==|<", line), f"{line} has no upper bound"
+            assert previous.startswith("#"), f"{line} has no reason above it"
+        previous = line
+
+
+def test_ci_run_is_executable_and_calls_make_test():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "make test" in script.read_text(encoding="utf-8")
