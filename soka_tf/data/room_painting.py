@@ -285,9 +285,11 @@ def photograph(light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Returns:
       uint8 [H, W, 3].
     """
-    target, balance = rng.uniform(0.28, 0.5), 1 + rng.normal(0, 0.05, 3)
+    target, balance = rng.uniform(0.35, 0.65), 1 + rng.normal(0, 0.05, 3)
     noise_level = rng.uniform(0, 0.012)
-    exposed = light * balance * (target / max(float(np.median(light)), 1e-3))
+    # Metered on the lighter parts, so that a dark floor does not bleach the walls.
+    bright = max(float(np.percentile(light, 75)), 1e-3)
+    exposed = light * balance * (target / bright)
     # A soft shoulder: bright lamps and windows bleach instead of cutting off.
     curved = np.where(exposed < 0.6, exposed, 1 - 0.4 * np.exp((0.6 - exposed) / 0.4))
     shown = np.clip(curved, 0, 1) ** (1 / 2.2)
