@@ -481,7 +481,10 @@ def _without(sample: Sample, damaged_domains: Iterable[str]) -> Sample:
 def _rgb_pixels(image: Image.Image) -> np.ndarray:
     image.load()
     if "exif" in image.info:
-        image = ImageOps.exif_transpose(image)
+        try:
+            image = ImageOps.exif_transpose(image)
+        except Exception:  # the note about the camera is damaged, the image is not
+            logging.debug("%s: cannot read its EXIF data", image)
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's conversion would cut it
         grey = np.rint(_sixteen_bits(image) / 257.0).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)

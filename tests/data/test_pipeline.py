@@ -322,7 +322,10 @@ def test_preprocess_images_traced_with_unknown_sizes_works():
     np.testing.assert_allclose(result, wanted, atol=1e-6)
 
 
-def test_preprocess_images_keeps_the_ends_of_the_range():
-    ends = tf.constant([0, 255], tf.uint8)[None, None, :, None] * tf.ones(3, tf.uint8)
-    values = pipeline.preprocess_images(tf.tile(ends, [1, 2, 1, 1]), 2).numpy()
-    assert values.min() == -1 and values.max() == 1
+@pytest.mark.parametrize("dtype, top", [("uint8", 255), ("float32", 1), ("float64", 1)])
+def test_preprocess_images_keeps_the_ends_of_the_range(dtype, top):
+    ends = np.zeros((1, 2, 2, 3), dtype)
+    ends[:, :, 1] = top
+    values = pipeline.preprocess_images(tf.constant(ends), 2).numpy()
+    assert values.dtype == np.float32
+    assert (values[:, :, 0] == -1).all() and (values[:, :, 1] == 1).all()

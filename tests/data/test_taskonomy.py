@@ -242,6 +242,23 @@ def test_read_pixels_rotated_photo_is_turned_upright(tmp_path):
     assert taskonomy.read_pixels(str(path), "rgb").shape == (6, 2, 3)
 
 
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"]
+)
+def test_read_pixels_damaged_exif_does_not_spoil_the_image(tmp_path, exif):
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (6, 2), (1, 2, 3)).save(path, exif=exif)
+    assert taskonomy.read_pixels(str(path), "rgb")[0, 0].tolist() == [1, 2, 3]
+
+
+def test_read_pixels_label_beyond_sixteen_bits_is_refused(tmp_path):
+    path = tmp_path / "depth.png"
+    values = np.array([[0, 70000]], np.int32)
+    Image.fromarray(values).save(path, format="TIFF")
+    with pytest.raises(DamagedFile, match="do not fit 16 bits"):
+        taskonomy.read_pixels(str(path), "depth_zbuffer")
+
+
 def _truncated(path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     Image.fromarray(noise).save(path)
