@@ -132,6 +132,8 @@ def test_find_samples_buildings_limits_the_search(tmp_path):
     _building(tmp_path, building="bob")
     samples = taskonomy.find_samples(tmp_path, [], buildings=["bob"])
     assert {s.point.split("/")[0] for s in samples} == {"bob"}
+    both = taskonomy.find_samples(tmp_path, [], buildings=["bob", "ada", "bob"])
+    assert both == taskonomy.find_samples(tmp_path, [])
 
 
 def test_find_samples_wrong_building_suggests_the_right_one(tmp_path):
