@@ -80,7 +80,7 @@ class Task:
 
     @property
     def role(self) -> str:
-        """ "target" for tasks a student can learn, "auxiliary" for the others."""
+        """Whether a student can learn it ("target") or not ("auxiliary")."""
         return "target" if self.channels else "auxiliary"
 
 
@@ -223,9 +223,7 @@ def get_task(name: str) -> Task:
     if key in _BY_ANY_NAME:
         return _BY_ANY_NAME[key]
     near = difflib.get_close_matches(key, _BY_ANY_NAME, n=3)
-    hint = (
-        "Did you mean " + " or ".join(repr(n) for n in near) + "? " if near else ""
-    )
+    hint = "Did you mean " + " or ".join(repr(n) for n in near) + "? " if near else ""
     raise UserError(
         f"There is no task named {name!r}. {hint}Tasks: {', '.join(TASKS)}."
     )

@@ -46,5 +46,7 @@ def instance_noise(
 def _cross_entropy(logits: tf.Tensor, label: float) -> tf.Tensor:
     logits = tf.cast(logits, tf.float32)
     return tf.reduce_mean(
-        tf.nn.sigmoid_cross_entropy_with_logits(tf.fill(tf.shape(logits), label), logits)
+        tf.nn.sigmoid_cross_entropy_with_logits(
+            tf.fill(tf.shape(logits), label), logits
+        )
     )

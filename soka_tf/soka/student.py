@@ -33,6 +33,7 @@ class Student(tf.keras.Model):
         # order of the tasks, which is that of the task weights, is kept apart.
         self.tasks = tuple(decoders)
         self.decoders = dict(decoders)
+        self.built = True  # its networks are
 
     @property
     def ordered_decoders(self) -> List[Decoder]:

@@ -59,6 +59,7 @@ class Teacher(tf.keras.Model):
         encoder.trainable = False
         if decoder is not None:
             decoder.trainable = False
+        self.built = True  # its networks are
 
     @property
     def trainable(self) -> bool:

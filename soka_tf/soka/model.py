@@ -1,0 +1,618 @@
+"""The training cycle: joint start, then competition, collaboration, weighting.
+
+Section 3.4 of the paper, Steps 1 to 6. Who moves in which phase:
+
+| phase         | encoder | decoders | amalgamation | task weights | discriminators |
+|---------------|---------|----------|--------------|--------------|----------------|
+| joint         | moves   | move     | if bound     |              |                |
+| competition   |         | move     |              |              | move           |
+| collaboration | moves   |          | moves        |              |                |
+| weighting     |         |          |              | move         |                |
+
+What stands still does so to the last bit, moving statistics of BatchNorm included.
+A frozen part normalises with the batch's statistics, as it will when it moves next.
+"""
+
+import contextlib
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+
+import tensorflow as tf
+
+from soka_tf.networks.batch_norm import apply_collected, statistics
+from soka_tf.networks.discriminator import Discriminator
+from soka_tf.soka.adversarial import discriminator_loss, generator_loss, instance_noise
+from soka_tf.soka.amalgamation import Amalgamation
+from soka_tf.soka.distillation import KINDS, soft_target_losses
+from soka_tf.soka.gradnorm import GradNorm
+from soka_tf.soka.student import Student
+from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
+
+STAGES = ("joint", "cycle", "cycle_gan")
+Tensors = List[tf.Tensor]
+
+
+class Adversary(NamedTuple):
+    """The CGAN term: one discriminator a task and how it enters (supplement, 1).
+
+    Attributes:
+      discriminators: task -> its discriminator.
+      start_step: the first step of the stage "cycle_gan".
+      weight: of the adversarial loss; the soft target's is 1 - weight.
+      noise: task -> standard deviation of the instance noise at step 0.
+      weight_decay: L2 coefficient of the discriminators, ten times the student's.
+    """
+
+    discriminators: Dict[str, Discriminator]
+    start_step: int = 25000
+    weight: float = 0.004
+    noise: Mapping[str, float] = {}
+    weight_decay: float = 1e-5
+
+
+class SokaModel(tf.keras.Model):
+    """Trains a `Student` from frozen teachers; `fit` it on batches {"rgb": images}.
+
+    Each phase has a GradientTape of its own. One pass of the teachers and one of the
+    student's encoder serve all three phases of a cycle: the competition phase
+    works on the representation as a constant; the collaboration phase needs only
+    d loss / d representation of every task, pulled through the encoder's tape; the
+    same derivatives, pulled through the last shared layer alone, give the
+    weighting phase its gradient norms.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        teachers: TeacherPool,
+        gradnorm: GradNorm,
+        amalgamation: Optional[Amalgamation] = None,
+        adversary: Optional[Adversary] = None,
+        joint_steps: int = 1000,
+        joint_amalgamation: bool = False,
+        initial_losses_step: int = 10,
+        soft_weight: float = 0.05,
+        soft_loss: str = "l2",
+        weighted_collaboration: bool = False,
+        train_compress: bool = True,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+        name: str = "soka",
+    ):
+        """Wires the players.
+
+        Args:
+          student: Omega and the Theta_i.
+          teachers: the frozen teachers of the student's tasks, and auxiliary ones.
+          gradnorm: the task weights omega.
+          amalgamation: MIA; None trains by soft targets alone.
+          adversary: the CGAN term; None for none.
+          joint_steps: length of the joint start, Step 2 (paper: 1000).
+          joint_amalgamation: whether L_A takes part in the joint start.
+          initial_losses_step: joint step at which L_i(0) of GradNorm is taken.
+          soft_weight: alpha of Eq. 8, in front of the soft-target losses (0.05).
+          soft_loss: "l2" or "l1", see `soka_tf.soka.distillation`.
+          weighted_collaboration: whether omega_i multiplies L_i in Eq. 8; as printed
+            it does not.
+          train_compress: whether the encoder's last layer, compress1, is trained.
+          weight_decay: L2 coefficient added to the loss of whoever moves; 0 where
+            the optimizers decay the weights themselves.
+          seed: of the instance noise.
+          name: the Keras name.
+        """
+        super().__init__(name=name)
+        if tuple(teachers.targets) != student.tasks:
+            raise ValueError(
+                "Teachers and student must have the same tasks in the same order. "
+                f"Received: {list(teachers.targets)} and {list(student.tasks)}."
+            )
+        if soft_loss not in KINDS:
+            raise ValueError(
+                f"soft_loss must be one of {KINDS}. Received: {soft_loss!r}."
+            )
+        self.student = student
+        self.teachers = teachers
+        self.gradnorm = gradnorm
+        self.amalgamation = amalgamation
+        self.adversary = adversary
+        # A NamedTuple hides its content from Keras; the discriminators must be seen.
+        self.discriminators = dict(adversary.discriminators) if adversary else {}
+        self.joint_steps = joint_steps
+        self.joint_amalgamation = joint_amalgamation and amalgamation is not None
+        self.initial_losses_step = initial_losses_step
+        self.soft_weight = soft_weight
+        self.soft_loss = soft_loss
+        self.weighted_collaboration = weighted_collaboration
+        self.train_compress = train_compress
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.movement_every_steps = 0
+        self.step = tf.Variable(
+            0,
+            dtype=tf.int64,
+            trainable=False,
+            name="step",
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
+        self._means = {name: tf.keras.metrics.Mean(name) for name in self._log_names()}
+        self._stage = "joint"
+        self._measures_movement = False
+        self._step_on_host = 0
+        self._compiled_steps: Dict[Any, Any] = {}
+
+    # ------------------------------------------------------------------ players
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Task names, in the order of the task weights."""
+        return self.student.tasks
+
+    @property
+    def players(self) -> Dict[str, List[tf.Variable]]:
+        """Every variable of the game, by the one player it belongs to."""
+        players = {"encoder": list(self.student.encoder.variables)}
+        for task in self.tasks:
+            players[f"decoder/{task}"] = list(self.student.decoders[task].variables)
+        if self.amalgamation is not None:
+            players["amalgamation"] = list(self.amalgamation.variables)
+        players["task_weights"] = [self.gradnorm.task_weights]
+        for task, discriminator in self.discriminators.items():
+            players[f"discriminator/{task}"] = list(discriminator.variables)
+        return players
+
+    @property
+    def encoder_variables(self) -> List[tf.Variable]:
+        """What the encoder's optimizer moves: trunk first, then compress1."""
+        encoder = self.student.encoder
+        trunk = encoder.trunk.trainable_variables
+        return trunk + (
+            encoder.compress.trainable_variables if self.train_compress else []
+        )
+
+    @property
+    def decoder_variables(self) -> List[tf.Variable]:
+        """What the decoders' optimizer moves, task by task."""
+        return [v for d in self.student.ordered_decoders for v in d.trainable_variables]
+
+    @property
+    def discriminator_variables(self) -> List[tf.Variable]:
+        """What the discriminators' optimizer moves, task by task."""
+        return [
+            v
+            for task in self.tasks
+            if task in self.discriminators
+            for v in self.discriminators[task].trainable_variables
+        ]
+
+    def compile(
+        self, optimizers: Mapping[str, tf.keras.optimizers.Optimizer], **kwargs
+    ) -> None:
+        """Takes the optimizers of the players.
+
+        Args:
+          optimizers: of "encoder", "decoders", "task_weights", and, where there are
+            such players, "amalgamation" and "discriminators".
+          **kwargs: of `tf.keras.Model.compile`, such as `run_eagerly`.
+        """
+        wanted = self.optimized_variables
+        missing = sorted(set(wanted) - set(optimizers))
+        if missing:
+            raise ValueError(
+                f"compile needs an optimizer for each of {sorted(wanted)}. "
+                f"Missing: {missing}."
+            )
+        super().compile(optimizer=optimizers["encoder"], **kwargs)
+        self.optimizers = {player: optimizers[player] for player in wanted}
+        for player, variables in wanted.items():
+            # Slots must exist before the first checkpoint is restored. Keras' former
+            # optimizers, which TFA's are, make theirs themselves.
+            if hasattr(self.optimizers[player], "build"):
+                self.optimizers[player].build(variables)
+        self._compiled_steps = {}
+
+    @property
+    def optimized_variables(self) -> Dict[str, List[tf.Variable]]:
+        """Optimizer's name -> the variables it moves."""
+        variables = {
+            "encoder": self.encoder_variables,
+            "decoders": self.decoder_variables,
+            "task_weights": [self.gradnorm.task_weights],
+        }
+        if self.amalgamation is not None:
+            variables["amalgamation"] = self.amalgamation.trainable_variables
+        if self.discriminators:
+            variables["discriminators"] = self.discriminator_variables
+        return variables
+
+    def checkpoint_items(self) -> Dict[str, Any]:
+        """What a run needs to go on: all players, their optimizers, the step."""
+        return {
+            "student": self.student,
+            "gradnorm": self.gradnorm,
+            "amalgamation": self.amalgamation,
+            "discriminators": self.discriminators,
+            "optimizers": self.optimizers,
+            "step": self.step,
+        }
+
+    # ------------------------------------------------------- stages, chosen in Python
+
+    def stage_at(self, step: int) -> str:
+        """The stage of a step: "joint", "cycle" or "cycle_gan"."""
+        if step < self.joint_steps:
+            return "joint"
+        if self.adversary is not None and step >= self.adversary.start_step:
+            return "cycle_gan"
+        return "cycle"
+
+    def fit(self, *args, **kwargs):
+        """Keras' `fit`, from the step that `self.step` holds."""
+        self._step_on_host = int(self.step.numpy())
+        return super().fit(*args, **kwargs)
+
+    def make_train_function(self, force: bool = False):
+        """One traced function a stage: optimizers cannot be applied in a tf.cond."""
+        if self.train_function is None or force:
+            self._compiled_steps = {}
+            self.train_function = self._run_step
+        return self.train_function
+
+    def _run_step(self, iterator) -> Dict[str, tf.Tensor]:
+        every = self.movement_every_steps
+        key = (
+            self.stage_at(self._step_on_host),
+            bool(every) and self._step_on_host % every == 0,
+        )
+        if key not in self._compiled_steps:
+            self._compiled_steps[key] = self._make_step(*key)
+        logs = self._compiled_steps[key](iterator)
+        self._step_on_host += 1
+        return logs
+
+    def _make_step(self, stage: str, measures_movement: bool):
+        def step(iterator):
+            # Read when the graph is traced: a stage is a graph, not a condition.
+            self._stage, self._measures_movement = stage, measures_movement
+            logs = self.distribute_strategy.run(self.train_step, (next(iterator),))
+            local = self.distribute_strategy.experimental_local_results
+            return {name: local(value)[0] for name, value in logs.items()}
+
+        return step if self.run_eagerly else tf.function(step)
+
+    def train_step(self, data: Mapping[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+        """One step of the current stage.
+
+        Args:
+          data: {"rgb": float32 [B, H, W, 3] in [-1, 1]}; nothing else is read.
+
+        Returns:
+          Means since the last reset, by log name, and the players' movement in
+          every phase where it is measured.
+        """
+        images = data["rgb"]
+        self._movement: Dict[str, tf.Tensor] = {}
+        if self._stage == "joint":
+            values = self._joint_step(images)
+        else:
+            values = self._cycle(images, adversarial=self._stage == "cycle_gan")
+        self.step.assign_add(1)
+        for name, value in values.items():
+            self._means[name].update_state(value)
+        return {**{n: self._means[n].result() for n in values}, **self._movement}
+
+    @property
+    def metrics(self) -> List[tf.keras.metrics.Metric]:
+        """The running means, reset by whoever reports them."""
+        return list(self._means.values())
+
+    # ------------------------------------------------------------------ the steps
+
+    def _joint_step(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """Step 2: encoder and decoders together."""
+        layers = self._amalgamated_layers if self.joint_amalgamation else ()
+        targets = self.teachers(images, layers)
+        student = self.student
+        with self._phase("joint"):
+            with tf.GradientTape(persistent=True) as tape:
+                features = student.encoder(images, training=True)
+                predictions = student.decode(features["representation"], training=True)
+                losses = self._soft_losses(predictions, targets)
+                total = tf.reduce_sum(self.gradnorm.task_weights * losses)
+                if self.joint_amalgamation:
+                    mia = self.amalgamation(targets.features, features)
+                    total = self.soft_weight * total + mia.transfer
+            variables = self.encoder_variables + self.decoder_variables
+            gradients = tape.gradient(total, variables)
+            count = len(self.encoder_variables)
+            self._apply("encoder", gradients[:count])
+            self._apply("decoders", gradients[count:])
+            if self.joint_amalgamation:
+                own = self.amalgamation.trainable_variables
+                self._apply("amalgamation", tape.gradient(mia.amalgamation, own))
+        due = self.step >= self.initial_losses_step
+        self.gradnorm.record_initial(self._over_replicas(losses), due)
+        values = self._named("loss/soft", losses)
+        values.update(self._named("task_weight", self.gradnorm.task_weights))
+        if self.joint_amalgamation:
+            values["loss/transfer"] = mia.transfer
+            values["loss/amalgamation"] = mia.amalgamation
+        return values
+
+    def _cycle(self, images: tf.Tensor, adversarial: bool) -> Dict[str, tf.Tensor]:
+        """Steps 3, 4 and 5 on one batch, sharing the teachers and one encoder pass."""
+        targets = self.teachers(images, self._amalgamated_layers)
+        encoder = self.student.encoder
+        with statistics(encoder, "collect") as encoder_statistics:
+            with tf.GradientTape() as trunk_tape:
+                features = dict(encoder.trunk(images, training=True))
+            with tf.GradientTape(persistent=True) as compress_tape:
+                compress_tape.watch(features["block4"])
+                representation = encoder.compress(features["block4"], training=True)
+        features["representation"] = representation
+
+        with self._phase("competition"):
+            values = self._compete(images, representation, targets, adversarial)
+
+        # The encoder has not moved yet: its one pass is also that of the next phases.
+        with self._phase("collaboration"):
+            apply_collected(encoder_statistics)
+            losses, pulls = self._pulls(images, representation, targets, adversarial)
+            norms = self._gradient_norms(compress_tape, representation, pulls)
+            values.update(
+                self._collaborate(trunk_tape, compress_tape, features, targets, pulls)
+            )
+        del compress_tape
+
+        with self._phase("weighting"):
+            losses = self._over_replicas(losses)
+            self.gradnorm.record_initial(losses, tf.constant(True))
+            values["loss/gradnorm"] = self.gradnorm.step(
+                losses, norms, self.optimizers["task_weights"], self._replicas
+            )
+        values.update(self._named("loss/soft", losses))
+        values.update(self._named("task_weight", self.gradnorm.task_weights))
+        values.update(self._named("gradient_norm", norms))
+        return values
+
+    def _compete(
+        self,
+        images: tf.Tensor,
+        representation: tf.Tensor,
+        targets: TeacherOutputs,
+        adversarial: bool,
+    ) -> Dict[str, tf.Tensor]:
+        """Step 3: the decoders minimise their weighted losses; the encoder rests."""
+        representation = tf.stop_gradient(representation)
+        values: Dict[str, tf.Tensor] = {}
+        with tf.GradientTape() as tape:
+            predictions = self.student.decode(representation, training=True)
+            losses = self._soft_losses(predictions, targets)
+            if adversarial:
+                deceits = self._deceit_losses(images, predictions, noise=0)
+                losses = self._with_deceit(losses, deceits)
+                values.update(self._named("loss/generator", deceits))
+            total = tf.reduce_sum(self.gradnorm.task_weights * losses)
+        self._apply("decoders", tape.gradient(total, self.decoder_variables))
+        if adversarial:
+            values.update(self._discriminate(images, predictions, targets))
+        return values
+
+    def _discriminate(
+        self,
+        images: tf.Tensor,
+        predictions: Mapping[str, tf.Tensor],
+        targets: TeacherOutputs,
+    ) -> Dict[str, tf.Tensor]:
+        """The discriminators' step, on the predictions the decoders competed with."""
+        with tf.GradientTape() as tape:
+            losses = []
+            for i, task in enumerate(self.tasks):
+                real = self._judge(images, task, targets.predictions[task], 100 + i)
+                fake = self._judge(
+                    images, task, tf.stop_gradient(predictions[task]), 200 + i
+                )
+                losses.append(discriminator_loss(real, fake))
+            total = tf.add_n(losses)
+        self._apply(
+            "discriminators", tape.gradient(total, self.discriminator_variables)
+        )
+        return self._named("loss/discriminator", losses)
+
+    def _pulls(
+        self,
+        images: tf.Tensor,
+        representation: tf.Tensor,
+        targets: TeacherOutputs,
+        adversarial: bool,
+    ):
+        """L_i with the decoders as they stand, and d L_i / d representation.
+
+        Returns:
+          The soft-target losses, float32 [n], and n tensors like `representation`.
+        """
+        representation = tf.stop_gradient(representation)
+        losses, pulls = [], []
+        for i, task in enumerate(self.tasks):
+            decoder = self.student.decoders[task]
+            with statistics(decoder, "keep"), tf.GradientTape() as tape:
+                tape.watch(representation)
+                prediction = {task: decoder(representation, training=True)}
+                soft = self._soft_losses(prediction, targets)
+                loss = soft
+                if adversarial:
+                    deceit = self._deceit_losses(images, prediction, noise=300 + i)
+                    loss = self._with_deceit(soft, deceit)
+            losses.append(soft[0])
+            pulls.append(tape.gradient(loss, representation))
+        return tf.stack(losses), pulls
+
+    def _gradient_norms(
+        self, compress_tape: tf.GradientTape, representation: tf.Tensor, pulls: Tensors
+    ) -> tf.Tensor:
+        """||grad_W L_i|| at the last shared layer, of the whole batch; float32 [n]."""
+        kernel = self.student.encoder.last_shared_kernel
+        norms = []
+        for pull in pulls:
+            gradient = compress_tape.gradient(
+                representation, kernel, output_gradients=pull
+            )
+            # The norm of a replica's gradient is not the norm of the batch's.
+            gradient = self._over_replicas(tf.cast(gradient, tf.float32))
+            norms.append(tf.norm(gradient))
+        return tf.stack(norms)
+
+    def _collaborate(
+        self,
+        trunk_tape: tf.GradientTape,
+        compress_tape: tf.GradientTape,
+        features: Mapping[str, tf.Tensor],
+        targets: TeacherOutputs,
+        pulls: Tensors,
+    ) -> Dict[str, tf.Tensor]:
+        """Step 4: the encoder minimises alpha * sum_i L_i + L_A (Eq. 8)."""
+        shares = [self.soft_weight] * len(pulls)
+        if self.weighted_collaboration:
+            weights = tf.unstack(tf.convert_to_tensor(self.gradnorm.task_weights))
+            shares = [self.soft_weight * len(pulls) * weight for weight in weights]
+        total = tf.add_n([tf.cast(s, p.dtype) * p for s, p in zip(shares, pulls)])
+        gradients = {"representation": total}
+        values = {}
+        if self.amalgamation is not None:
+            values, transfer_gradients = self._amalgamate(features, targets)
+            for layer, gradient in transfer_gradients.items():
+                gradients[layer] = gradients.get(layer, 0.0) + gradient
+
+        encoder = self.student.encoder
+        compress_variables = encoder.compress.trainable_variables
+        pulled = compress_tape.gradient(
+            features["representation"],
+            [features["block4"], *compress_variables],
+            output_gradients=gradients.pop("representation"),
+        )
+        gradients["block4"] = gradients.get("block4", 0.0) + pulled[0]
+        encoder_gradients = trunk_tape.gradient(
+            [features[layer] for layer in gradients],
+            encoder.trunk.trainable_variables,
+            output_gradients=list(gradients.values()),
+        )
+        if self.train_compress:
+            encoder_gradients = encoder_gradients + pulled[1:]
+        self._apply("encoder", encoder_gradients)
+        return values
+
+    def _amalgamate(self, features: Mapping[str, tf.Tensor], targets: TeacherOutputs):
+        """L_A's pull on the student's activations; W, C (and V) take their step."""
+        mine = {layer: features[layer] for layer in self._amalgamated_layers}
+        own = self.amalgamation.trainable_variables
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(mine)
+            losses = self.amalgamation(targets.features, mine)
+        gradients = tape.gradient(losses.transfer, mine)
+        self._apply("amalgamation", tape.gradient(losses.amalgamation, own))
+        del tape
+        values = {
+            "loss/transfer": losses.transfer,
+            "loss/amalgamation": losses.amalgamation,
+        }
+        return values, gradients
+
+    # ------------------------------------------------------------------ the parts
+
+    @property
+    def _amalgamated_layers(self) -> Sequence[str]:
+        return self.amalgamation.layer_names if self.amalgamation is not None else ()
+
+    @property
+    def _replicas(self) -> int:
+        return self.distribute_strategy.num_replicas_in_sync
+
+    def _soft_losses(
+        self, predictions: Mapping[str, tf.Tensor], targets: TeacherOutputs
+    ) -> tf.Tensor:
+        losses = soft_target_losses(predictions, targets.predictions, self.soft_loss)
+        return tf.stack(list(losses.values()))
+
+    def _with_deceit(self, soft: tf.Tensor, deceits: tf.Tensor) -> tf.Tensor:
+        weight = self.adversary.weight
+        return (1.0 - weight) * soft + weight * deceits
+
+    def _deceit_losses(
+        self, images: tf.Tensor, predictions: Mapping[str, tf.Tensor], noise: int
+    ) -> tf.Tensor:
+        """The generator's losses, with discriminators that stand still."""
+        losses = []
+        for i, (task, prediction) in enumerate(predictions.items()):
+            with statistics(self.discriminators[task], "keep"):
+                logits = self._judge(images, task, prediction, noise + i)
+            losses.append(generator_loss(logits))
+        return tf.stack(losses)
+
+    def _judge(
+        self, images: tf.Tensor, task: str, maps: tf.Tensor, noise: int
+    ) -> tf.Tensor:
+        """A discriminator's logits on noisy maps; `noise` tells the passes apart."""
+        seed = tf.stack([tf.constant(self.seed, tf.int64), self.step * 1000 + noise])
+        sigma = self.adversary.noise.get(task, 0.0)
+        maps = instance_noise(maps, self.step, sigma, seed)
+        pair = tf.concat([images, tf.cast(maps, images.dtype)], axis=-1)
+        return self.discriminators[task](pair, training=True)
+
+    def _apply(self, player: str, gradients: Tensors) -> None:
+        """One optimizer step; the only place where replicas are divided by."""
+        variables = self.optimized_variables[player]
+        decay = 0.0
+        if player in ("encoder", "decoders"):
+            decay = self.weight_decay
+        elif player == "discriminators":
+            decay = self.adversary.weight_decay
+        if decay:
+            # d/dw of decay * |w|^2 / 2, over kernels only, as the original's penalty.
+            gradients = [
+                g + decay * v if v.shape.rank > 1 else g
+                for g, v in zip(gradients, variables)
+            ]
+        if self._replicas > 1:
+            gradients = [g / self._replicas for g in gradients]
+        self.optimizers[player].apply_gradients(zip(gradients, variables))
+
+    def _over_replicas(self, value: tf.Tensor) -> tf.Tensor:
+        """The mean over replicas."""
+        if self._replicas == 1:
+            return value
+        return tf.distribute.get_replica_context().all_reduce("MEAN", value)
+
+    def _named(self, prefix: str, values: Any) -> Dict[str, tf.Tensor]:
+        if not isinstance(values, list):
+            values = tf.unstack(tf.convert_to_tensor(values))
+        return {f"{prefix}/{task}": v for task, v in zip(self.tasks, values)}
+
+    def _log_names(self) -> List[str]:
+        kinds = ["loss/soft", "task_weight", "gradient_norm"]
+        if self.adversary is not None:
+            kinds += ["loss/generator", "loss/discriminator"]
+        names = [f"{kind}/{task}" for kind in kinds for task in self.tasks]
+        return names + ["loss/transfer", "loss/amalgamation", "loss/gradnorm"]
+
+    @contextlib.contextmanager
+    def _phase(self, phase: str) -> Iterator[None]:
+        """Measures, where asked, how far a phase moves every player.
+
+        The movement of a player is the L2 norm of its change over the L2 norm of
+        what it was; weights and BatchNorm's moving statistics are told apart.
+        """
+        if not self._measures_movement:
+            yield
+            return
+        groups = {}
+        for player, variables in self.players.items():
+            moving = [v for v in variables if "moving_" in v.name]
+            weights = [v for v in variables if "moving_" not in v.name]
+            groups[f"movement/{phase}/{player}"] = weights
+            if moving:
+                groups[f"movement_statistics/{phase}/{player}"] = moving
+        before = {name: [tf.identity(v) for v in vs] for name, vs in groups.items()}
+        yield
+        for name, variables in groups.items():
+            change = [v - b for v, b in zip(variables, before[name])]
+            self._movement[name] = tf.math.divide_no_nan(
+                tf.linalg.global_norm(change), tf.linalg.global_norm(before[name])
+            )

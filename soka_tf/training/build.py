@@ -1,0 +1,418 @@
+"""From bindings to the parts of a run. Every function here is plain, and gin's.
+
+Values are bound in gin/base.gin, with their units and their place in the paper.
+"""
+
+import math
+import os
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+import gin
+import tensorflow as tf
+from absl import logging
+
+from soka_tf.data import rooms as room_drawing
+from soka_tf.data.images import find_images
+from soka_tf.data.taskonomy import Sample, drop_damaged, find_samples, split_samples
+from soka_tf.errors import UserError
+from soka_tf.networks.decoder import Decoder
+from soka_tf.networks.discriminator import Discriminator
+from soka_tf.networks.encoder import Encoder
+from soka_tf.soka.amalgamation import Amalgamation
+from soka_tf.soka.gradnorm import GradNorm
+from soka_tf.soka.model import Adversary, SokaModel
+from soka_tf.soka.student import Student
+from soka_tf.tasks import Task, get_targets
+from soka_tf.teachers.pool import TeacherPool, load_pool
+from soka_tf.training.optimizers import make_optimizer
+from soka_tf.training.schedules import poly_schedule
+
+
+class Data(NamedTuple):
+    """The images of a run.
+
+    Attributes:
+      train: samples to train on; only their rgb files are ever opened.
+      validation: samples to evaluate on, with the labels that there are.
+      source: where they come from, in words.
+    """
+
+    train: List[Sample]
+    validation: List[Sample]
+    source: str
+
+
+@gin.configurable
+def build_data(
+    tasks: Sequence[str],
+    image_size: int,
+    model_dir: str,
+    images_dir: Optional[str] = None,
+    taskonomy_dir: Optional[str] = None,
+    buildings: Optional[Sequence[str]] = None,
+    rooms_dir: Optional[str] = None,
+    rooms_seed: int = 2,
+    rooms: int = 100,
+    train_views: int = 20,
+    validation_views: int = 4,
+    validation_fraction: float = 0.18,
+    split_by: str = "random",
+    split_seed: int = 0,
+    check_files: bool = True,
+) -> Data:
+    """Finds the images: those of a folder, else Taskonomy's, else procedural rooms.
+
+    Args:
+      tasks: the student's tasks, for the labels of the validation images.
+      image_size: side in pixels; rooms are drawn at this size.
+      model_dir: where the split is written (split.json).
+      images_dir: any folder of images, or one image; trains without labels.
+      taskonomy_dir: root of a Taskonomy folder (docs: three layouts).
+      buildings: of Taskonomy; None for all that are there.
+      rooms_dir: where rooms are kept; $SOKA_TF_CACHE or ~/.cache/soka_tf unless told.
+      rooms_seed: of the rooms; the shipped teachers saw other seeds.
+      rooms: number of rooms.
+      train_views: views of each room to train on.
+      validation_views: further views of the same rooms, to validate on.
+      validation_fraction: share of folders' images to validate on.
+      split_by: "random" or "point"; views of one point overlap, a random split leaks.
+      split_seed: of the split.
+      check_files: whether every image of a folder is opened once beforehand.
+
+    Raises:
+      UserError: if there are no images, or no labels where they are needed.
+    """
+    domains = ["depth_zbuffer", *(task.name for task in get_targets(tasks))]
+    if images_dir or taskonomy_dir:
+        if images_dir:
+            samples, source = find_images(images_dir), f"images of {images_dir}"
+        else:
+            samples = find_samples(taskonomy_dir, ["rgb", *domains], buildings)
+            source = f"Taskonomy folder {taskonomy_dir}"
+        if check_files:
+            samples, _ = drop_damaged(samples, ["rgb"])
+        if len(samples) < 2:
+            raise UserError(
+                f"{source}: {len(samples)} readable image; at least 2 are needed, one "
+                "to train on and one to validate on."
+            )
+        split_file = os.path.join(model_dir, "split.json")
+        train, validation = split_samples(
+            samples, validation_fraction, split_by, split_seed, split_file
+        )
+        return Data(train, validation, source)
+
+    for task in domains:
+        if task not in room_drawing.DOMAINS:
+            raise UserError(
+                f"tasks: procedural rooms have no ground truth for {task!r}. They have "
+                f"{', '.join(room_drawing.DOMAINS)}. Bind taskonomy_dir or images_dir."
+            )
+    root = os.path.join(
+        rooms_dir or default_cache_dir(),
+        room_drawing.rooms_folder_name(rooms_seed, image_size),
+    )
+    views = train_views + validation_views
+    shape = dict(folder=root, seed=rooms_seed, rooms=rooms, size=image_size)
+    room_drawing.generate_rooms(views=views, domains=["rgb"], **shape)
+    room_drawing.generate_rooms(
+        views=validation_views,
+        first_view=train_views,
+        domains=["rgb", *domains],
+        **shape,
+    )
+    train, validation = [], []
+    for sample in find_samples(root, ["rgb", *domains]):
+        room, view = room_drawing.room_and_view(sample.key)
+        if room < rooms and view < train_views:
+            train.append(sample)
+        elif room < rooms and view < views:
+            validation.append(sample)
+    return Data(train, validation, f"{rooms} procedural rooms in {root}")
+
+
+def default_cache_dir() -> str:
+    """Where generated images are kept: $SOKA_TF_CACHE, else ~/.cache/soka_tf."""
+    return os.environ.get("SOKA_TF_CACHE") or os.path.expanduser("~/.cache/soka_tf")
+
+
+@gin.configurable
+def build_student(
+    tasks: Sequence[str],
+    units: Sequence[int] = (3, 4, 6, 3),
+    width: float = 1.0,
+    strides: Sequence[int] = (2, 2, 2, 2),
+    representation_channels: int = 8,
+    decoder_width: float = 1.0,
+    decoder_min_filters: int = 1,
+    seed: int = 0,
+) -> Student:
+    """Builds the student, randomly initialised (Step 1).
+
+    Args:
+      tasks: its tasks.
+      units: residual units of the encoder's blocks; (3, 4, 6, 3) is ResNet-50.
+      width: of the encoder, 1 is the paper's.
+      strides: of the encoder's conv1, pool1, block1, block2.
+      representation_channels: of the shared representation.
+      decoder_width: of the decoders, 1 is the paper's.
+      decoder_min_filters: least filters of a decoder's layer.
+      seed: of the initial values.
+    """
+    tf.keras.utils.set_random_seed(seed)
+    encoder = Encoder(units, width, strides, representation_channels)
+    upsamplings = int(math.log2(encoder.output_stride))
+    decoders = {
+        task.name: Decoder(
+            task.channels,
+            width=decoder_width,
+            upsamplings=upsamplings,
+            min_filters=decoder_min_filters,
+            representation_channels=representation_channels,
+            name=f"decoder_{task.name}",
+        )
+        for task in get_targets(tasks)
+    }
+    return Student(encoder, decoders)
+
+
+@gin.configurable
+def build_teachers(
+    tasks: Sequence[str],
+    auxiliaries: Sequence[str] = (),
+    teachers_dir: Optional[str] = None,
+) -> TeacherPool:
+    """Loads the teachers; see `soka_tf.teachers.pool.load_pool`."""
+    return load_pool(tasks, auxiliaries, teachers_dir)
+
+
+@gin.configurable
+def build_amalgamation(
+    student: Student,
+    teachers: TeacherPool,
+    variant: Optional[str] = "reconstruction",
+    mixing: str = "matrix",
+    layers: Sequence[str] = ("block3", "representation"),
+    auxiliary_weight: float = 0.1,
+) -> Optional[Amalgamation]:
+    """Builds MIA for these networks, or nothing where `variant` is None."""
+    if variant is None:
+        return None
+    widths = _widths(student.encoder)
+    unknown = [layer for layer in layers if layer not in widths]
+    if unknown or not layers:
+        raise UserError(
+            f"build_amalgamation.layers must be some of {sorted(widths)}. Received: "
+            f"{list(layers)}."
+        )
+    sides = {_stride(e.encoder) for e in teachers.teachers} | {
+        _stride(student.encoder)
+    }
+    if len(sides) > 1:
+        raise UserError(
+            "Teachers and student must have the same strides, so that their "
+            f"activations are of one size. Received output strides: {sorted(sides)}. "
+            "Bind build_student.strides to the teachers'."
+        )
+    return _or_user_error(
+        "build_amalgamation",
+        lambda: Amalgamation(
+            {k: [_widths(t.encoder)[k] for t in teachers.teachers] for k in layers},
+            {layer: widths[layer] for layer in layers},
+            variant,
+            mixing,
+            auxiliaries=len(teachers.auxiliaries),
+            auxiliary_weight=auxiliary_weight,
+        ),
+    )
+
+
+@gin.configurable
+def build_gradnorm(
+    tasks: Sequence[str],
+    alpha: float = 1.5,
+    floor: float = 0.02,
+    norm: str = "l2",
+    adaptive: bool = True,
+) -> GradNorm:
+    """Builds the task weights; `adaptive=False` keeps them at 1 / n."""
+    return _or_user_error(
+        "build_gradnorm",
+        lambda: GradNorm(len(tasks), alpha, floor, norm, trainable_weights=adaptive),
+    )
+
+
+@gin.configurable
+def build_adversary(
+    tasks: Sequence[str],
+    enabled: bool = False,
+    start_step: int = 25000,
+    weight: float = 0.004,
+    width: float = 1.0,
+    strides: Sequence[int] = (4, 4, 4),
+    noise_sigma: float = 0.1,
+    depth_noise_sigma: float = 0.03,
+    weight_decay: float = 1e-5,
+) -> Optional[Adversary]:
+    """Builds the CGAN term, or nothing where it is not enabled.
+
+    Args:
+      tasks: the student's tasks; each gets a discriminator.
+      enabled: whether there is one.
+      start_step: first step with it (supplement: 25 000).
+      weight: of the adversarial loss (supplement: 0.004 beside 0.996).
+      width: of the discriminators, 1 is the original's.
+      strides: of their first three convolutions.
+      noise_sigma: standard deviation of the instance noise at step 0.
+      depth_noise_sigma: the same for depth tasks.
+      weight_decay: L2 coefficient, ten times the student's.
+    """
+    if not enabled:
+        return None
+    targets = get_targets(tasks)
+    return Adversary(
+        {
+            task.name: Discriminator(
+                task.channels,
+                width=width,
+                strides=strides,
+                name=f"discriminator_{task.name}",
+            )
+            for task in targets
+        },
+        start_step,
+        weight,
+        {
+            task.name: depth_noise_sigma if _is_depth(task) else noise_sigma
+            for task in targets
+        },
+        weight_decay,
+    )
+
+
+@gin.configurable
+def build_model(
+    student: Student,
+    teachers: TeacherPool,
+    gradnorm: GradNorm,
+    amalgamation: Optional[Amalgamation],
+    adversary: Optional[Adversary],
+    joint_steps: int = 1000,
+    joint_amalgamation: bool = False,
+    initial_losses_step: int = 10,
+    soft_weight: float = 0.05,
+    soft_loss: str = "l2",
+    weighted_collaboration: bool = False,
+    train_compress: bool = True,
+    weight_decay: float = 1e-6,
+    weight_decay_kind: str = "l2_loss",
+    seed: int = 0,
+) -> SokaModel:
+    """Joins the parts; see `soka_tf.soka.model.SokaModel` for the arguments."""
+    return _or_user_error(
+        "build_model",
+        lambda: SokaModel(
+            student,
+            teachers,
+            gradnorm,
+            amalgamation,
+            adversary,
+            joint_steps,
+            joint_amalgamation,
+            initial_losses_step,
+            soft_weight,
+            soft_loss,
+            weighted_collaboration,
+            train_compress,
+            weight_decay if weight_decay_kind == "l2_loss" else 0.0,
+            seed,
+        ),
+    )
+
+
+@gin.configurable
+def build_optimizers(
+    max_steps: int,
+    optimizer: str = "adam",
+    learning_rate: float = 1e-3,
+    power: float = 0.9,
+    amalgamation_rate: float = 1e-3,
+    task_weights_optimizer: str = "adam",
+    task_weights_rate: float = 1e-3,
+    discriminator_rate: float = 1e-5,
+    weight_decay: float = 1e-6,
+    weight_decay_kind: str = "l2_loss",
+) -> Dict[str, tf.keras.optimizers.Optimizer]:
+    """Builds an optimizer for every player.
+
+    Args:
+      max_steps: length of the run; the rates reach 0 there.
+      optimizer: "adam" or "sgd", of encoder, decoders and amalgamation.
+      learning_rate: of encoder and decoders at step 0 (paper: 0.001).
+      power: of the poly policy (paper: 0.9).
+      amalgamation_rate: of W, C and V at step 0.
+      task_weights_optimizer: "adam" or "sgd".
+      task_weights_rate: of the task weights at step 0 (paper, Fig. 5: 1e-3, 1e-4).
+      discriminator_rate: of the discriminators' plain SGD (the original: 1e-5).
+      weight_decay: of encoder and decoders (paper: 1e-6).
+      weight_decay_kind: see `soka_tf.training.optimizers`.
+    """
+
+    def poly(rate: float):
+        return poly_schedule(rate, max_steps, power)
+
+    # Decay that the optimizer applies by itself fades with the learning rate.
+    decay = poly(weight_decay) if weight_decay_kind == "tfa" else weight_decay
+    own = (optimizer, poly(learning_rate), decay, weight_decay_kind)
+    return {
+        "encoder": make_optimizer(*own),
+        "decoders": make_optimizer(*own),
+        "amalgamation": make_optimizer(optimizer, poly(amalgamation_rate)),
+        "task_weights": make_optimizer(task_weights_optimizer, poly(task_weights_rate)),
+        "discriminators": make_optimizer("sgd", discriminator_rate),
+    }
+
+
+def count_parameters(model: SokaModel) -> Mapping[str, int]:
+    """Trainable scalars of every network, and with moving statistics in all."""
+    student, teachers = model.student, model.teachers
+    counts = {"encoder": _trainable(student.encoder)}
+    for task in model.tasks:
+        counts[f"decoder/{task}"] = _trainable(student.decoders[task])
+    counts["student"] = student.count_params()
+    counts["teachers"] = teachers.count_params()
+    if model.amalgamation is not None:
+        counts["amalgamation"] = _trainable(model.amalgamation)
+    for task, network in model.discriminators.items():
+        counts[f"discriminator/{task}"] = _trainable(network)
+    return counts
+
+
+def _trainable(network: Any) -> int:
+    return sum(v.shape.num_elements() for v in network.trainable_variables)
+
+
+def _widths(encoder: Encoder) -> Dict[str, int]:
+    return {name: output.shape[-1] for name, output in encoder.output.items()}
+
+
+def _stride(encoder: Encoder) -> int:
+    return encoder.output_stride
+
+
+def _is_depth(task: Task) -> bool:
+    return task.encoding.kind == "log_depth"
+
+
+def _or_user_error(binding: str, build: Any) -> Any:
+    """What a constructor refuses came from a binding: the user's to mend."""
+    try:
+        return build()
+    except ValueError as error:
+        raise UserError(f"{binding}: {error}") from error
+
+
+def warn_of_unlabelled(data: Data) -> None:
+    """Says so where nothing can be measured against ground truth."""
+    if all(set(sample.files) == {"rgb"} for sample in data.validation):
+        logging.info("No labels: the student is measured against its teachers only.")

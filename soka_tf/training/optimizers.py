@@ -1,0 +1,72 @@
+"""Optimizers by name, with a named kind of weight decay. The only user of TFA."""
+
+import warnings
+from typing import Union
+
+import tensorflow as tf
+
+from soka_tf.errors import UserError
+
+OPTIMIZERS = ("adam", "sgd")
+DECAYS = ("none", "l2_loss", "tfa", "keras")
+Rate = Union[float, tf.keras.optimizers.schedules.LearningRateSchedule]
+
+
+def make_optimizer(
+    name: str,
+    learning_rate: Rate,
+    weight_decay: Rate = 0.0,
+    decay_kind: str = "none",
+    momentum: float = 0.0,
+    epsilon: float = 1e-8,
+) -> tf.keras.optimizers.Optimizer:
+    """Makes an optimizer.
+
+    Args:
+      name: "adam" or "sgd".
+      learning_rate: a number or a schedule.
+      weight_decay: the coefficient; what it means is the kind's affair.
+      decay_kind: "none"; "l2_loss" (a penalty in the loss, which whoever computes
+        the gradient adds, not the optimizer; Taskonomy's kind); "tfa" (AdamW and
+        SGDW of TensorFlow Addons: w -= weight_decay * w, not multiplied by the
+        learning rate; may be a schedule); "keras" (w -= rate * weight_decay * w).
+      momentum: of "sgd".
+      epsilon: of "adam"; the default is the original's, TensorFlow 1's.
+
+    Raises:
+      UserError: if a name is unknown or "keras" is given a schedule of decay.
+    """
+    if name not in OPTIMIZERS or decay_kind not in DECAYS:
+        raise UserError(
+            f"An optimizer must be one of {OPTIMIZERS} with weight decay of kind "
+            f"{DECAYS}. Received: {name!r} with {decay_kind!r}."
+        )
+    options = {"epsilon": epsilon} if name == "adam" else {"momentum": momentum}
+    if decay_kind == "tfa":
+        tfa = _import_tfa()
+        kind = tfa.optimizers.AdamW if name == "adam" else tfa.optimizers.SGDW
+        return kind(weight_decay=weight_decay, learning_rate=learning_rate, **options)
+    if decay_kind == "keras":
+        if callable(weight_decay):
+            raise UserError(
+                "Weight decay of kind 'keras' is a number; it cannot follow a "
+                "schedule. Bind a number or the kind 'tfa'."
+            )
+        options["weight_decay"] = weight_decay or None
+    kinds = {"adam": tf.keras.optimizers.Adam, "sgd": tf.keras.optimizers.SGD}
+    return kinds[name](learning_rate=learning_rate, **options)
+
+
+def _import_tfa():
+    # Imported here, late: the rest of soka_tf also runs where TFA cannot be had.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its notice that its life is at an end
+        try:
+            import tensorflow_addons as tfa
+        except ImportError as error:
+            raise UserError(
+                "Weight decay of kind 'tfa' needs tensorflow-addons==0.23.0 and "
+                f"TensorFlow 2.13 to 2.15 ({error}). Install them or bind the kind "
+                "'l2_loss' or 'keras'."
+            ) from error
+    return tfa

@@ -1,0 +1,292 @@
+"""Trains the small teachers for the procedural rooms that come with soka_tf.
+
+Example (two hours on two cores; one task: --task=normal):
+
+    python tools/train_teachers.py --gin_file=gin/rooms/teachers.gin \
+        --out_dir=runs/teachers
+
+Each task's encoder and decoder are trained on labelled rooms, measured on rooms never
+seen, and written as <task>.npz in float16 beside manifest.json (sha256, command,
+scores against a median image).
+"""
+
+import datetime
+import json
+import os
+import pathlib
+from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
+
+from absl import flags, logging
+
+from soka_tf import cli
+from soka_tf.errors import UserError
+
+FLAGS = flags.FlagValues()
+_GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", ["gin/rooms/teachers.gin"], "gin files", flag_values=FLAGS
+)
+_GIN_PARAM = flags.DEFINE_multi_string(
+    "gin_param", [], 'single bindings, e.g. "steps = 100"', flag_values=FLAGS
+)
+_OUT_DIR = flags.DEFINE_string(
+    "out_dir", "runs/teachers", "folder of the teachers", flag_values=FLAGS
+)
+_TASK = flags.DEFINE_multi_string(
+    "task", [], "only these tasks; all of the gin file otherwise", flag_values=FLAGS
+)
+
+
+def supervised_loss(kind: str, target, prediction, weight):
+    """The loss of one map, a mean over the valid pixels and channels.
+
+    Args:
+      kind: "l1", "l2", or "weighted_l1": l1 with weight 1 + 9 * the target's place
+        in [-1, 1], so that sparse maps do not fall to their median, which is empty.
+      target: [B, H, W, C], network range.
+      prediction: [B, H, W, C], network range.
+      weight: [B, H, W, 1], 0 where there is no label.
+    """
+    import tensorflow as tf
+
+    error = target - prediction
+    if kind == "l2":
+        error = tf.square(error)
+    elif kind in ("l1", "weighted_l1"):
+        error = tf.abs(error)
+    else:
+        raise UserError(
+            "train_teacher.losses must be 'l1', 'l2' or 'weighted_l1'. "
+            f"Received: {kind!r}."
+        )
+    if kind == "weighted_l1":
+        error *= 1.0 + 9.0 * tf.clip_by_value(0.5 * (target + 1.0), 0.0, 1.0)
+    weight = tf.broadcast_to(weight, tf.shape(error))
+    return tf.math.divide_no_nan(tf.reduce_sum(weight * error), tf.reduce_sum(weight))
+
+
+def rooms_samples(
+    tasks: Sequence[str],
+    data_dir: str,
+    image_size: int,
+    seed: int,
+    rooms: int,
+    views: int,
+    test_rooms: int,
+    test_views: int,
+) -> Tuple[Sequence[Any], Sequence[Any]]:
+    """Draws what is missing of the labelled rooms; returns train and test samples."""
+    from soka_tf.data import rooms as drawing
+    from soka_tf.data.taskonomy import find_samples
+
+    domains = sorted({"rgb", "depth_zbuffer", *tasks})
+    roots = []
+    for part, first, count, each in (
+        ("train", 0, rooms, views),
+        ("test", rooms, test_rooms, test_views),
+    ):
+        folder = drawing.rooms_folder_name(seed, image_size)
+        root = os.path.join(data_dir, part, folder)
+        drawing.generate_rooms(
+            root, seed, count, each, image_size, domains, first_room=first
+        )
+        roots.append(root)
+    return tuple(find_samples(root, domains) for root in roots)
+
+
+def train_teacher(
+    task: str,
+    train_samples: Sequence[Any],
+    losses: Mapping[str, str],
+    encoder: Mapping[str, Any],
+    decoder: Mapping[str, Any],
+    image_size: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    seed: int,
+):
+    """Trains one teacher and returns it, frozen."""
+    import tensorflow as tf
+    from tqdm import trange
+
+    from soka_tf.data.pipeline import labelled_dataset
+    from soka_tf.networks.decoder import Decoder
+    from soka_tf.networks.encoder import Encoder
+    from soka_tf.tasks import get_task
+    from soka_tf.teachers.teacher import Teacher
+    from soka_tf.training.optimizers import make_optimizer
+    from soka_tf.training.schedules import poly_schedule
+
+    row = get_task(task)
+    tf.keras.utils.set_random_seed(seed)
+    network = Encoder(**encoder)
+    if row.channels:
+        head = Decoder(row.channels, **decoder)
+    else:  # vanishing_point: nine numbers, read from the whole representation
+        head = tf.keras.Sequential(
+            [tf.keras.layers.Flatten(), tf.keras.layers.Dense(9)], name="head"
+        )
+        side = image_size // network.output_stride
+        head.build((None, side, side, network.representation_channels))
+    variables = network.trainable_variables + head.trainable_variables
+    optimizer = make_optimizer(
+        "adam",
+        poly_schedule(learning_rate, steps),
+        poly_schedule(weight_decay, steps),
+        "tfa" if weight_decay else "none",
+    )
+    dataset = labelled_dataset(
+        train_samples,
+        [row],
+        image_size,
+        batch_size,
+        cache_in_memory=True,
+        seed=seed,
+        repeat=True,
+    )
+
+    @tf.function
+    def step(batch):
+        valid = tf.cast(batch[f"valid/{row.name}"], tf.float32)
+        with tf.GradientTape() as tape:
+            representation = network(batch["rgb"], training=True)["representation"]
+            prediction = head(representation, training=True)
+            if row.channels:
+                weight = valid[:, None, None, None]
+                if row.masked:
+                    weight *= batch["mask"]
+            else:
+                weight = valid[:, None]
+            loss = supervised_loss(
+                losses[row.name], batch[row.name], prediction, weight
+            )
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+        return loss
+
+    iterator = iter(dataset)
+    bar = trange(steps, desc=f"teacher of {row.name}", mininterval=2.0)
+    for i in bar:
+        loss = step(next(iterator))
+        if i % 50 == 0:
+            bar.set_postfix(loss=f"{float(loss):.4f}")
+    return Teacher(row.name, network, head if row.channels else None, image_size)
+
+
+def measure(teacher, test_samples: Sequence[Any], image_size: int) -> Dict[str, Any]:
+    """Scores of a teacher and of the median image on unseen rooms."""
+    from soka_tf.data.pipeline import labelled_dataset
+    from soka_tf.evaluation.evaluator import evaluate
+
+    dataset = labelled_dataset(test_samples, [teacher.task], image_size, 32)
+    name = teacher.task.name
+    result = evaluate(
+        lambda images, training: {name: teacher(images)["prediction"]},
+        {name: teacher},
+        dataset,
+        [teacher.task],
+        split="unseen rooms",
+        step=0,
+        parameters={},
+    )["tasks"][name]
+    return {"teacher": result["teacher"], "median": result["baseline_median"]}
+
+
+def write_manifest(out_dir: pathlib.Path, entry: Mapping[str, Any], task: str) -> None:
+    """Adds one teacher to the folder's manifest.json."""
+    path = out_dir / "manifest.json"
+    manifest = {"teachers": {}}
+    if path.exists():
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["teachers"][task] = dict(entry)
+    manifest["teachers"] = dict(sorted(manifest["teachers"].items()))
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _bind() -> Callable[[], Dict[str, Any]]:
+    import gin
+
+    @gin.configurable(module="tools")
+    def train_teachers(
+        tasks=gin.REQUIRED,
+        losses=gin.REQUIRED,
+        encoder=gin.REQUIRED,
+        decoder=gin.REQUIRED,
+        image_size=gin.REQUIRED,
+        data_dir=gin.REQUIRED,
+        rooms_seed=gin.REQUIRED,
+        rooms=gin.REQUIRED,
+        views=gin.REQUIRED,
+        test_rooms=gin.REQUIRED,
+        test_views=gin.REQUIRED,
+        steps=gin.REQUIRED,
+        batch_size=gin.REQUIRED,
+        learning_rate=gin.REQUIRED,
+        weight_decay=0.0,
+        seed=0,
+    ):
+        return locals()
+
+    return train_teachers
+
+
+def main() -> None:
+    """Trains, measures and writes every teacher asked for."""
+    settings = _bind()
+    cli.parse_gin(_GIN_FILE.value, _GIN_PARAM.value, base=None)
+    config = settings()
+
+    from soka_tf.tasks import get_task
+    from soka_tf.teachers.teacher import load_teacher, save_teacher
+
+    out_dir = pathlib.Path(_OUT_DIR.value)
+    command = "python tools/train_teachers.py " + " ".join(
+        f"--gin_file={name}" for name in _GIN_FILE.value
+    )
+    tasks = [get_task(name).name for name in _TASK.value or config["tasks"]]
+    train, test = rooms_samples(
+        tasks,
+        config["data_dir"],
+        config["image_size"],
+        config["rooms_seed"],
+        config["rooms"],
+        config["views"],
+        config["test_rooms"],
+        config["test_views"],
+    )
+    for task in tasks:
+        training = {
+            key: config[key]
+            for key in (
+                "losses",
+                "encoder",
+                "decoder",
+                "image_size",
+                "steps",
+                "batch_size",
+                "learning_rate",
+                "weight_decay",
+                "seed",
+            )
+        }
+        teacher = train_teacher(task, train, **training)
+        details = {
+            "source": "procedural rooms of soka_tf",
+            "command": f"{command} --task={task}",
+            "date": datetime.date.today().isoformat(),
+        }
+        path = out_dir / f"{task}.npz"
+        sha256 = save_teacher(teacher, path, dtype="float16", details=details)
+        entry = {"file": path.name, "sha256": sha256, **details}
+        if teacher.decoder is not None:
+            # The file's own weights are measured: float16 is what users get.
+            teacher = load_teacher(path, sha256)
+            entry["scores"] = measure(teacher, test, config["image_size"])
+            logging.info("%s: %s", task, json.dumps(entry["scores"]))
+        write_manifest(out_dir, entry, task)
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)
