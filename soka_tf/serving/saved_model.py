@@ -1,0 +1,247 @@
+"""A trained student as a SavedModel that needs no soka_tf to load."""
+
+import json
+import os
+import shutil
+import tempfile
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import tensorflow as tf
+
+import soka_tf
+from soka_tf.data import encodings
+from soka_tf.data.pipeline import preprocess_images
+from soka_tf.errors import UserError
+from soka_tf.tasks import Task
+
+DEFAULT = "serving_default"
+REPRESENTATION = "representation"
+FLOAT_SUFFIX = "_float"
+METADATA = os.path.join("assets.extra", "metadata.json")
+_METADATA_FORMAT = 1
+_GRAPH = "saved_model.pb"
+
+
+def export_student(
+    student: tf.keras.Model,
+    tasks: Sequence[Task],
+    image_size: int,
+    directory: str,
+    antialias: bool = False,
+) -> List[str]:
+    """Exports a student, completely or not at all.
+
+    The SavedModel takes images of any batch size, height and width under the name
+    `images`, resizes them as training did, and answers float32 maps
+    [batch, image_size, image_size, channels] in physical units, by task name. A
+    signature has one dtype, so each exists twice:
+
+      uint8 in 0..255       float32 in [0, 1]            answers
+      serving_default       serving_default_float        all tasks
+      <task>                <task>_float                 one task; only its decoder runs
+      representation        representation_float         the shared representation
+                                                         [batch, h, w, 8], no unit
+
+    The loaded object itself may be called with either dtype and answers all tasks.
+    `assets.extra/metadata.json` names tasks, units, shapes and the soka_tf version.
+
+    Args:
+      student: an encoder in `.encoder` and task name -> decoder in `.decoders`.
+      tasks: the tasks to export, any of the student's.
+      image_size: side in pixels that images are resized to.
+      directory: the folder to write; an earlier export there is replaced.
+      antialias: as the student was trained.
+
+    Returns:
+      The names of the signatures.
+
+    Raises:
+      UserError: if the folder holds something else than a SavedModel, or the student
+        has no decoder for a task.
+    """
+    directory = os.path.abspath(os.path.expanduser(directory))
+    _check_directory(directory)
+    missing = [task.name for task in tasks if task.name not in student.decoders]
+    if missing or not tasks:
+        raise UserError(
+            f"The student cannot export {', '.join(missing) or 'no task at all'}. "
+            f"Its tasks: {', '.join(student.decoders)}."
+        )
+    module, signatures = _build(student, tasks, image_size, antialias)
+    parent, name = os.path.split(directory)
+    os.makedirs(parent, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
+    try:
+        os.chmod(temporary, 0o755)  # mkdtemp's folders are private
+        tf.saved_model.save(module, temporary, signatures=signatures)
+        metadata = _metadata(tasks, image_size, antialias, signatures)
+        path = os.path.join(temporary, METADATA)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(json.dumps(metadata, indent=2) + "\n")
+        _replace_directory(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return sorted(signatures)
+
+
+class _Exported(tf.Module):
+    """What is saved: variables and graphs, no Keras object.
+
+    Keras networks as attributes would have each of their layers traced and saved once
+    more, so only their variables are; the graphs capture these.
+    """
+
+    def __init__(self, networks: Sequence[tf.keras.Model], answer_all: Callable):
+        super().__init__(name="soka_student")
+        self.network_variables = [v for network in networks for v in network.variables]
+        self._answer_all = answer_all
+
+    @tf.function(autograph=False)
+    def __call__(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """Answers all tasks: uint8 or float32 images to maps in physical units."""
+        return self._answer_all(images)
+
+
+def _trace(function: Callable, shape: Sequence[Optional[int]]) -> Callable:
+    """Returns the graph of a function of one float32 tensor."""
+    spec = tf.TensorSpec(shape, tf.float32)
+    return tf.function(function, autograph=False).get_concrete_function(spec)
+
+
+def _build(
+    student: tf.keras.Model, tasks: Sequence[Task], image_size: int, antialias: bool
+) -> Tuple[_Exported, Dict[str, Any]]:
+    """Returns what is to be saved and its signatures."""
+
+    # Tracing a network takes seconds, so each is traced once, on its own; the other
+    # functions only call the resulting graphs.
+    def encode(images):
+        representation = student.encoder(images, training=False)["representation"]
+        return tf.cast(representation, tf.float32)
+
+    encode = _trace(encode, [None, image_size, image_size, 3])
+
+    def decoder(task):
+        def decode(representation):
+            prediction = student.decoders[task.name](representation, training=False)
+            # float32 first: under mixed precision a network may answer in 16 bits.
+            return encodings.decode(task, tf.cast(prediction, tf.float32))
+
+        return _trace(decode, encode.output_shapes)
+
+    decoders = {task.name: decoder(task) for task in tasks}
+
+    def represent(images):
+        return encode(preprocess_images(images, image_size, antialias))
+
+    def answer(names):
+        def answer_tasks(images):
+            representation = represent(images)
+            return {name: decoders[name](representation) for name in names}
+
+        return answer_tasks
+
+    def answer_representation(images):
+        return {REPRESENTATION: represent(images)}
+
+    answers = {DEFAULT: answer(list(decoders)), REPRESENTATION: answer_representation}
+    answers.update((name, answer([name])) for name in decoders)
+    networks = [student.encoder, *(student.decoders[task.name] for task in tasks)]
+    module = _Exported(networks, answers[DEFAULT])
+    signatures = {}
+    for suffix, dtype in (("", tf.uint8), (FLOAT_SUFFIX, tf.float32)):
+        images = tf.TensorSpec([None, None, None, 3], dtype, name="images")
+        module.__call__.get_concrete_function(images)
+        for name, function in answers.items():
+            traced = tf.function(function, autograph=False)
+            signatures[name + suffix] = traced.get_concrete_function(images)
+    return module, signatures
+
+
+def _metadata(
+    tasks: Sequence[Task],
+    image_size: int,
+    antialias: bool,
+    signatures: Mapping[str, Any],
+) -> Dict[str, Any]:
+    representation = signatures[REPRESENTATION].structured_outputs[REPRESENTATION]
+    return {
+        "format": _METADATA_FORMAT,
+        "soka_tf": soka_tf.__version__,
+        "image_size": image_size,
+        "antialias": antialias,
+        "input": "images: uint8 [batch, height, width, 3] in 0..255; for signatures "
+        f"that end in {FLOAT_SUFFIX}: float32 in [0, 1]",
+        "signatures": sorted(signatures),
+        "representation_shape": representation.shape.as_list(),
+        "tasks": {
+            task.name: {
+                "title": task.title,
+                "unit": task.unit,
+                "shape": [None, image_size, image_size, task.channels],
+            }
+            for task in tasks
+        },
+    }
+
+
+def read_metadata(directory: str) -> Dict[str, Any]:
+    """Reads what an export says of itself, without loading it.
+
+    Raises:
+      UserError: if the folder is not an export of soka_tf.
+    """
+    path = os.path.join(directory, METADATA)
+    if not os.path.isfile(os.path.join(directory, _GRAPH)):
+        raise UserError(
+            f"{directory!r} is not a SavedModel: it has no {_GRAPH}. Make one with "
+            "python -m soka_tf.export."
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            metadata = json.load(file)
+        version = metadata["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{directory!r} is not an export of soka_tf: {METADATA} cannot be read "
+            f"({error}). Export the student again."
+        ) from error
+    if version != _METADATA_FORMAT:
+        raise UserError(
+            f"{path}: its format is {version!r}, this version of soka_tf reads "
+            f"{_METADATA_FORMAT}."
+        )
+    return metadata
+
+
+def _check_directory(directory: str) -> None:
+    """Refuses to replace anything but an earlier export or an empty folder."""
+    if not os.path.lexists(directory):
+        return
+    if not os.path.isdir(directory):
+        raise UserError(f"Cannot export to {directory!r}: it is a file. Name a folder.")
+    if os.listdir(directory) and not os.path.isfile(os.path.join(directory, _GRAPH)):
+        raise UserError(
+            f"Cannot export to {directory!r}: the folder holds something else than a "
+            "SavedModel. Name a new or empty folder."
+        )
+
+
+def _replace_directory(new: str, directory: str) -> None:
+    """Puts a folder in the place of another; the old one survives a failure."""
+    if not os.path.isdir(directory):
+        os.rename(new, directory)
+        return
+    old = tempfile.mkdtemp(
+        prefix=f".{os.path.basename(directory)}.",
+        suffix=".old",
+        dir=os.path.dirname(directory),
+    )
+    os.rename(directory, old)
+    try:
+        os.rename(new, directory)
+    except OSError:
+        os.rename(old, directory)
+        raise
+    shutil.rmtree(old)

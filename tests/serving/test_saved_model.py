@@ -1,0 +1,282 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from soka_tf.data import encodings
+from soka_tf.errors import UserError
+from soka_tf.networks.decoder import Decoder
+from soka_tf.networks.encoder import Encoder
+from soka_tf.serving import saved_model
+from soka_tf.soka.student import Student
+from soka_tf.tasks import get_task
+
+SIZE = 32
+TASKS = tuple(get_task(n) for n in ("depth_zbuffer", "normal"))
+POSITIVE = ("gamma", "moving_variance")
+NAMES = [task.name for task in TASKS]
+
+
+def make_student(tasks=TASKS):
+    encoder = Encoder(units=(1, 1, 1, 1), width=1 / 32, strides=(2, 2, 2, 1))
+    decoders = {
+        task.name: Decoder(task.channels, 1 / 64, upsamplings=3, name=task.name)
+        for task in tasks
+    }
+    student = Student(encoder, decoders)
+    student(tf.zeros([1, SIZE, SIZE, 3]))
+    rng = np.random.default_rng(0)
+    for variable in student.variables:
+        around = 1.0 if variable.name.split("/")[-1][:-2] in POSITIVE else 0.0
+        variable.assign(around + 0.2 * rng.uniform(-1, 1, variable.shape))
+    return student
+
+
+def make_stand_in(tasks):
+    """A student of one layer a network: exports in a second."""
+    images = tf.keras.Input((None, None, 3))
+    representation = tf.keras.layers.Conv2D(8, 3, 8, "same")(images)
+    encoder = tf.keras.Model(images, {"representation": representation})
+
+    def decoder(channels):
+        representation = tf.keras.Input((None, None, 8))
+        output = tf.keras.layers.Conv2DTranspose(channels, 3, 8, "same")(representation)
+        return tf.keras.Model(representation, output)
+
+    return types.SimpleNamespace(
+        encoder=encoder, decoders={task.name: decoder(task.channels) for task in tasks}
+    )
+
+
+@pytest.fixture(scope="module")
+def student():
+    return make_student()
+
+
+@pytest.fixture(scope="module")
+def export(student, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "export"
+    saved_model.export_student(student, TASKS, SIZE, str(directory))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def loaded(export):
+    return tf.saved_model.load(str(export))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (3, 50, 41, 3)).astype(np.uint8)
+
+
+def expected_maps(student, images):
+    resized = [encodings.encode_rgb(image, SIZE) for image in images]
+    predictions = student(np.stack(resized), training=False)
+    return {
+        task.name: encodings.decode(task, predictions[task.name].numpy())
+        for task in TASKS
+    }
+
+
+def assert_close(maps, expected):
+    assert set(maps) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(maps[name], values, rtol=1e-3, atol=1e-4)
+
+
+def test_every_signature_exists_for_both_dtypes(loaded, export):
+    names = {"serving_default", "representation", *NAMES}
+    names |= {f"{name}_float" for name in names}
+    assert set(loaded.signatures) == names
+    for name, signature in loaded.signatures.items():
+        (spec,) = signature.structured_input_signature[1].values()
+        assert spec.name == "images"
+        assert spec.shape.as_list() == [None, None, None, 3]
+        assert spec.dtype == (tf.float32 if name.endswith("_float") else tf.uint8)
+
+
+def test_default_signature_answers_all_tasks_in_physical_units(loaded, student, images):
+    maps = loaded.signatures["serving_default"](images=tf.constant(images))
+    assert_close(maps, expected_maps(student, images))
+    assert maps["depth_zbuffer"].dtype == tf.float32
+    assert maps["normal"].shape == (3, SIZE, SIZE, 3)
+    np.testing.assert_allclose(np.linalg.norm(maps["normal"], axis=-1), 1.0, rtol=1e-3)
+
+
+def test_float_images_give_the_same_answers(loaded, images):
+    floats = tf.constant(images / np.float32(255))
+    for name in ("serving_default", "representation", *NAMES):
+        from_bytes = loaded.signatures[name](images=tf.constant(images))
+        from_floats = loaded.signatures[f"{name}_float"](images=floats)
+        assert_close(from_floats, {k: v.numpy() for k, v in from_bytes.items()})
+
+
+def test_task_signature_answers_its_task_only(loaded, images):
+    everything = loaded.signatures["serving_default"](images=tf.constant(images))
+    for name in NAMES:
+        one = loaded.signatures[name](images=tf.constant(images))
+        assert list(one) == [name]
+        np.testing.assert_allclose(one[name], everything[name], rtol=1e-5, atol=1e-6)
+
+
+def test_task_signature_runs_no_other_decoder(loaded):
+    def size_of(name):
+        graph = loaded.signatures[name].graph.as_graph_def()
+        return sum(len(f.node_def) for f in graph.library.function)
+
+    assert size_of("representation") < size_of("normal") < size_of("serving_default")
+
+
+def test_representation_is_the_encoders(loaded, student, images):
+    resized = np.stack([encodings.encode_rgb(image, SIZE) for image in images])
+    expected = student.encoder(resized, training=False)["representation"]
+    result = loaded.signatures["representation"](images=tf.constant(images))
+    np.testing.assert_allclose(result["representation"], expected, atol=1e-4)
+
+
+def test_loaded_object_itself_takes_either_dtype(loaded, student, images):
+    expected = expected_maps(student, images)
+    assert_close(loaded(tf.constant(images)), expected)
+    assert_close(loaded(tf.constant(images / np.float32(255))), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, SIZE, SIZE), (5, 64, 20), (2, 7, 90)])
+def test_any_batch_and_image_size_is_answered(loaded, shape):
+    maps = loaded.signatures["serving_default"](images=tf.zeros((*shape, 3), tf.uint8))
+    assert maps["depth_zbuffer"].shape == (shape[0], SIZE, SIZE, 1)
+
+
+def test_metadata_names_tasks_units_and_version(export, loaded):
+    metadata = saved_model.read_metadata(str(export))
+    assert metadata["image_size"] == SIZE
+    assert list(metadata["tasks"]) == NAMES
+    assert metadata["tasks"]["depth_zbuffer"]["unit"] == "m"
+    assert metadata["signatures"] == sorted(loaded.signatures)
+    assert metadata["representation_shape"] == [None, 4, 4, 8]
+
+
+def test_fresh_process_without_soka_tf_answers_an_unseen_batch_size(
+    export, student, images, tmp_path
+):
+    batch = np.concatenate([images, images, images[:1]])
+    np.save(tmp_path / "images.npy", batch)
+    program = f"""
+        import numpy as np
+        import tensorflow as tf
+        try:
+            import soka_tf
+        except ModuleNotFoundError:
+            pass
+        else:
+            raise AssertionError("soka_tf can be imported")
+        model = tf.saved_model.load({str(export)!r})
+        images = tf.constant(np.load("images.npy"))
+        maps = model.signatures["serving_default"](images=images)
+        floats = tf.cast(images, tf.float32) / 255
+        twins = model.signatures["serving_default_float"](images=floats)
+        np.savez("maps.npz", **{{k: v.numpy() for k, v in maps.items()}})
+        np.savez("twins.npz", **{{k: v.numpy() for k, v in twins.items()}})
+        assert not [m for m in sys.modules if m.startswith("soka_tf")]
+    """
+    # An installed soka_tf, also an editable one, is denied.
+    hide = """
+        import sys
+        class Deny:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "soka_tf":
+                    raise ModuleNotFoundError(name)
+        sys.meta_path.insert(0, Deny())
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(hide) + textwrap.dedent(program)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = expected_maps(student, batch)
+    assert_close(np.load(tmp_path / "maps.npz"), expected)
+    assert_close(np.load(tmp_path / "twins.npz"), expected)
+
+
+def test_export_replaces_an_earlier_export_and_leaves_nothing_else(tmp_path):
+    edges = (get_task("edge_texture"),)
+    student = make_stand_in(edges)
+    directory = tmp_path / "export"
+    saved_model.export_student(student, edges, SIZE, str(directory))
+    (directory / "stale").write_text("")
+    saved_model.export_student(student, edges, 2 * SIZE, str(directory))
+    assert [p.name for p in tmp_path.iterdir()] == ["export"]
+    assert not (directory / "stale").exists()
+    assert saved_model.read_metadata(str(directory))["image_size"] == 2 * SIZE
+
+
+def test_failed_export_keeps_the_earlier_one(tmp_path, monkeypatch):
+    student = make_stand_in(TASKS)
+    directory = tmp_path / "export"
+    directory.mkdir()
+    (directory / "saved_model.pb").write_text("earlier")
+
+    def fail(module, path, signatures):
+        with open(os.path.join(path, "half"), "w") as file:
+            file.write("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        saved_model.export_student(student, TASKS, SIZE, str(directory))
+    assert [p.name for p in tmp_path.iterdir()] == ["export"]
+    assert (directory / "saved_model.pb").read_text() == "earlier"
+
+
+def test_export_refuses_a_folder_with_something_else(tmp_path, student):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="holds something else than a SavedModel"):
+        saved_model.export_student(student, TASKS, SIZE, str(tmp_path))
+    with pytest.raises(UserError, match="it is a file"):
+        saved_model.export_student(student, TASKS, SIZE, str(tmp_path / "thesis.tex"))
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_export_of_a_task_without_decoder_is_refused(tmp_path, student):
+    with pytest.raises(UserError, match="cannot export reshading"):
+        saved_model.export_student(
+            student, [get_task("reshading")], SIZE, str(tmp_path / "export")
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_of_something_else_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not a SavedModel"):
+        saved_model.read_metadata(str(tmp_path))
+    (tmp_path / "saved_model.pb").write_text("")
+    with pytest.raises(UserError, match="not an export of soka_tf"):
+        saved_model.read_metadata(str(tmp_path))
+    (tmp_path / "assets.extra").mkdir()
+    path = tmp_path / "assets.extra" / "metadata.json"
+    path.write_text(json.dumps({"format": 99}))
+    with pytest.raises(UserError, match="its format is 99"):
+        saved_model.read_metadata(str(tmp_path))
+
+
+def test_sixteen_bit_students_answer_in_float32(tmp_path, images):
+    edges = (get_task("edge_texture"),)
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        student = make_stand_in(edges)
+        saved_model.export_student(student, edges, SIZE, str(tmp_path / "export"))
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    loaded = tf.saved_model.load(str(tmp_path / "export"))
+    maps = loaded.signatures["serving_default"](images=tf.constant(images))
+    assert maps["edge_texture"].dtype == tf.float32
