@@ -1,0 +1,87 @@
+"""A run's evaluation: its validation images, its pictures, evaluation.json."""
+
+import os
+from typing import Any, Dict, Mapping
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from soka_tf.data.pipeline import labelled_dataset
+from soka_tf.data.taskonomy import MASK_DOMAIN
+from soka_tf.evaluation.evaluator import evaluate, write_evaluation
+from soka_tf.evaluation.report import draw_curves
+from soka_tf.soka.student import Student
+from soka_tf.teachers.pool import TeacherPool
+from soka_tf.training.build import Data
+from soka_tf.training.run import Run, Settings
+
+EVALUATION_FILE = "evaluation.json"
+
+
+def fixed_batch(run: Run) -> Mapping[str, tf.Tensor]:
+    """The validation images of the panels, spread evenly and always the same."""
+    samples, most = run.data.validation, run.settings.panel_images
+    count = min(most, len(samples))
+    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int)
+    dataset = labelled_dataset(
+        [samples[i] for i in chosen],
+        run.settings.targets,
+        run.settings.image_size,
+        count,
+        run.settings.antialias,
+    )
+    return next(iter(dataset))
+
+
+def evaluate_run(run: Run, model_dir: str) -> Dict[str, Any]:
+    """Measures a trained run on its validation images; see `evaluate_student`."""
+    return evaluate_student(
+        run.model.student,
+        run.model.teachers,
+        run.data,
+        run.settings,
+        int(run.model.step.numpy()),
+        model_dir,
+    )
+
+
+def evaluate_student(
+    student: Student,
+    teachers: TeacherPool,
+    data: Data,
+    settings: Settings,
+    step: int,
+    model_dir: str,
+) -> Dict[str, Any]:
+    """Measures student and teachers; writes evaluation.json and curves.png.
+
+    Returns:
+      The content of evaluation.json, see `soka_tf.evaluation.evaluator.evaluate`.
+    """
+    if all(set(s.files) <= {"rgb", MASK_DOMAIN} for s in data.validation):
+        logging.info("No labels: the student is measured against its teachers only.")
+    dataset = labelled_dataset(
+        data.validation,
+        settings.targets,
+        settings.image_size,
+        settings.evaluation_batch_size,
+        settings.antialias,
+    )
+    result = evaluate(
+        student,
+        teachers.targets,
+        dataset,
+        settings.targets,
+        split="validation",
+        step=step,
+        parameters={
+            "teachers": teachers.count_params(),
+            "student": student.count_params(),
+        },
+    )
+    write_evaluation(os.path.join(model_dir, EVALUATION_FILE), result)
+    metrics = os.path.join(model_dir, "metrics.csv")
+    if os.path.exists(metrics):
+        draw_curves(metrics, os.path.join(model_dir, "curves.png"))
+    return result
