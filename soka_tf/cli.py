@@ -32,7 +32,7 @@ from typing import Callable, Iterable, List, Optional, Sequence, Set, Tuple
 import absl.logging
 from absl import flags
 
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, plain_message
 
 # Level 3 also hides three "Unable to register ... factory" lines that TensorFlow
 # 2.15 logs as errors at every start. What stops a run reaches the user as a Python
@@ -83,7 +83,7 @@ def run(
             code = main() or 0
         sys.stdout.flush()
     except UserError as error:
-        code = _fail(name, f"error: {error}", _EXIT_USER_ERROR)
+        code = _fail(name, f"error: {plain_message(error)}", _EXIT_USER_ERROR)
     except KeyboardInterrupt:
         code = _fail(name, "interrupted", _EXIT_INTERRUPTED)
     except BrokenPipeError:

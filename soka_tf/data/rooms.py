@@ -12,6 +12,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import sys
 import types
 from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
@@ -321,6 +322,12 @@ def render_room(
     return made
 
 
+def room_and_view(key: str) -> Tuple[int, int]:
+    """The room and the view of a sample, from its key "rooms/point_1_view_2"."""
+    room, view = re.fullmatch(r".*point_(\d+)_view_(\d+)", key).groups()
+    return int(room), int(view)
+
+
 def _file_path(root: str, domain: str, room: int, view: int) -> str:
     suffix = "npy" if domain == "vanishing_point" else "png"
     name = f"point_{room}_view_{view}_domain_{domain}.{suffix}"
@@ -422,6 +429,7 @@ def generate_rooms(
     size: int,
     domains: Sequence[str],
     first_room: int = 0,
+    first_view: int = 0,
     workers: Optional[int] = None,
     progress: bool = True,
 ) -> str:
@@ -440,6 +448,7 @@ def generate_rooms(
       size: side of the pictures, pixels.
       domains: some of `DOMAINS`.
       first_room: number of the first room, so that sets of rooms can be disjoint.
+      first_view: number of the first view of every room.
       workers: processes; None for one per processor, 0 for this process alone.
       progress: whether to show a bar.
 
@@ -456,7 +465,7 @@ def generate_rooms(
     _check_record(root, {"version": GENERATOR_VERSION, "seed": seed, "size": size})
     jobs = []
     for room in range(first_room, first_room + rooms):
-        for view in range(views):
+        for view in range(first_view, first_view + views):
             missing = tuple(
                 domain
                 for domain in domains

@@ -13,7 +13,7 @@ from soka_tf.evaluation.evaluator import evaluate, write_evaluation
 from soka_tf.evaluation.report import draw_curves
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.training.build import Data
+from soka_tf.training.build import Data, count_trainable
 from soka_tf.training.run import Run, Settings
 
 EVALUATION_FILE = "evaluation.json"
@@ -76,8 +76,8 @@ def evaluate_student(
         split="validation",
         step=step,
         parameters={
-            "teachers": teachers.count_params(),
-            "student": student.count_params(),
+            "teachers": teachers.count_parameters(),
+            "student": count_trainable(student),
         },
     )
     write_evaluation(os.path.join(model_dir, EVALUATION_FILE), result)

@@ -1,12 +1,24 @@
 """A trained student as a SavedModel that needs no soka_tf to load."""
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import tensorflow as tf
+from absl import logging
 
 import soka_tf
 from soka_tf.data import encodings
@@ -73,7 +85,8 @@ def export_student(
     temporary = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
     try:
         os.chmod(temporary, 0o755)  # mkdtemp's folders are private
-        tf.saved_model.save(module, temporary, signatures=signatures)
+        with _quiet():
+            tf.saved_model.save(module, temporary, signatures=signatures)
         metadata = _metadata(tasks, image_size, antialias, signatures)
         path = os.path.join(temporary, METADATA)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -245,3 +258,14 @@ def _replace_directory(new: str, directory: str) -> None:
         os.rename(old, directory)
         raise
     shutil.rmtree(old)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TensorFlow's pages about renamed inputs from the user; errors stay."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

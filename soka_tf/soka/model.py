@@ -203,10 +203,7 @@ class SokaModel(tf.keras.Model):
         super().compile(optimizer=optimizers["encoder"], **kwargs)
         self.optimizers = {player: optimizers[player] for player in wanted}
         for player, variables in wanted.items():
-            # Slots must exist before the first checkpoint is restored. Keras' former
-            # optimizers, which TFA's are, make theirs themselves.
-            if hasattr(self.optimizers[player], "build"):
-                self.optimizers[player].build(variables)
+            _create_slots(self.optimizers[player], variables)
         self._compiled_steps = {}
 
     @property
@@ -276,7 +273,8 @@ class SokaModel(tf.keras.Model):
             local = self.distribute_strategy.experimental_local_results
             return {name: local(value)[0] for name, value in logs.items()}
 
-        return step if self.run_eagerly else tf.function(step)
+        # Autograph has nothing to convert: every choice is made in Python.
+        return step if self.run_eagerly else tf.function(step, autograph=False)
 
     def train_step(self, data: Mapping[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
         """One step of the current stage.
@@ -616,3 +614,21 @@ class SokaModel(tf.keras.Model):
             self._movement[name] = tf.math.divide_no_nan(
                 tf.linalg.global_norm(change), tf.linalg.global_norm(before[name])
             )
+
+
+def _create_slots(
+    optimizer: tf.keras.optimizers.Optimizer, variables: List[tf.Variable]
+) -> None:
+    """Makes an optimizer's counters and slots, so that a checkpoint finds them.
+
+    Keras' legacy family, TFA's among it, makes them at the first step only, which
+    would also trace the first graph twice: a step without gradients is made and undone.
+    """
+    if hasattr(optimizer, "build"):
+        optimizer.build(variables)
+        return
+    values = [variable.numpy() for variable in variables]
+    optimizer.apply_gradients([(tf.zeros_like(v), v) for v in variables])
+    for variable, value in zip(variables, values):  # weight decay needs no gradient
+        variable.assign(value)
+    optimizer.iterations.assign(0)

@@ -67,9 +67,9 @@ class TeacherPool:
         """All teachers, targets first."""
         return [*self.targets.values(), *self.auxiliaries.values()]
 
-    def count_params(self) -> int:
-        """Scalars of the targets' teachers, moving statistics included."""
-        return sum(teacher.count_params() for teacher in self.targets.values())
+    def count_parameters(self) -> int:
+        """Scalars of the targets' teachers, moving statistics left out."""
+        return sum(teacher.count_parameters() for teacher in self.targets.values())
 
     def __call__(
         self, images: tf.Tensor, layers: Sequence[str] = ("block3", "representation")
@@ -94,50 +94,62 @@ class TeacherPool:
         return TeacherOutputs(predictions, features)
 
 
-def teacher_files(
-    names: Sequence[str], teachers_dir: Optional[PathLike] = None
-) -> Dict[str, pathlib.Path]:
-    """Where the teachers of some tasks are looked for; the files need not exist.
+class TeacherFiles(NamedTuple):
+    """Where the teachers of a run are looked for; the files need not exist.
 
-    Args:
-      names: task names, any alias.
-      teachers_dir: the folder, None for the teachers that come with soka_tf.
+    Attributes:
+      targets: task -> file, in the order of the student's tasks.
+      auxiliaries: task -> file of a teacher that only lends its features.
     """
-    folder = pathlib.Path(teachers_dir or SHIPPED_DIR)
-    return {task.name: folder / f"{task.name}.npz" for task in map(get_task, names)}
+
+    targets: Dict[str, pathlib.Path]
+    auxiliaries: Dict[str, pathlib.Path]
 
 
-def load_pool(
+def find_teachers(
     tasks: Sequence[str],
     auxiliaries: Sequence[str] = (),
     teachers_dir: Optional[PathLike] = None,
-) -> TeacherPool:
-    """Loads the teachers of a run by name.
+) -> TeacherFiles:
+    """Names the files of a run's teachers, <task>.npz each.
 
     Args:
-      tasks: the student's tasks, in order.
+      tasks: the student's tasks, in order, any alias.
       auxiliaries: tasks whose teachers only lend their features.
-      teachers_dir: the folder of .npz files, None for those that come with soka_tf.
-        Where the folder has a manifest.json, every file's sha256 is checked.
+      teachers_dir: the folder; None for the teachers that come with soka_tf.
 
     Raises:
-      UserError: naming every missing file, what the folder has, and where to get
-        teachers; or whatever is wrong with a file.
+      UserError: if a task is unknown, cannot be a target or is named twice.
     """
     targets = [task.name for task in get_targets(tasks)]
     extra = [get_task(name).name for name in auxiliaries]
-    repeated = sorted(set(targets) & set(extra)) or sorted(
-        name for name in set(extra) if extra.count(name) > 1
-    )
+    names = [*targets, *extra]
+    repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(
             "An auxiliary teacher must be none of the targets' and be named once. "
             f"Received twice: {', '.join(repeated)}."
         )
-    files = teacher_files([*targets, *extra], teachers_dir)
+    folder = pathlib.Path(teachers_dir or SHIPPED_DIR)
+    return TeacherFiles(
+        {name: folder / f"{name}.npz" for name in targets},
+        {name: folder / f"{name}.npz" for name in extra},
+    )
+
+
+def load_pool(found: TeacherFiles) -> TeacherPool:
+    """Loads the teachers of a run.
+
+    Where a file's folder has a manifest.json, its sha256 there is checked.
+
+    Raises:
+      UserError: naming every missing file, what the folder has, and where to get
+        teachers; or whatever is wrong with a file.
+    """
+    files = {**found.targets, **found.auxiliaries}
     missing = [str(path) for path in files.values() if not path.is_file()]
     if missing:
-        folder = pathlib.Path(teachers_dir or SHIPPED_DIR)
+        folder = next(iter(files.values())).parent
         there = sorted(path.stem for path in folder.glob("*.npz"))
         raise UserError(
             f"Missing teachers: {', '.join(missing)}. The folder has: "
@@ -154,7 +166,8 @@ def load_pool(
             )
         loaded[name] = teacher
     return TeacherPool(
-        {name: loaded[name] for name in targets}, {n: loaded[n] for n in extra}
+        {name: loaded[name] for name in found.targets},
+        {name: loaded[name] for name in found.auxiliaries},
     )
 
 

@@ -80,6 +80,14 @@ class Teacher(tf.keras.Model):
             )
         return outputs
 
+    def count_parameters(self) -> int:
+        """Scalars that were trained once: all but the moving statistics."""
+        return sum(
+            variable.shape.num_elements()
+            for name, variable in teacher_variables(self).items()
+            if "/moving_" not in name
+        )
+
     def get_config(self) -> Dict[str, Any]:
         """The architecture, without weights."""
         return {

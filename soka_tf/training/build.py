@@ -5,11 +5,10 @@ Values are bound in gin/base.gin, with their units and their place in the paper.
 
 import math
 import os
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import gin
 import tensorflow as tf
-from absl import logging
 
 from soka_tf.data import rooms as room_drawing
 from soka_tf.data.images import find_images
@@ -23,9 +22,12 @@ from soka_tf.soka.gradnorm import GradNorm
 from soka_tf.soka.model import Adversary, SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.tasks import Task, get_targets
-from soka_tf.teachers.pool import TeacherPool, load_pool
+from soka_tf.teachers import pool
+from soka_tf.teachers.pool import TeacherPool
 from soka_tf.training.optimizers import make_optimizer
 from soka_tf.training.schedules import poly_schedule
+
+find_teachers = gin.external_configurable(pool.find_teachers, "find_teachers")
 
 
 class Data(NamedTuple):
@@ -35,18 +37,33 @@ class Data(NamedTuple):
       train: samples to train on; only their rgb files are ever opened.
       validation: samples to evaluate on, with the labels that there are.
       source: where they come from, in words.
+      note: what else there is to say of them.
     """
 
     train: List[Sample]
     validation: List[Sample]
     source: str
+    note: str = ""
+
+
+class Players(NamedTuple):
+    """Who moves the players.
+
+    Attributes:
+      optimizers: player -> its optimizer.
+      learning_rate: the schedule of encoder and decoders.
+    """
+
+    optimizers: Dict[str, tf.keras.optimizers.Optimizer]
+    learning_rate: tf.keras.optimizers.schedules.LearningRateSchedule
 
 
 @gin.configurable
 def build_data(
     tasks: Sequence[str],
     image_size: int,
-    model_dir: str,
+    split_file: Optional[str] = None,
+    draw: bool = True,
     images_dir: Optional[str] = None,
     taskonomy_dir: Optional[str] = None,
     buildings: Optional[Sequence[str]] = None,
@@ -65,7 +82,8 @@ def build_data(
     Args:
       tasks: the student's tasks, for the labels of the validation images.
       image_size: side in pixels; rooms are drawn at this size.
-      model_dir: where the split is written (split.json).
+      split_file: where a folder's split is kept; None to keep it nowhere.
+      draw: whether missing rooms are drawn; False only looks what is there.
       images_dir: any folder of images, or one image; trains without labels.
       taskonomy_dir: root of a Taskonomy folder (docs: three layouts).
       buildings: of Taskonomy; None for all that are there.
@@ -96,7 +114,6 @@ def build_data(
                 f"{source}: {len(samples)} readable image; at least 2 are needed, one "
                 "to train on and one to validate on."
             )
-        split_file = os.path.join(model_dir, "split.json")
         train, validation = split_samples(
             samples, validation_fraction, split_by, split_seed, split_file
         )
@@ -114,21 +131,29 @@ def build_data(
     )
     views = train_views + validation_views
     shape = dict(folder=root, seed=rooms_seed, rooms=rooms, size=image_size)
-    room_drawing.generate_rooms(views=views, domains=["rgb"], **shape)
-    room_drawing.generate_rooms(
-        views=validation_views,
-        first_view=train_views,
-        domains=["rgb", *domains],
-        **shape,
-    )
+    if draw:
+        # Images to train on come without labels: nothing can open what is not there.
+        room_drawing.generate_rooms(views=train_views, domains=["rgb"], **shape)
+        room_drawing.generate_rooms(
+            views=validation_views,
+            first_view=train_views,
+            domains=["rgb", *domains],
+            **shape,
+        )
     train, validation = [], []
-    for sample in find_samples(root, ["rgb", *domains]):
+    found = find_samples(root, ["rgb", *domains]) if os.path.isdir(root) else []
+    for sample in found:
         room, view = room_drawing.room_and_view(sample.key)
         if room < rooms and view < train_views:
             train.append(sample)
         elif room < rooms and view < views:
             validation.append(sample)
-    return Data(train, validation, f"{rooms} procedural rooms in {root}")
+    return Data(
+        train,
+        validation,
+        f"procedural rooms in {root}",
+        f"A run draws what is missing of {rooms} rooms x {views} views.",
+    )
 
 
 def default_cache_dir() -> str:
@@ -177,16 +202,6 @@ def build_student(
 
 
 @gin.configurable
-def build_teachers(
-    tasks: Sequence[str],
-    auxiliaries: Sequence[str] = (),
-    teachers_dir: Optional[str] = None,
-) -> TeacherPool:
-    """Loads the teachers; see `soka_tf.teachers.pool.load_pool`."""
-    return load_pool(tasks, auxiliaries, teachers_dir)
-
-
-@gin.configurable
 def build_amalgamation(
     student: Student,
     teachers: TeacherPool,
@@ -205,9 +220,7 @@ def build_amalgamation(
             f"build_amalgamation.layers must be some of {sorted(widths)}. Received: "
             f"{list(layers)}."
         )
-    sides = {_stride(e.encoder) for e in teachers.teachers} | {
-        _stride(student.encoder)
-    }
+    sides = {_stride(e.encoder) for e in teachers.teachers} | {_stride(student.encoder)}
     if len(sides) > 1:
         raise UserError(
             "Teachers and student must have the same strides, so that their "
@@ -342,7 +355,7 @@ def build_optimizers(
     discriminator_rate: float = 1e-5,
     weight_decay: float = 1e-6,
     weight_decay_kind: str = "l2_loss",
-) -> Dict[str, tf.keras.optimizers.Optimizer]:
+) -> Players:
     """Builds an optimizer for every player.
 
     Args:
@@ -363,32 +376,20 @@ def build_optimizers(
 
     # Decay that the optimizer applies by itself fades with the learning rate.
     decay = poly(weight_decay) if weight_decay_kind == "tfa" else weight_decay
-    own = (optimizer, poly(learning_rate), decay, weight_decay_kind)
-    return {
+    schedule = poly(learning_rate)
+    own = (optimizer, schedule, decay, weight_decay_kind)
+    optimizers = {
         "encoder": make_optimizer(*own),
         "decoders": make_optimizer(*own),
         "amalgamation": make_optimizer(optimizer, poly(amalgamation_rate)),
         "task_weights": make_optimizer(task_weights_optimizer, poly(task_weights_rate)),
         "discriminators": make_optimizer("sgd", discriminator_rate),
     }
+    return Players(optimizers, schedule)
 
 
-def count_parameters(model: SokaModel) -> Mapping[str, int]:
-    """Trainable scalars of every network, and with moving statistics in all."""
-    student, teachers = model.student, model.teachers
-    counts = {"encoder": _trainable(student.encoder)}
-    for task in model.tasks:
-        counts[f"decoder/{task}"] = _trainable(student.decoders[task])
-    counts["student"] = student.count_params()
-    counts["teachers"] = teachers.count_params()
-    if model.amalgamation is not None:
-        counts["amalgamation"] = _trainable(model.amalgamation)
-    for task, network in model.discriminators.items():
-        counts[f"discriminator/{task}"] = _trainable(network)
-    return counts
-
-
-def _trainable(network: Any) -> int:
+def count_trainable(network: Any) -> int:
+    """Trainable scalars of a network."""
     return sum(v.shape.num_elements() for v in network.trainable_variables)
 
 
@@ -410,9 +411,3 @@ def _or_user_error(binding: str, build: Any) -> Any:
         return build()
     except ValueError as error:
         raise UserError(f"{binding}: {error}") from error
-
-
-def warn_of_unlabelled(data: Data) -> None:
-    """Says so where nothing can be measured against ground truth."""
-    if all(set(sample.files) == {"rgb"} for sample in data.validation):
-        logging.info("No labels: the student is measured against its teachers only.")

@@ -53,8 +53,13 @@ def make_optimizer(
                 "schedule. Bind a number or the kind 'tfa'."
             )
         options["weight_decay"] = weight_decay or None
-    kinds = {"adam": tf.keras.optimizers.Adam, "sgd": tf.keras.optimizers.SGD}
-    return kinds[name](learning_rate=learning_rate, **options)
+        family = tf.keras.optimizers
+    else:
+        # One fused kernel a variable; the newer family's many small ones cost a small
+        # network more than its own backward pass.
+        family = tf.keras.optimizers.legacy
+    kind = family.Adam if name == "adam" else family.SGD
+    return kind(learning_rate=learning_rate, **options)
 
 
 def _import_tfa():

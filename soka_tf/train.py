@@ -1,0 +1,87 @@
+"""Trains a multi-talent student from frozen teachers, without annotations.
+
+For example
+
+    python -m soka_tf.train --gin_file=gin/rooms/demo.gin --model_dir=runs/demo
+
+leaves in runs/demo: checkpoints, TensorBoard events, metrics.csv, curves.png, panels/,
+evaluation.json, operative_config.gin and saved_model/. Called again, it goes on where
+it was stopped. With --dry_run it prints what it would do, and stops.
+"""
+
+import os
+
+from absl import flags, logging
+
+from soka_tf import cli
+
+FLAGS = flags.FlagValues()
+_GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", [], "gin files, later ones win; repeatable", flag_values=FLAGS
+)
+_GIN_PARAM = flags.DEFINE_multi_string(
+    "gin_param", [], 'single bindings: "max_steps = 500"', flag_values=FLAGS
+)
+_MODEL_DIR = flags.DEFINE_string(
+    "model_dir", None, "folder of the run", required=True, flag_values=FLAGS
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "print configuration, sizes and files only", flag_values=FLAGS
+)
+
+
+def main() -> None:
+    """Builds, trains, evaluates and exports."""
+    from soka_tf.evaluation.panels import PanelCallback
+    from soka_tf.evaluation.report import format_table
+    from soka_tf.evaluation.run import evaluate_run, fixed_batch
+    from soka_tf.serving.saved_model import export_student
+    from soka_tf.training import run as runs
+    from soka_tf.training.dry_run import describe
+
+    model_dir = os.path.expanduser(_MODEL_DIR.value)
+    stored = os.path.join(model_dir, runs.CONFIG_FILE)
+    resumed = [stored] if os.path.isfile(stored) else []
+    cli.parse_gin([*resumed, *_GIN_FILE.value], _GIN_PARAM.value)
+    if _DRY_RUN.value:
+        print(describe())
+        return
+
+    run = runs.build_run(model_dir)
+    for name in cli.unused_bindings():
+        logging.warning("The binding %s is used by nothing in this run.", name)
+    runs.claim(model_dir, run.config)
+    writer = runs.summary_writer(model_dir)
+    settings, student = run.settings, run.model.student
+    panels = PanelCallback(
+        student,
+        run.model.teachers.targets,
+        fixed_batch(run),
+        settings.targets,
+        os.path.join(model_dir, "panels"),
+        settings.panel_every_steps,
+        writer,
+    )
+    runs.train(run, model_dir, [panels], writer)
+    result = evaluate_run(run, model_dir)
+    lines = ["", format_table(result), "", f"Everything is in {model_dir}:"]
+    lines += [
+        f"  pictures      {os.path.join(model_dir, 'panels')}, "
+        f"{os.path.join(model_dir, 'curves.png')}",
+        f"  TensorBoard   tensorboard --logdir={model_dir}",
+    ]
+    if settings.export:
+        export_dir = os.path.join(model_dir, "saved_model")
+        export_student(
+            student,
+            settings.targets,
+            settings.image_size,
+            export_dir,
+            settings.antialias,
+        )
+        lines.append(f"  SavedModel    {export_dir}")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

@@ -1,0 +1,75 @@
+"""What a run would do: its configuration, devices, sizes and files."""
+
+from typing import List
+
+import gin
+import tensorflow as tf
+from tabulate import tabulate
+
+from soka_tf.errors import UserError, plain_message
+from soka_tf.training import build
+from soka_tf.training.run import Settings
+
+
+def describe() -> str:
+    """Describes the bound run without teachers, images or a folder of its own.
+
+    Returns:
+      Several lines: the bindings, the devices, trainable parameters, the files of the
+      teachers and how many images there are; what is missing is named.
+    """
+    settings = Settings()
+    names = settings.task_names
+    parts = [
+        ("Configuration", gin.config_str().strip()),
+        ("Devices", "\n".join(_devices())),
+        ("Trainable parameters", _parameters(settings)),
+        ("Teachers", "\n".join(_teachers(names))),
+        ("Images", _images(settings)),
+    ]
+    return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in parts)
+
+
+def _devices() -> List[str]:
+    devices = tf.config.list_logical_devices()
+    return [f"{device.device_type}: {device.name}" for device in devices]
+
+
+def _parameters(settings: Settings) -> str:
+    student = build.build_student(settings.task_names, seed=settings.seed)
+    rows = [("encoder", build.count_trainable(student.encoder))]
+    for task in student.tasks:
+        rows.append((f"decoder {task}", build.count_trainable(student.decoders[task])))
+    rows.append(("student", build.count_trainable(student)))
+    adversary = build.build_adversary(settings.task_names)
+    if adversary is not None:
+        for task, network in adversary.discriminators.items():
+            rows.append((f"discriminator {task}", build.count_trainable(network)))
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _teachers(names: List[str]) -> List[str]:
+    rows = []
+    found = build.find_teachers(names)
+    for role, files in (("target", found.targets), ("auxiliary", found.auxiliaries)):
+        for name, path in files.items():
+            state = "there" if path.is_file() else "MISSING, a real run needs it"
+            rows.append((name, role, str(path), state))
+    return [tabulate(rows, tablefmt="plain")]
+
+
+def _images(settings: Settings) -> str:
+    try:
+        data = build.build_data(settings.task_names, settings.image_size, draw=False)
+    except UserError as error:
+        labels = ", ".join(settings.task_names)
+        return (
+            f"MISSING, a real run needs them: {plain_message(error)}\n"
+            "It trains on <root>/<building>/rgb/point_<P>_view_<V>_domain_rgb.png "
+            "alone;\nthe same of depth_zbuffer (mask), "
+            f"{labels} of its validation images\nallow it to measure against truth."
+        )
+    return (
+        f"{data.source}: {len(data.train)} to train on, {len(data.validation)} to "
+        f"validate on are there. {data.note}"
+    ).strip()

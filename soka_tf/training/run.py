@@ -1,0 +1,353 @@
+"""A run: its settings, its parts, its training, and going on after an interruption."""
+
+import dataclasses
+import os
+import re
+from typing import Any, Dict, List, Optional, Sequence
+
+import gin
+import tensorflow as tf
+from absl import logging
+
+from soka_tf.data.pipeline import image_dataset
+from soka_tf.errors import UserError
+from soka_tf.soka.model import SokaModel
+from soka_tf.soka.student import Student
+from soka_tf.tasks import Task, get_targets
+from soka_tf.teachers.pool import load_pool
+from soka_tf.training import build
+from soka_tf.training.callbacks import (
+    Checkpoints,
+    MetricLog,
+    Progress,
+    text_summaries,
+)
+
+CONFIG_FILE = "operative_config.gin"
+_CHECKPOINTS = "checkpoints"
+# A run may be continued with other values of these: they change no result.
+_FREE_BINDINGS = (
+    "run.checkpoint_every_steps",
+    "run.evaluation_batch_size",
+    "run.export",
+    "run.keep_checkpoints",
+    "run.log_every_steps",
+    "run.movement_every_steps",
+    "run.panel_every_steps",
+    "run.panel_images",
+    "build_data.check_files",
+    "build_data.rooms_dir",
+)
+
+
+@gin.configurable("run")
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What concerns a run as a whole.
+
+    Attributes:
+      tasks: names of the student's tasks, any alias.
+      image_size: side in pixels of all images and maps.
+      batch_size: images of a step, over all replicas.
+      max_steps: steps of the run, the joint start included (paper: 600 000).
+      seed: of the initial values, the order of the images and the instance noise.
+      antialias: whether images are smoothed before they are reduced; the original
+        does not.
+      log_every_steps: steps between two rows of metrics.csv.
+      checkpoint_every_steps: steps between two checkpoints.
+      keep_checkpoints: how many of the last ones are kept.
+      movement_every_steps: steps between two measurements of who moves; 0 for none.
+      panel_every_steps: steps between two panels; 0 for one at the end.
+      panel_images: validation images on a panel.
+      evaluation_batch_size: images of an evaluation step.
+      export: whether a SavedModel is written at the end.
+    """
+
+    tasks: Sequence[str]
+    image_size: int
+    batch_size: int
+    max_steps: int
+    seed: int = 0
+    antialias: bool = False
+    log_every_steps: int = 100
+    checkpoint_every_steps: int = 1000
+    keep_checkpoints: int = 3
+    movement_every_steps: int = 1000
+    panel_every_steps: int = 5000
+    panel_images: int = 6
+    evaluation_batch_size: int = 16
+    export: bool = True
+
+    def __post_init__(self):
+        for name in (
+            "image_size",
+            "batch_size",
+            "max_steps",
+            "log_every_steps",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+            "panel_images",
+            "evaluation_batch_size",
+        ):
+            value = getattr(self, name)
+            if not float(value).is_integer() or value < 1:
+                raise UserError(
+                    f"run.{name} must be a whole number of 1 or more. "
+                    f"Received: {value!r}."
+                )
+            # gin reads 6e5 as a float.
+            object.__setattr__(self, name, int(value))
+
+    @property
+    def targets(self) -> Sequence[Task]:
+        """The rows of the student's tasks."""
+        return get_targets(self.tasks)
+
+    @property
+    def task_names(self) -> List[str]:
+        """The data set's names of the student's tasks."""
+        return [task.name for task in self.targets]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is ready to train.
+
+    Attributes:
+      settings: of the run.
+      model: the compiled model.
+      data: the images.
+      learning_rate: the schedule of encoder and decoders.
+      config: the operative gin configuration, all values included.
+    """
+
+    settings: Settings
+    model: SokaModel
+    data: build.Data
+    learning_rate: Any
+    config: str
+
+
+def build_run(model_dir: Optional[str]) -> Run:
+    """Builds all parts from the bindings.
+
+    Args:
+      model_dir: the run's folder; None keeps nothing.
+
+    Raises:
+      UserError: if files are missing or bindings do not fit each other.
+    """
+    settings = Settings()
+    names = settings.task_names
+    teachers = load_pool(build.find_teachers(names))
+    student = build.build_student(names, seed=settings.seed)
+    model = build.build_model(
+        student,
+        teachers,
+        build.build_gradnorm(names),
+        build.build_amalgamation(student, teachers),
+        build.build_adversary(names),
+        seed=settings.seed,
+    )
+    players = build.build_optimizers(settings.max_steps)
+    model.compile(players.optimizers)
+    model.movement_every_steps = settings.movement_every_steps
+    split_file = os.path.join(model_dir, "split.json") if model_dir else None
+    data = build.build_data(names, settings.image_size, split_file)
+    return Run(settings, model, data, players.learning_rate, gin.operative_config_str())
+
+
+def train(
+    run: Run,
+    model_dir: str,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    writer: Optional[tf.summary.SummaryWriter] = None,
+) -> None:
+    """Trains a run to its last step, from wherever `model_dir` stands.
+
+    Args:
+      run: of `build_run`.
+      model_dir: the run's folder.
+      callbacks: called beside the run's own.
+      writer: TensorBoard's; one for `model_dir` unless told.
+
+    Raises:
+      UserError: if the folder's run has another configuration, or a loss is no
+        longer finite.
+    """
+    settings, model = run.settings, run.model
+    claim(model_dir, run.config)
+    writer = writer or summary_writer(model_dir)
+    manager = _manager(model_dir, model, settings.keep_checkpoints)
+    start = _restore(model, manager)
+    if start:
+        logging.info("Continuing from step %d of %s.", start, model_dir)
+    if start >= settings.max_steps:
+        logging.info("All %d steps are done.", settings.max_steps)
+        return
+    remaining = settings.max_steps - start
+    text_summaries(writer, {"gin/operative_config": run.config}, start)
+    dataset = image_dataset(
+        run.data.train,
+        settings.image_size,
+        settings.batch_size,
+        settings.seed,
+        start_step=start,
+        steps=remaining,
+        antialias=settings.antialias,
+    )
+    columns = [metric.name for metric in model.metrics]
+    own = [
+        Progress(settings.max_steps),
+        MetricLog(
+            os.path.join(model_dir, "metrics.csv"),
+            columns,
+            settings.log_every_steps,
+            run.learning_rate,
+            writer,
+        ),
+        *callbacks,
+        Checkpoints(manager, settings.checkpoint_every_steps, [writer]),
+    ]
+    # One epoch: everything that happens now and then happens by steps.
+    model.fit(dataset, epochs=1, steps_per_epoch=remaining, callbacks=own, verbose=0)
+    writer.flush()
+
+
+def summary_writer(model_dir: str) -> tf.summary.SummaryWriter:
+    """TensorBoard's writer of a run."""
+    return tf.summary.create_file_writer(os.path.join(model_dir, "tensorboard"))
+
+
+def restore_student(model_dir: str, settings: Settings) -> Student:
+    """Builds the student of a run from the bindings and loads its last checkpoint.
+
+    Raises:
+      UserError: if the folder has no checkpoint or it does not fit.
+    """
+    student = build.build_student(settings.task_names, seed=settings.seed)
+    step = tf.Variable(0, dtype=tf.int64)
+    checkpoint = tf.train.Checkpoint(student=student, step=step)
+    path = latest_checkpoint(model_dir)
+    try:
+        status = checkpoint.restore(path)
+        status.assert_existing_objects_matched().expect_partial()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{path}: the checkpoint does not fit the student of {CONFIG_FILE} or is "
+            f"damaged ({_first_line(error)}). Remove it to use the one before."
+        ) from error
+    return student
+
+
+def restored_step(model_dir: str) -> int:
+    """The step of a run's last checkpoint."""
+    return int(latest_checkpoint(model_dir).rsplit("-", 1)[1])
+
+
+def latest_checkpoint(model_dir: str) -> str:
+    """The path of a run's last checkpoint.
+
+    Raises:
+      UserError: if there is none.
+    """
+    path = tf.train.latest_checkpoint(os.path.join(model_dir, _CHECKPOINTS))
+    if path is None:
+        raise UserError(
+            f"{model_dir}: there is no checkpoint in it. Give the --model_dir of a run "
+            "of soka_tf.train that has saved one."
+        )
+    return path
+
+
+def config_of(model_dir: str) -> str:
+    """The path of a run's stored configuration.
+
+    Raises:
+      UserError: if the folder is not a run's.
+    """
+    path = os.path.join(model_dir, CONFIG_FILE)
+    if not os.path.isfile(path):
+        raise UserError(
+            f"{model_dir}: not the folder of a run, it has no {CONFIG_FILE}. Give the "
+            "--model_dir of soka_tf.train."
+        )
+    return path
+
+
+def differing_bindings(stored: str, current: str) -> List[str]:
+    """Lists the bindings in which two operative configurations differ.
+
+    Returns:
+      Lines "name: stored value -> current value"; bindings that change no result
+      are left out.
+    """
+    before, now = _parse_bindings(stored), _parse_bindings(current)
+    return [
+        f"{name}: {before.get(name, 'not bound')} -> {now.get(name, 'not bound')}"
+        for name in sorted(set(before) | set(now))
+        if before.get(name) != now.get(name) and name not in _FREE_BINDINGS
+    ]
+
+
+def _parse_bindings(text: str) -> Dict[str, str]:
+    """Reads "name = value" of gin's own, possibly folded, output."""
+    bindings: Dict[str, str] = {}
+    name = None
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = re.match(r"([\w./]+) =(.*)", line)
+        if match:
+            name = match.group(1)
+            bindings[name] = match.group(2).strip(" \\")
+        elif name is not None:
+            bindings[name] = f"{bindings[name]} {line.strip()}".strip()
+    return bindings
+
+
+def claim(model_dir: str, config: str) -> None:
+    """Stores the configuration, or refuses to go on with another one."""
+    os.makedirs(model_dir, exist_ok=True)
+    path = os.path.join(model_dir, CONFIG_FILE)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            differences = differing_bindings(file.read(), config)
+        if differences:
+            raise UserError(
+                f"{model_dir} holds a run with another configuration: "
+                + "; ".join(differences)
+                + ". Bind the stored values or choose another --model_dir."
+            )
+        return
+    temporary = path + ".tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(config)
+    os.replace(temporary, path)
+
+
+def _manager(model_dir: str, model: SokaModel, keep: int) -> tf.train.CheckpointManager:
+    items = {k: v for k, v in model.checkpoint_items().items() if v is not None}
+    return tf.train.CheckpointManager(
+        tf.train.Checkpoint(**items),
+        os.path.join(model_dir, _CHECKPOINTS),
+        max_to_keep=keep,
+    )
+
+
+def _restore(model: SokaModel, manager: tf.train.CheckpointManager) -> int:
+    path = manager.latest_checkpoint
+    if path is None:
+        return 0
+    try:
+        manager.checkpoint.restore(path).assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{path}: the checkpoint does not fit the run or is damaged "
+            f"({_first_line(error)}). Remove it to go on from the one before."
+        ) from error
+    return int(model.step.numpy())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
