@@ -128,11 +128,11 @@ class Run:
     config: str
 
 
-def build_run(model_dir: Optional[str]) -> Run:
+def build_run(model_dir: str) -> Run:
     """Builds all parts from the bindings.
 
     Args:
-      model_dir: the run's folder; None keeps nothing.
+      model_dir: the run's folder.
 
     Raises:
       UserError: if files are missing or bindings do not fit each other.
@@ -152,8 +152,7 @@ def build_run(model_dir: Optional[str]) -> Run:
     players = build.build_optimizers(settings.max_steps)
     model.compile(players.optimizers)
     model.movement_every_steps = settings.movement_every_steps
-    split_file = os.path.join(model_dir, "split.json") if model_dir else None
-    data = build.build_data(names, settings.image_size, split_file)
+    data = build.build_data(names, settings.image_size, split_file(model_dir))
     return Run(settings, model, data, players.learning_rate, gin.operative_config_str())
 
 
@@ -217,6 +216,11 @@ def train(
 def summary_writer(model_dir: str) -> tf.summary.SummaryWriter:
     """TensorBoard's writer of a run."""
     return tf.summary.create_file_writer(os.path.join(model_dir, "tensorboard"))
+
+
+def split_file(model_dir: str) -> str:
+    """Where a run keeps which images it trains on."""
+    return os.path.join(model_dir, "split.json")
 
 
 def restore_student(model_dir: str, settings: Settings) -> Student:

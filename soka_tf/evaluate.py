@@ -1,0 +1,54 @@
+"""Measures a trained student and its teachers on the run's validation images.
+
+For example
+
+    python -m soka_tf.evaluate --model_dir=runs/demo
+
+prints a table and writes runs/demo/evaluation.json (docs/metrics.md defines all).
+"""
+
+import os
+
+from absl import flags
+
+from soka_tf import cli
+
+FLAGS = flags.FlagValues()
+_MODEL_DIR = flags.DEFINE_string(
+    "model_dir",
+    None,
+    "folder of a run of soka_tf.train",
+    required=True,
+    flag_values=FLAGS,
+)
+_GIN_PARAM = flags.DEFINE_multi_string(
+    "gin_param",
+    [],
+    'bindings that differ from the run\'s: "run.evaluation_batch_size = 4"',
+    flag_values=FLAGS,
+)
+
+
+def main() -> None:
+    """Restores the student, measures, prints."""
+    from soka_tf.evaluation.report import format_table
+    from soka_tf.evaluation.run import evaluate_student
+    from soka_tf.teachers.pool import load_pool
+    from soka_tf.training import build
+    from soka_tf.training import run as runs
+
+    model_dir = os.path.expanduser(_MODEL_DIR.value)
+    cli.parse_gin([runs.config_of(model_dir)], _GIN_PARAM.value, base=None)
+    settings = runs.Settings()
+    student = runs.restore_student(model_dir, settings)
+    teachers = load_pool(build.find_teachers(settings.task_names))
+    data = build.build_data(
+        settings.task_names, settings.image_size, runs.split_file(model_dir)
+    )
+    step = runs.restored_step(model_dir)
+    result = evaluate_student(student, teachers, data, settings, step, model_dir)
+    print(format_table(result))
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)
