@@ -1,6 +1,7 @@
 """Predicts every task of an exported student on photographs.
 
-    python -m soka_tf.predict --saved_model=E --images=FOLDER_OR_FILE --out_dir=O
+    python -m soka_tf.predict --saved_model=runs/demo/saved_model \\
+        --images=photos --out_dir=runs/predictions
 
 writes per image `<name>.png`, the image beside its coloured maps at its aspect ratio,
 and `<name>_domain_<task>.png`, the raw map in the Taskonomy file encoding, at the

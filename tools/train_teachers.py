@@ -64,6 +64,35 @@ def supervised_loss(kind: str, target, prediction, weight):
     return tf.math.divide_no_nan(tf.reduce_sum(weight * error), tf.reduce_sum(weight))
 
 
+# Labels drawn from the colours themselves must keep them.
+_COLOUR_TASKS = ("edge_texture", "keypoints2d")
+
+
+def augment(batch: Mapping[str, Any], task: str, seed) -> Dict[str, Any]:
+    """Mirrors half of the images, with their labels, and shifts the colours.
+
+    Args:
+      batch: of `labelled_dataset`; not changed.
+      task: whose labels are in it, an image.
+      seed: int [2].
+    """
+    import tensorflow as tf
+
+    count = tf.shape(batch["rgb"])[0]
+    mirrored = tf.random.stateless_uniform([count, 1, 1, 1], seed) < 0.5
+    batch = dict(batch)
+    for key in ("rgb", "mask", task):
+        turned = tf.reverse(batch[key], axis=[2])
+        if key == "normal":
+            turned *= tf.constant([-1.0, 1.0, 1.0])
+        batch[key] = tf.where(mirrored, turned, batch[key])
+    if task not in _COLOUR_TASKS:
+        gain = tf.exp(tf.random.stateless_normal([count, 1, 1, 3], seed + 1) * 0.15)
+        colours = tf.clip_by_value(gain * 0.5 * (batch["rgb"] + 1.0), 0.0, 1.0)
+        batch["rgb"] = 2.0 * colours - 1.0
+    return batch
+
+
 def rooms_samples(
     tasks: Sequence[str],
     data_dir: str,
@@ -103,10 +132,15 @@ def train_teacher(
     steps: int,
     batch_size: int,
     learning_rate: float,
-    weight_decay: float,
+    frozen_share: float,
     seed: int,
 ):
-    """Trains one teacher and returns it, frozen."""
+    """Trains one teacher and returns it, frozen.
+
+    The last `frozen_share` of the steps runs with the moving statistics of BatchNorm,
+    as the teacher will be used: an unusual image, which a batch's own statistics
+    would tame, otherwise drives a small network to its limits.
+    """
     import tensorflow as tf
     from tqdm import trange
 
@@ -130,12 +164,7 @@ def train_teacher(
         side = image_size // network.output_stride
         head.build((None, side, side, network.representation_channels))
     variables = network.trainable_variables + head.trainable_variables
-    optimizer = make_optimizer(
-        "adam",
-        poly_schedule(learning_rate, steps),
-        poly_schedule(weight_decay, steps),
-        "tfa" if weight_decay else "none",
-    )
+    optimizer = make_optimizer("adam", poly_schedule(learning_rate, steps))
     dataset = labelled_dataset(
         train_samples,
         [row],
@@ -147,11 +176,13 @@ def train_teacher(
     )
 
     @tf.function
-    def step(batch):
+    def step(batch, seed, training):
+        if row.channels:
+            batch = augment(batch, row.name, seed)
         valid = tf.cast(batch[f"valid/{row.name}"], tf.float32)
         with tf.GradientTape() as tape:
-            representation = network(batch["rgb"], training=True)["representation"]
-            prediction = head(representation, training=True)
+            representation = network(batch["rgb"], training=training)["representation"]
+            prediction = head(representation, training=training)
             if row.channels:
                 weight = valid[:, None, None, None]
                 if row.masked:
@@ -167,7 +198,8 @@ def train_teacher(
     iterator = iter(dataset)
     bar = trange(steps, desc=f"teacher of {row.name}", mininterval=2.0)
     for i in bar:
-        loss = step(next(iterator))
+        training = i < round(steps * (1.0 - frozen_share))
+        loss = step(next(iterator), tf.constant([seed, 2 * i]), training)
         if i % 50 == 0:
             bar.set_postfix(loss=f"{float(loss):.4f}")
     return Teacher(row.name, network, head if row.channels else None, image_size)
@@ -224,7 +256,7 @@ def _bind() -> Callable[[], Dict[str, Any]]:
         steps=gin.REQUIRED,
         batch_size=gin.REQUIRED,
         learning_rate=gin.REQUIRED,
-        weight_decay=0.0,
+        frozen_share=gin.REQUIRED,
         seed=0,
     ):
         return locals()
@@ -267,7 +299,7 @@ def main() -> None:
                 "steps",
                 "batch_size",
                 "learning_rate",
-                "weight_decay",
+                "frozen_share",
                 "seed",
             )
         }
