@@ -17,3 +17,26 @@ def shared_folder() -> pathlib.Path:
     if not (folder / "golden").is_dir():
         pytest.skip("needs the reference data in ../shared, which is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Teachers and images for runs of seconds, see tests/tiny_runs.py."""
+    from tests import tiny_runs
+
+    return tiny_runs.write(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def fresh_gin():
+    """No binding before, none left after; teachers are read once a process."""
+    import gin
+
+    from soka_tf.teachers import pool
+    from tests import tiny_runs
+
+    gin.clear_config()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "load_teacher", tiny_runs.load_teacher_once)
+        yield
+    gin.clear_config()

@@ -1,0 +1,181 @@
+"""Every shipped gin file: it parses, builds, trains, and is complete."""
+
+import csv
+import importlib.util
+import inspect
+import math
+import pathlib
+import re
+
+import gin
+import pytest
+
+from soka_tf import cli
+from soka_tf.networks.decoder import Decoder
+from soka_tf.networks.encoder import Encoder
+from soka_tf.training import build
+from soka_tf.training import run as runs
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+GIN = ROOT / "gin"
+TEACHERS = "gin/rooms/teachers.gin"
+# Read by others, not runs of their own.
+_SHARED = ("gin/base.gin", "gin/paper/common.gin")
+ALL = sorted(path.relative_to(ROOT).as_posix() for path in GIN.rglob("*.gin"))
+LEAVES = [name for name in ALL if name not in _SHARED]
+RUNS = ["gin/base.gin", *(name for name in LEAVES if name != TEACHERS)]
+# These train all players together, to the end.
+_JOINT_ONLY = ("gin/methods/kd.gin", "gin/methods/kd_mia.gin")
+
+# Parameters that a run passes itself, and which no binding may set therefore.
+_GIVEN = {
+    runs.Settings: (),
+    build.build_data: ("tasks", "image_size", "split_file", "draw"),
+    build.build_student: ("tasks", "seed"),
+    build.find_teachers: ("tasks",),
+    build.build_amalgamation: ("student", "teachers"),
+    build.build_gradnorm: ("tasks",),
+    build.build_adversary: ("tasks",),
+    build.build_model: (
+        "student",
+        "teachers",
+        "gradnorm",
+        "amalgamation",
+        "adversary",
+        "seed",
+    ),
+    build.build_optimizers: ("max_steps",),
+}
+
+pytestmark = pytest.mark.usefixtures("fresh_gin")
+
+
+def files_of(name):
+    """A method is a small difference, for the rooms' run."""
+    return ["gin/rooms/soka.gin", name] if "/methods/" in name else [name]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_shipped_file_trains_a_finite_step_of_each_stage(name, tiny, tmp_path):
+    steps = ["max_steps = 3", "build_adversary.start_step = 2"]
+    if name not in _JOINT_ONLY:
+        steps.append("build_model.joint_steps = 1")
+    run = tiny.build(tmp_path, *steps, files=files_of(name))
+    assert cli.unused_bindings() == []
+    runs.train(run, str(tmp_path))
+
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    last = "cycle_gan" if run.model.adversary is not None else "cycle"
+    stages = ["joint", "cycle", last]
+    if name in _JOINT_ONLY:
+        stages = ["joint"] * 3
+    assert [row["stage"] for row in rows] == stages
+    for row in rows:
+        values = {k: float(v) for k, v in row.items() if v and k != "stage"}
+        assert all(map(math.isfinite, values.values())), values
+        shown = {"loss/soft/" + task for task in run.model.tasks}
+        if row["stage"] != "joint":
+            shown |= {"gradient_norm/" + task for task in run.model.tasks}
+            shown |= {"loss/transfer", "loss/amalgamation", "loss/gradnorm"}
+        if row["stage"] == "cycle_gan":
+            shown |= {"loss/discriminator/" + task for task in run.model.tasks}
+        assert shown <= set(values)
+
+
+def test_the_paper_pairs_and_the_three_task_set_are_there():
+    pairs = set()
+    for name in ALL:
+        if name.startswith("gin/paper/") and name not in _SHARED:
+            gin.clear_config()
+            cli.parse_gin([name], [])
+            pairs.add(tuple(gin.query_parameter("%tasks")))
+    depth, edge2d, edge3d = "depth_zbuffer", "edge_texture", "edge_occlusion"
+    assert pairs == {
+        (depth, "normal"),
+        (depth, edge2d),
+        (depth, edge3d),
+        (edge2d, "normal"),
+        (edge2d, edge3d),
+        (edge3d, "normal"),
+        (depth, edge2d, "normal"),
+    }
+
+
+def test_base_binds_every_parameter_that_a_run_does_not_give():
+    cli.parse_gin([], [])
+    keys = re.findall(r"^([\w.]+\.\w+)\s*=", gin.config_str(), re.M)
+    bound = {tuple(key.rsplit(".", 2)[-2:]) for key in keys}
+    wanted = set()
+    for configurable, given in _GIVEN.items():
+        parameters = set(inspect.signature(configurable).parameters)
+        assert set(given) <= parameters
+        name = getattr(configurable, "__name__", "")
+        name = "run" if configurable is runs.Settings else name
+        wanted |= {(name, parameter) for parameter in parameters - set(given)}
+    assert bound == wanted
+
+
+def test_no_configurable_of_the_package_is_left_out_of_base():
+    count = 0
+    for path in (ROOT / "soka_tf").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        count += len(re.findall(r"^@gin\.(?:configurable|register)", text, re.M))
+        count += len(re.findall(r"gin\.external_configurable\(", text))
+    assert count == len(_GIVEN)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_header_names_the_command_that_runs_this_file(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    header = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        header.append(line.lstrip("# "))
+    text = " ".join(header).replace("\\ ", "")
+    command = re.search(r"python (-m soka_tf\.train|tools/train_teachers\.py) .*", text)
+    assert command, f"{name}: its first comment names no command"
+    assert re.findall(r"--gin_file=(\S+)", command[0]) == files_of(name)
+    if "soka_tf.train" in command[0]:
+        assert re.search(r"--model_dir=runs/" + pathlib.Path(name).stem, command[0])
+
+
+def test_make_demo_runs_the_demo_file():
+    assert "--gin_file=gin/rooms/demo.gin" in (ROOT / "Makefile").read_text()
+
+
+@pytest.fixture(scope="module")
+def train_teachers():
+    """What the tool binds; gin takes a configurable's name once a process only."""
+    path = ROOT / "tools" / "train_teachers.py"
+    spec = importlib.util.spec_from_file_location("train_teachers", path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool._bind()
+
+
+def test_teachers_file_binds_what_the_tool_needs(train_teachers):
+    cli.parse_gin([TEACHERS], [], base=None)
+    config = train_teachers()
+    assert set(config["losses"]) == set(config["tasks"])
+    encoder = Encoder(**{**config["encoder"], "width": 1 / 32})
+    upsamplings = config["decoder"]["upsamplings"]
+    assert encoder.output_stride == 2**upsamplings
+    Decoder(1, **{**config["decoder"], "width": 1 / 64})
+
+
+def test_teachers_fit_the_students_of_the_rooms(train_teachers):
+    cli.parse_gin([TEACHERS], [], base=None)
+    teacher = train_teachers()
+    gin.clear_config()
+    cli.parse_gin(["gin/rooms/soka.gin"], [])
+    student = {
+        "units": gin.query_parameter("build_student.units"),
+        "width": gin.query_parameter("build_student.width"),
+        "strides": gin.query_parameter("build_student.strides"),
+    }
+    assert student == teacher["encoder"]
+    assert gin.query_parameter("%image_size") == teacher["image_size"]
+    used = {*gin.query_parameter("%tasks"), *gin.query_parameter("%auxiliaries")}
+    assert used <= set(teacher["tasks"])

@@ -1,0 +1,97 @@
+"""Runs that take seconds: random teachers, noise for images, the smallest networks."""
+
+import functools
+import pathlib
+from typing import List, NamedTuple, Sequence
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from soka_tf import cli
+from soka_tf.networks.decoder import Decoder
+from soka_tf.networks.encoder import Encoder
+from soka_tf.tasks import get_task
+from soka_tf.teachers.teacher import Teacher, load_teacher, save_teacher
+from soka_tf.training import run as runs
+
+TARGETS = ("depth_zbuffer", "edge_texture", "edge_occlusion", "normal")
+AUXILIARIES = ("keypoints3d",)
+STRIDES = (2, 2, 1, 1)
+WIDTH, DECODER_WIDTH = 1 / 32, 1 / 64
+
+
+class Tiny(NamedTuple):
+    """Where the files of tiny runs are.
+
+    Attributes:
+      teachers: folder of teachers of all tasks the shipped gin files name.
+      images: folder of images without labels.
+    """
+
+    teachers: pathlib.Path
+    images: pathlib.Path
+
+    def params(self, *further: str) -> List[str]:
+        """Bindings that make any shipped configuration tiny; `further` ones win."""
+        return [
+            "image_size = 16",
+            "batch_size = 2",
+            f"build_student.units = {(1, 1, 1, 1)}",
+            f"build_student.width = {WIDTH}",
+            f"build_student.strides = {STRIDES}",
+            f"build_student.decoder_width = {DECODER_WIDTH}",
+            "build_student.decoder_min_filters = 2",
+            f"build_adversary.width = {WIDTH}",
+            "run.log_every_steps = 1",
+            "run.movement_every_steps = 0",
+            "run.panel_every_steps = 0",
+            "run.panel_images = 2",
+            "run.evaluation_batch_size = 2",
+            "build_data.check_files = False",
+            f"teachers_dir = {str(self.teachers)!r}",
+            f"images_dir = {str(self.images)!r}",
+            *further,
+        ]
+
+    def build(
+        self,
+        model_dir: pathlib.Path,
+        *further: str,
+        files: Sequence[str] = ("gin/rooms/soka.gin",),
+    ) -> runs.Run:
+        """Builds a run of these bindings that is executed eagerly.
+
+        For a handful of steps this is several times faster than tracing graphs.
+        """
+        cli.parse_gin(files, self.params(*further))
+        run = runs.build_run(str(model_dir))
+        run.model.run_eagerly = True
+        return run
+
+
+def write(folder: pathlib.Path) -> Tiny:
+    """Writes teachers and images below a folder."""
+    tiny = Tiny(folder / "teachers", folder / "images")
+    tf.keras.utils.set_random_seed(0)
+    for name in (*TARGETS, *AUXILIARIES):
+        encoder = Encoder((1, 1, 1, 1), WIDTH, STRIDES)
+        decoder = None
+        if name in TARGETS:
+            decoder = Decoder(get_task(name).channels, DECODER_WIDTH, 2, 2)
+        save_teacher(Teacher(name, encoder, decoder, 16), tiny.teachers / f"{name}.npz")
+    write_images(tiny.images, 6)
+    return tiny
+
+
+def write_images(folder: pathlib.Path, count: int, size: int = 16) -> None:
+    """Writes images of noise, named 0.png and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    for i in range(count):
+        pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+# Frozen, so that all runs of a process may share them.
+load_teacher_once = functools.lru_cache(maxsize=None)(load_teacher)
