@@ -146,7 +146,7 @@ def draw_curves(metrics_csv_path: str, out_png: str) -> None:
 
     Args:
       metrics_csv_path: a table with a column "step" and any of "loss/soft/<task>",
-        "loss/amalgamation", "task_weight/<task>" and "stage" (joint, cycle or
+        "loss/transfer", "task_weight/<task>" and "stage" (joint, cycle or
         cycle_gan); empty cells are left out.
       out_png: the picture to write or replace.
 
@@ -166,8 +166,8 @@ def draw_curves(metrics_csv_path: str, out_png: str) -> None:
     }
     titles = list(dict.fromkeys([*losses, *weights]))
     colours = {t: _COLOURS[i % len(_COLOURS)] for i, t in enumerate(titles)}
-    if "loss/amalgamation" in columns:
-        losses["amalgamation"] = columns["loss/amalgamation"]
+    if "loss/transfer" in columns:
+        losses["representation transfer"] = columns["loss/transfer"]
         colours["amalgamation"] = _AMALGAMATION_COLOUR
 
     figure = Figure(figsize=(10, 7 if weights else 4.5), dpi=120, layout="constrained")

@@ -102,7 +102,7 @@ def metrics_csv(tmp_path):
         writer = csv.writer(file)
         tasks = ("depth_zbuffer", "edge_texture")
         header = ["step", "stage", *(f"loss/soft/{t}" for t in tasks)]
-        header += ["loss/amalgamation", *(f"task_weight/{t}" for t in tasks)]
+        header += ["loss/transfer", *(f"task_weight/{t}" for t in tasks)]
         writer.writerow(header)
         for step in range(1, 301):
             stage = "joint" if step <= 100 else "cycle"
