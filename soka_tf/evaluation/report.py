@@ -32,7 +32,8 @@ _UNDEFINED = "-"
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_AMALGAMATION_COLOUR = "#777777"
+_TRANSFER = "representation transfer"
+_TRANSFER_COLOUR = "#777777"
 _STAGE_TITLES = {"joint": "joint", "cycle": "cycles", "cycle_gan": "cycles + GAN"}
 
 
@@ -167,8 +168,8 @@ def draw_curves(metrics_csv_path: str, out_png: str) -> None:
     titles = list(dict.fromkeys([*losses, *weights]))
     colours = {t: _COLOURS[i % len(_COLOURS)] for i, t in enumerate(titles)}
     if "loss/transfer" in columns:
-        losses["representation transfer"] = columns["loss/transfer"]
-        colours["amalgamation"] = _AMALGAMATION_COLOUR
+        losses[_TRANSFER] = columns["loss/transfer"]
+        colours[_TRANSFER] = _TRANSFER_COLOUR
 
     figure = Figure(figsize=(10, 7 if weights else 4.5), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
@@ -242,7 +243,7 @@ def _float(text: Any) -> Optional[float]:
 
 def _draw_losses(axis: Axes, losses: Dict[str, _Curve], colours: Dict[str, str]):
     for title, (steps, values) in losses.items():
-        dashed = title == "amalgamation"
+        dashed = title == _TRANSFER
         smooth = _smooth(values)
         if smooth is not values:
             axis.plot(steps, values, color=colours[title], alpha=0.2, linewidth=0.8)
