@@ -1,6 +1,6 @@
-"""Predicts every task of an exported student on photographs.
+r"""Predicts every task of an exported student on photographs.
 
-    python -m soka_tf.predict --saved_model=runs/demo/saved_model \\
+    python -m soka_tf.predict --saved_model=runs/demo/saved_model \
         --images=photos --out_dir=runs/predictions
 
 writes per image `<name>.png`, the image beside its coloured maps at its aspect ratio,

@@ -1,4 +1,4 @@
-"""Trains the small teachers for the procedural rooms that come with soka_tf.
+r"""Trains the small teachers for the procedural rooms that come with soka_tf.
 
 Example (two hours on two cores; one task: --task=normal):
 
