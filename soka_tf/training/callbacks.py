@@ -46,6 +46,7 @@ class Progress(StepCallback):
         super().__init__()
         self._steps = steps
         self._every_seconds = every_seconds
+        self._bar: Optional[tqdm] = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Opens the bar."""
@@ -72,7 +73,12 @@ class Progress(StepCallback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Closes the bar."""
-        self._bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """Closes the bar, so that what is printed next has a line of its own."""
+        if self._bar is not None:
+            self._bar.close()
 
     def _summary(self, logs: Mapping[str, Any]) -> str:
         parts = []
@@ -123,7 +129,8 @@ class MetricLog(StepCallback):
                 rows = [
                     row
                     for row in csv.DictReader(file)
-                    if (row.get("step") or "").isdigit()
+                    if None not in row.values()  # a line cut off
+                    and row["step"].isdigit()
                     and int(row["step"]) <= self.step
                 ]
         self._seconds_before = float(rows[-1]["seconds"] or 0) if rows else 0.0
@@ -142,7 +149,7 @@ class MetricLog(StepCallback):
             return
         values = {k: float(v) for k, v in logs.items() if k not in movement}
         self.model.reset_metrics()
-        self._stop_if_not_finite(values)
+        stop_if_not_finite(self.model, self.step, values)
         stage = self.model.stage_at(self.step - 1)
         values["learning_rate"] = float(self._learning_rate(self.step))
         seconds = self._seconds_before + time.monotonic() - self._began
@@ -165,19 +172,12 @@ class MetricLog(StepCallback):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 
-    def _stop_if_not_finite(self, values: Mapping[str, float]) -> None:
-        wrong = [name for name, value in values.items() if not np.isfinite(value)]
-        if wrong:
-            raise UserError(
-                f"Training stopped at step {self.step}, stage "
-                f"{self.model.stage_at(self.step - 1)}: {', '.join(wrong)} is not a "
-                "finite number. The last checkpoint is untouched. Lower "
-                "learning_rate, or look for a teacher or an image that is broken."
-            )
-
 
 class Checkpoints(StepCallback):
-    """Saves the run every N steps and at its end; keeps the last few."""
+    """Saves the run every N steps and at its end; keeps the last few.
+
+    What is not finite is never saved: it would be the state a run goes on from.
+    """
 
     def __init__(
         self,
@@ -197,9 +197,11 @@ class Checkpoints(StepCallback):
         self._every_steps = every_steps
         self._writers = writers
         self._saved_step: Optional[int] = None
+        self._logs: Mapping[str, Any] = {}
 
     def on_step(self, logs: Mapping[str, Any]) -> None:
         """Saves every N steps."""
+        self._logs = logs
         if self.step % self._every_steps == 0:
             self._save()
 
@@ -209,10 +211,34 @@ class Checkpoints(StepCallback):
             self._save()
 
     def _save(self) -> None:
+        stop_if_not_finite(self.model, self.step, self._logs)
+        stop_if_not_finite(self.model, self.step, _sums(self.model.players))
         for writer in self._writers:
             writer.flush()
         self._manager.save(checkpoint_number=self.step)
         self._saved_step = self.step
+
+
+def stop_if_not_finite(model: SokaModel, step: int, values: Mapping[str, Any]) -> None:
+    """Raises a UserError that names the values that are NaN or infinite."""
+    wrong = [name for name, value in values.items() if not np.isfinite(value)]
+    if wrong:
+        raise UserError(
+            f"Training stopped at step {step}, stage {model.stage_at(step - 1)}: "
+            f"{', '.join(wrong)} is not a finite number. The last checkpoint is "
+            "untouched. Lower learning_rate, or look for a teacher or an image that is "
+            "broken."
+        )
+
+
+def _sums(players: Mapping[str, Sequence[tf.Variable]]) -> Mapping[str, float]:
+    """The sum of absolute values of every player, not finite if one of them is not."""
+    return {
+        f"the sum of the weights of {player}": float(
+            tf.add_n([tf.reduce_sum(tf.abs(v)) for v in variables])
+        )
+        for player, variables in players.items()
+    }
 
 
 def text_summaries(

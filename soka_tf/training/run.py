@@ -138,6 +138,8 @@ def build_run(model_dir: str) -> Run:
       UserError: if files are missing or bindings do not fit each other.
     """
     settings = Settings()
+    # Before rooms are drawn or a split is read that another configuration would need.
+    _refuse_differences(model_dir, gin.config_str(), of_both=True)
     names = settings.task_names
     teachers = load_pool(build.find_teachers(names))
     student = build.build_student(names, seed=settings.seed)
@@ -171,8 +173,8 @@ def train(
       writer: TensorBoard's; one for `model_dir` unless told.
 
     Raises:
-      UserError: if the folder's run has another configuration, or a loss is no
-        longer finite.
+      UserError: if the folder's run has another configuration, a loss is no longer
+        finite, or no image can be read any more.
     """
     settings, model = run.settings, run.model
     claim(model_dir, run.config)
@@ -196,8 +198,9 @@ def train(
         antialias=settings.antialias,
     )
     columns = [metric.name for metric in model.metrics]
+    progress = Progress(settings.max_steps)
     own = [
-        Progress(settings.max_steps),
+        progress,
         MetricLog(
             os.path.join(model_dir, "metrics.csv"),
             columns,
@@ -208,9 +211,20 @@ def train(
         *callbacks,
         Checkpoints(manager, settings.checkpoint_every_steps, [writer]),
     ]
-    # One epoch: everything that happens now and then happens by steps.
-    model.fit(dataset, epochs=1, steps_per_epoch=remaining, callbacks=own, verbose=0)
-    writer.flush()
+    try:
+        # One epoch: everything that happens now and then happens by steps.
+        model.fit(
+            dataset, epochs=1, steps_per_epoch=remaining, callbacks=own, verbose=0
+        )
+    except tf.errors.UnknownError as error:
+        # tf.data hands on what a reader raised as text only.
+        told = re.search(r"UserError: (.+)", str(error))
+        if told is None:
+            raise
+        raise UserError(told[1]) from error
+    finally:
+        progress.close()
+        writer.flush()
 
 
 def summary_writer(model_dir: str) -> tf.summary.SummaryWriter:
@@ -250,12 +264,12 @@ def restored_step(model_dir: str) -> int:
 
 
 def latest_checkpoint(model_dir: str) -> str:
-    """The path of a run's last checkpoint.
+    """The path of a run's last checkpoint; those removed by hand do not count.
 
     Raises:
       UserError: if there is none.
     """
-    path = tf.train.latest_checkpoint(os.path.join(model_dir, _CHECKPOINTS))
+    path = _last_there(tf.train.get_checkpoint_state(_checkpoint_dir(model_dir)))
     if path is None:
         raise UserError(
             f"{model_dir}: there is no checkpoint in it. Give the --model_dir of a run "
@@ -279,17 +293,23 @@ def config_of(model_dir: str) -> str:
     return path
 
 
-def differing_bindings(stored: str, current: str) -> List[str]:
-    """Lists the bindings in which two operative configurations differ.
+def differing_bindings(stored: str, current: str, of_both: bool = False) -> List[str]:
+    """Lists the bindings in which two configurations differ.
+
+    Args:
+      stored: the operative configuration of the stored run.
+      current: the present one.
+      of_both: whether bindings that only one of them has are left out.
 
     Returns:
       Lines "name: stored value -> current value"; bindings that change no result
       are left out.
     """
     before, now = _parse_bindings(stored), _parse_bindings(current)
+    names = set(before) & set(now) if of_both else set(before) | set(now)
     return [
         f"{name}: {before.get(name, 'not bound')} -> {now.get(name, 'not bound')}"
-        for name in sorted(set(before) | set(now))
+        for name in sorted(names)
         if before.get(name) != now.get(name) and name not in _FREE_BINDINGS
     ]
 
@@ -313,16 +333,9 @@ def _parse_bindings(text: str) -> Dict[str, str]:
 def claim(model_dir: str, config: str) -> None:
     """Stores the configuration, or refuses to go on with another one."""
     os.makedirs(model_dir, exist_ok=True)
+    _refuse_differences(model_dir, config)
     path = os.path.join(model_dir, CONFIG_FILE)
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            differences = differing_bindings(file.read(), config)
-        if differences:
-            raise UserError(
-                f"{model_dir} holds a run with another configuration: "
-                + "; ".join(differences)
-                + ". Bind the stored values or choose another --model_dir."
-            )
         return
     temporary = path + ".tmp"
     with open(temporary, "w", encoding="utf-8") as file:
@@ -330,17 +343,42 @@ def claim(model_dir: str, config: str) -> None:
     os.replace(temporary, path)
 
 
+def _refuse_differences(model_dir: str, config: str, of_both: bool = False) -> None:
+    path = os.path.join(model_dir, CONFIG_FILE)
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        differences = differing_bindings(file.read(), config, of_both)
+    if differences:
+        raise UserError(
+            f"{model_dir} holds a run with another configuration: "
+            + "; ".join(differences)
+            + ". Bind the stored values or choose another --model_dir."
+        )
+
+
+def _checkpoint_dir(model_dir: str) -> str:
+    return os.path.join(model_dir, _CHECKPOINTS)
+
+
+def _last_there(state: Any) -> Optional[str]:
+    """The last checkpoint of the list that has not been removed by hand."""
+    paths = state.all_model_checkpoint_paths if state is not None else []
+    there = [path for path in paths if os.path.exists(path + ".index")]
+    return there[-1] if there else None
+
+
 def _manager(model_dir: str, model: SokaModel, keep: int) -> tf.train.CheckpointManager:
     items = {k: v for k, v in model.checkpoint_items().items() if v is not None}
     return tf.train.CheckpointManager(
         tf.train.Checkpoint(**items),
-        os.path.join(model_dir, _CHECKPOINTS),
+        _checkpoint_dir(model_dir),
         max_to_keep=keep,
     )
 
 
 def _restore(model: SokaModel, manager: tf.train.CheckpointManager) -> int:
-    path = manager.latest_checkpoint
+    path = _last_there(tf.train.get_checkpoint_state(manager.directory))
     if path is None:
         return 0
     try:
