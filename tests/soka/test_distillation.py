@@ -1,0 +1,58 @@
+"""Soft-target losses against their formulas."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from soka_tf.soka.distillation import soft_target_loss, soft_target_losses
+
+
+@pytest.fixture
+def maps():
+    random = np.random.default_rng(0)
+    return random.uniform(-1, 1, (2, 3, 5, 4, 3)).astype("float32")
+
+
+@pytest.mark.parametrize("kind, power", [("l2", 2), ("l1", 1)])
+def test_loss_of_each_kind_is_the_mean_over_all_elements(maps, kind, power):
+    loss = soft_target_loss(maps[0], maps[1], kind)
+    expected = np.mean(np.abs(maps[0].astype("float64") - maps[1]) ** power)
+    assert loss.dtype == tf.float32
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_loss_of_equal_maps_is_zero(maps):
+    for kind in ("l2", "l1"):
+        assert float(soft_target_loss(maps[0], maps[0], kind)) == 0.0
+
+
+def test_loss_of_half_precision_maps_is_calculated_in_float32(maps):
+    half = tf.cast(maps, tf.bfloat16)
+    expected = soft_target_loss(
+        tf.cast(half[0], tf.float32), tf.cast(half[1], "float32")
+    )
+    loss = soft_target_loss(half[0], half[1])
+    assert loss.dtype == tf.float32 and float(loss) == float(expected)
+
+
+def test_gradient_reaches_the_prediction_and_never_the_soft_target(maps):
+    prediction, target = tf.constant(maps[0]), tf.constant(maps[1])
+    with tf.GradientTape() as tape:
+        tape.watch([prediction, target])
+        loss = soft_target_loss(prediction, target)
+    mine, teachers = tape.gradient(loss, [prediction, target])
+    np.testing.assert_allclose(mine, 2 * (maps[0] - maps[1]) / maps[0].size, atol=1e-7)
+    assert teachers is None
+
+
+def test_losses_of_all_tasks_keep_the_order_of_the_predictions(maps):
+    predictions = {"normal": maps[0], "depth_zbuffer": maps[1]}
+    targets = {"depth_zbuffer": maps[1], "normal": maps[1]}
+    losses = soft_target_losses(predictions, targets)
+    assert list(losses) == ["normal", "depth_zbuffer"]
+    assert float(losses["depth_zbuffer"]) == 0.0 < float(losses["normal"])
+
+
+def test_kind_that_is_unknown_is_refused(maps):
+    with pytest.raises(ValueError, match="kind must be one of .*Received: 'huber'"):
+        soft_target_loss(maps[0], maps[1], "huber")
