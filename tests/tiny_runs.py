@@ -15,6 +15,7 @@ from soka_tf.tasks import get_task
 from soka_tf.teachers.teacher import Teacher, load_teacher, save_teacher
 from soka_tf.training import run as runs
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 TARGETS = ("depth_zbuffer", "edge_texture", "edge_occlusion", "normal")
 AUXILIARIES = ("keypoints3d",)
 STRIDES = (2, 2, 1, 1)

@@ -25,6 +25,8 @@ from soka_tf.training.callbacks import (
 
 CONFIG_FILE = "operative_config.gin"
 _CHECKPOINTS = "checkpoints"
+# What TensorFlow raises for a checkpoint that is damaged or another model's.
+_MISFITS = (AssertionError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
 # A run may be continued with other values of these: they change no result.
 _FREE_BINDINGS = (
     "run.checkpoint_every_steps",
@@ -250,7 +252,7 @@ def restore_student(model_dir: str, settings: Settings) -> Student:
     try:
         status = checkpoint.restore(path)
         status.assert_existing_objects_matched().expect_partial()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except _MISFITS as error:
         raise UserError(
             f"{path}: the checkpoint does not fit the student of {CONFIG_FILE} or is "
             f"damaged ({_first_line(error)}). Remove it to use the one before."
@@ -383,7 +385,7 @@ def _restore(model: SokaModel, manager: tf.train.CheckpointManager) -> int:
         return 0
     try:
         manager.checkpoint.restore(path).assert_existing_objects_matched()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except _MISFITS as error:
         raise UserError(
             f"{path}: the checkpoint does not fit the run or is damaged "
             f"({_first_line(error)}). Remove it to go on from the one before."

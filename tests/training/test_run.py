@@ -1,0 +1,408 @@
+"""A run from its first step to its last, killed, resumed, spoilt and refused."""
+
+import collections
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import gin
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from soka_tf.data import pipeline, taskonomy
+from soka_tf.errors import UserError, plain_message
+from soka_tf.training import run as runs
+from tests import tiny_runs
+
+pytestmark = pytest.mark.usefixtures("fresh_gin")
+
+STEPS = 6
+# Joint start, cycle; with the CGAN from step 4 on.
+PLAIN = (
+    f"max_steps = {STEPS}",
+    "build_model.joint_steps = 2",
+    "build_model.initial_losses_step = 1",
+    "run.checkpoint_every_steps = 3",
+)
+WITH_GAN = (
+    "max_steps = 4",
+    "build_model.joint_steps = 1",
+    "build_model.initial_losses_step = 0",
+    "run.checkpoint_every_steps = 2",
+    "weight_decay_kind = 'tfa'",
+    "build_adversary.enabled = True",
+    "build_adversary.start_step = 1",
+)
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAfter(tf.keras.callbacks.Callback):
+    """Interrupts a run after some steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self._steps = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self._steps:
+            raise Stop
+
+
+def state(model):
+    """Every value that a run goes on from."""
+    values = {}
+    for player, variables in model.players.items():
+        for i, variable in enumerate(variables):
+            values[f"{player}/{i}/{variable.name}"] = variable.numpy()
+    for name, optimizer in model.optimizers.items():
+        slots = optimizer.variables
+        for i, variable in enumerate(slots() if callable(slots) else slots):
+            values[f"{name}/slot/{i}"] = variable.numpy()
+    initial = [v for v in model.gradnorm.variables]
+    for i, variable in enumerate(initial):
+        values[f"gradnorm/{i}"] = variable.numpy()
+    values["step"] = model.step.numpy()
+    return values
+
+
+def assert_same_state(one, other):
+    expected = state(other)
+    assert set(state(one)) == set(expected)
+    for name, value in state(one).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def rows_of(model_dir):
+    path = model_dir / "metrics.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def checkpoints(model_dir):
+    folder = model_dir / "checkpoints"
+    return sorted(int(path.stem.split("-")[1]) for path in folder.glob("*.index"))
+
+
+def interrupted(tiny, model_dir, params, steps):
+    run = tiny.build(model_dir, *params)
+    with pytest.raises(Stop):
+        runs.train(run, str(model_dir), [StopAfter(steps)])
+
+
+def resumed(tiny, model_dir, params):
+    gin.clear_config()
+    run = tiny.build(model_dir, *params)
+    runs.train(run, str(model_dir))
+    return run
+
+
+@pytest.fixture(scope="module")
+def plain(tiny, tmp_path_factory):
+    """A whole run, never interrupted: (run, model_dir). Not to be changed."""
+    model_dir = tmp_path_factory.mktemp("plain")
+    gin.clear_config()
+    run = tiny.build(model_dir, *PLAIN)
+    runs.train(run, str(model_dir))
+    gin.clear_config()
+    return run, model_dir
+
+
+@pytest.fixture
+def finished(plain, tmp_path):
+    """A copy of its folder."""
+    return shutil.copytree(plain[1], tmp_path / "finished")
+
+
+# What a run leaves
+
+
+def test_run_leaves_configuration_checkpoints_events_and_metrics(plain):
+    run, model_dir = plain
+    assert (model_dir / runs.CONFIG_FILE).read_text() == run.config
+    assert "max_steps = 6" in run.config
+    assert checkpoints(model_dir) == [3, 6]
+    assert [int(row["step"]) for row in rows_of(model_dir)] == [1, 2, 3, 4, 5, 6]
+    tags = collections.Counter()
+    for path in (model_dir / "tensorboard").glob("events.*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            tags.update(value.tag for value in event.summary.value)
+    assert tags["gin/operative_config"] == 1
+    for kind in ("loss/soft", "task_weight"):
+        assert tags[f"{kind}/depth_zbuffer"] == STEPS
+    assert tags["gradient_norm/edge_texture"] == STEPS - 2
+    assert tags["learning_rate"] == STEPS
+    assert not [path for path in model_dir.rglob("*.tmp")]
+
+
+def test_run_row_holds_the_rate_of_the_next_step_down_to_zero(plain):
+    rates = [float(row["learning_rate"]) for row in rows_of(plain[1])]
+    assert rates[-1] == 0.0 and rates == sorted(rates, reverse=True)
+
+
+def test_run_all_steps_done_says_so_and_trains_nothing(tiny, finished, caplog):
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("checkpoints/*")}
+    rows = rows_of(finished)
+    with caplog.at_level("INFO", logger="absl"):
+        run = resumed(tiny, finished, PLAIN)
+    assert "All 6 steps are done." in caplog.text
+    assert int(run.model.step) == STEPS
+    after = {path: path.stat().st_mtime_ns for path in finished.glob("checkpoints/*")}
+    assert (after, rows_of(finished)) == (before, rows)
+
+
+# Going on
+
+
+def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path):
+    whole = tiny.build(tmp_path / "whole", *WITH_GAN)
+    runs.train(whole, str(tmp_path / "whole"))
+    gin.clear_config()
+    # One step after its checkpoint of step 2.
+    interrupted(tiny, tmp_path / "killed", WITH_GAN, 3)
+    again = resumed(tiny, tmp_path / "killed", WITH_GAN)
+    assert_same_state(again.model, whole.model)
+    steps = [int(row["step"]) for row in rows_of(tmp_path / "killed")]
+    assert steps == [1, 2, 3, 4]
+
+
+_PROGRAM = """
+    import glob, sys, time
+    import tensorflow as tf
+    from soka_tf import cli
+    from soka_tf.training import run as runs
+
+    class Linger(tf.keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if glob.glob(model_dir + "/checkpoints/*.index"):
+                time.sleep(float(lingers))  # to be killed in the middle
+
+    lingers, model_dir, *params = sys.argv[1:]
+    cli._log_plainly()
+    cli.parse_gin(["gin/rooms/soka.gin"], params)
+    runs.train(runs.build_run(model_dir), model_dir, [Linger()])
+"""
+KILLED = (
+    "max_steps = 7",
+    "build_model.joint_steps = 0",
+    "run.checkpoint_every_steps = 3",
+)
+
+
+def start(model_dir, params, lingers=0.0):
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-c", textwrap.dedent(_PROGRAM)),
+            *(str(lingers), str(model_dir), *params),
+        ],
+        env={**os.environ, "PYTHONPATH": str(tiny_runs.ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_run_killed_and_started_again_ends_like_an_uninterrupted_one(tiny, tmp_path):
+    """Real processes, compiled graphs, SIGKILL."""
+    folder, params = tmp_path / "killed", tiny.params(*KILLED)
+    killed = start(folder, params, lingers=1.0)
+    whole = tiny.build(tmp_path / "whole", *KILLED)
+    whole.model.run_eagerly = False
+    with killed.stderr:
+        deadline = time.monotonic() + 120
+        while len(rows_of(folder)) < 4:  # one step more than the checkpoint
+            assert killed.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        killed.send_signal(signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL
+    assert checkpoints(folder) == [3]
+
+    again = start(folder, params)
+    runs.train(whole, str(tmp_path / "whole"))
+    _, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors
+    assert "Continuing from step 3 of" in errors
+    restored = resumed(tiny, folder, KILLED)  # all is done: it only reads
+    assert_same_state(restored.model, whole.model)
+    assert [int(row["step"]) for row in rows_of(folder)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+# What is refused
+
+
+def test_run_other_bindings_are_refused_with_both_values(tiny, finished):
+    other = (*PLAIN, "batch_size = 3", "build_model.soft_weight = 0.1")
+    with pytest.raises(UserError) as refused:
+        tiny.build(finished, *other)
+    message = plain_message(refused.value)
+    assert "batch_size: 2 -> 3" in message
+    assert "build_model.soft_weight: 0.05 -> 0.1" in message
+    assert message.count("->") == 2 and "\n" not in message
+
+
+def test_run_other_images_are_refused_before_their_split(tiny, finished, tmp_path):
+    tiny_runs.write_images(tmp_path / "others", 4)
+    split = (finished / "split.json").read_text()
+    with pytest.raises(UserError, match="images_dir: .*images' -> .*others'"):
+        tiny.build(finished, *PLAIN, f"images_dir = {str(tmp_path / 'others')!r}")
+    assert (finished / "split.json").read_text() == split
+
+
+def test_run_bindings_that_change_no_result_may_differ(plain, finished):
+    config = plain[0].config
+    changed = config.replace("log_every_steps = 1", "log_every_steps = 50")
+    changed = changed.replace("run.export = True", "run.export = False")
+    assert changed.count("\n") == config.count("\n") and changed != config
+    assert runs.differing_bindings(config, changed) == []
+    runs.claim(str(finished), changed)
+
+
+def test_differing_bindings_read_folded_values_and_missing_ones():
+    stored = "# a comment\na.b = \\\n    ['x',\n     'y']\nrun.tasks = 1\nmax = 3\n"
+    current = "a.b = ['x', 'y']\nrun.tasks = 2\nmin = 4\n"
+    assert runs.differing_bindings(stored, current) == [
+        "max: 3 -> not bound",
+        "min: not bound -> 4",
+        "run.tasks: 1 -> 2",
+    ]
+    both = runs.differing_bindings(stored, current, of_both=True)
+    assert both == ["run.tasks: 1 -> 2"]
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_steps", "image_size"])
+@pytest.mark.parametrize("value", [0, -1, 2.5])
+def test_settings_not_a_whole_number_name_the_binding(name, value):
+    values = {"image_size": 8, "batch_size": 2, "max_steps": 5, name: value}
+    with pytest.raises(UserError, match=rf"run\.{name} must be a whole number"):
+        runs.Settings(tasks=["normal"], **values)
+
+
+def test_settings_take_whole_floats_as_gin_reads_them():
+    settings = runs.Settings(["edge2d"], 8, 2, 6e5)
+    assert settings.max_steps == 600000 and isinstance(settings.max_steps, int)
+    assert settings.task_names == ["edge_texture"]
+
+
+def test_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not the folder of a run"):
+        runs.config_of(str(tmp_path))
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        runs.latest_checkpoint(str(tmp_path))
+
+
+# What is spoilt
+
+
+def truncated(data):
+    return data[:1000]
+
+
+def flipped(data):
+    return bytes(255 - byte for byte in data)
+
+
+@pytest.mark.parametrize("part", ["index", "data*"])
+@pytest.mark.parametrize("damage", [truncated, flipped, lambda data: b""])
+def test_damaged_checkpoint_is_named_in_one_line(plain, finished, damage, part):
+    (path,) = (finished / "checkpoints").glob(f"ckpt-6.{part}")
+    path.write_bytes(damage(path.read_bytes()))
+    model = plain[0].model
+    manager = runs._manager(str(finished), model, 3)
+    before = state(model)
+    with pytest.raises(UserError, match="ckpt-6: the checkpoint does not fit") as error:
+        runs._restore(model, manager)
+    assert "\n" not in plain_message(error.value)
+    for name, value in state(model).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_run_without_its_last_checkpoint_goes_on_from_the_one_before(
+    tiny, finished, plain
+):
+    for path in (finished / "checkpoints").glob("ckpt-6.*"):
+        path.unlink()
+    assert runs.restored_step(str(finished)) == 3
+    assert len(rows_of(finished)) == STEPS
+    run = resumed(tiny, finished, PLAIN)
+    assert checkpoints(finished) == [3, 6]
+    assert_same_state(run.model, plain[0].model)
+    assert len(rows_of(finished)) == STEPS
+
+
+class Spoil(tf.keras.callbacks.Callback):
+    """Makes a weight NaN after a step."""
+
+    def __init__(self, student, step):
+        super().__init__()
+        self._variable = student.encoder.last_shared_kernel
+        self._step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self._step:
+            self._variable.assign(self._variable * np.nan)
+
+
+def test_run_nan_between_two_logs_keeps_the_last_good_checkpoint(tiny, tmp_path):
+    run = tiny.build(tmp_path, *PLAIN, "run.log_every_steps = 100")
+    message = "step 6, stage cycle: .*loss/soft/edge_texture.* is not a finite number"
+    with pytest.raises(UserError, match=message):
+        runs.train(run, str(tmp_path), [Spoil(run.model.student, 4)])
+    assert checkpoints(tmp_path) == [3]
+    student = runs.restore_student(str(tmp_path), run.settings)
+    assert all(np.isfinite(v.numpy()).all() for v in student.variables)
+
+
+def test_run_images_that_vanish_midway_are_an_error_in_words(tiny, tmp_path):
+    images = shutil.copytree(tiny.images, tmp_path / "images")
+    params = (*PLAIN, "max_steps = 500", f"images_dir = {str(images)!r}")
+    run = tiny.build(tmp_path / "run", *params)
+
+    class Vanish(tf.keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 0:
+                shutil.rmtree(images)
+
+    with pytest.raises(UserError, match=r"^None of the \d images can be read.*"):
+        runs.train(run, str(tmp_path / "run"), [Vanish()])
+
+
+def test_run_never_opens_a_label(tiny, tmp_path, monkeypatch):
+    """Labels are there, and garbage; elsewhere here they are absent."""
+    root = tmp_path / "taskonomy"
+    for domain in ("rgb", "depth_zbuffer", "edge_texture"):
+        folder = root / "home" / domain
+        tiny_runs.write_images(folder, 6)
+        for path in folder.iterdir():
+            name = f"point_{path.stem}_view_0_domain_{domain}.png"
+            path.rename(folder / name)
+            if domain != "rgb":
+                (folder / name).write_bytes(b"garbage")
+    opened = set()
+
+    def read_pixels(path, domain, real=taskonomy.read_pixels):
+        opened.add(domain)
+        return real(path, domain)
+
+    monkeypatch.setattr(taskonomy, "read_pixels", read_pixels)
+    assert pipeline.taskonomy is taskonomy
+    params = (
+        "max_steps = 2",
+        "build_model.joint_steps = 1",
+        "images_dir = None",
+        f"taskonomy_dir = {str(root)!r}",
+        "build_data.check_files = True",
+    )
+    run = tiny.build(tmp_path / "with", *params)
+    assert {"depth_zbuffer", "edge_texture"} <= set(run.data.train[0].files)
+    runs.train(run, str(tmp_path / "with"))
+    assert opened == {"rgb"}
