@@ -1,12 +1,14 @@
 """A frozen teacher network and the one file that holds it."""
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import tempfile
 import zipfile
-from typing import Any, Dict, Mapping, Optional, Union
+import zlib
+from typing import Any, Dict, Iterator, Mapping, Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +21,8 @@ from soka_tf.tasks import get_task
 
 FILE_FORMAT = 1
 _MANIFEST = "manifest"
+# What numpy, zipfile and zlib raise, each in its way, on a damaged file.
+_DAMAGE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 PathLike = Union[str, "os.PathLike[str]"]
 
 
@@ -205,39 +209,41 @@ def load_teacher(path: PathLike, expected_sha256: Optional[str] = None) -> Teach
             teacher = Teacher.from_config(
                 {k: manifest[k] for k in ("task", "encoder", "decoder", "image_size")}
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, UserError) as error:
             raise UserError(
                 f"{path}: its manifest does not describe a teacher ({error}). "
                 "Make the file again."
             ) from error
         variables = teacher_variables(teacher)
-        _check_names(path, set(archive.files) - {_MANIFEST}, set(variables))
         values = _read_arrays(path, archive, variables)
     for name, variable in variables.items():
         variable.assign(values[name])
     return teacher
 
 
-def _open(path: PathLike) -> Any:
+@contextlib.contextmanager
+def _open(path: PathLike) -> Iterator[Any]:
     if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such teacher file.")
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path}: not a teacher file (a .npz written by soka_tf); it is damaged "
-            f"or something else ({error})."
-        ) from error
-    if not isinstance(archive, np.lib.npyio.NpzFile) or _MANIFEST not in archive.files:
-        raise UserError(f"{path}: not a teacher file: it has no manifest.")
-    return archive
+    with open(path, "rb") as file:  # numpy leaves a damaged file open
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except _DAMAGE as error:
+            raise UserError(
+                f"{path}: not a teacher file (a .npz written by soka_tf); it is "
+                f"damaged or something else ({error})."
+            ) from error
+        if _MANIFEST not in getattr(archive, "files", ()):
+            raise UserError(f"{path}: not a teacher file: it has no manifest.")
+        with archive:
+            yield archive
 
 
 def _parse_manifest(path: PathLike, archive: Any) -> Dict[str, Any]:
     try:
         manifest = json.loads(str(archive[_MANIFEST][()]))
         version = manifest["format"]
-    except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, *_DAMAGE) as error:
         raise UserError(f"{path}: its manifest cannot be read ({error}).") from error
     if version != FILE_FORMAT:
         raise UserError(
@@ -247,36 +253,34 @@ def _parse_manifest(path: PathLike, archive: Any) -> Dict[str, Any]:
     return manifest
 
 
-def _check_names(path: PathLike, found: set, wanted: set) -> None:
-    missing, additional = sorted(wanted - found), sorted(found - wanted)
-    if missing or additional:
-        raise UserError(
-            f"{path}: its variables are not those of its architecture. "
-            f"Missing ({len(missing)}): {_some(missing)}. "
-            f"Additional ({len(additional)}): {_some(additional)}."
-        )
-
-
 def _read_arrays(
     path: PathLike, archive: Any, variables: Mapping[str, tf.Variable]
 ) -> Dict[str, np.ndarray]:
-    values, wrong = {}, []
-    for name, variable in variables.items():
+    found, wanted = set(archive.files) - {_MANIFEST}, set(variables)
+    values, unfit = {}, []
+    for name in sorted(found & wanted):
         try:
             value = archive[name]
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise UserError(f"{path}: {name} cannot be read ({error}).") from error
-        if value.shape != tuple(variable.shape) or value.dtype.kind != "f":
-            wrong.append(
+        shape = tuple(variables[name].shape)
+        if value.shape != shape or value.dtype.kind != "f":
+            unfit.append(
                 f"{name} is {value.dtype}{list(value.shape)}, "
-                f"must be float{list(variable.shape)}"
+                f"must be float{list(shape)}"
             )
         elif not np.all(np.isfinite(value)):
-            wrong.append(f"{name} holds NaN or infinite values")
+            unfit.append(f"{name} holds NaN or infinite values")
         else:
             values[name] = value.astype(np.float32)
-    if wrong:
-        raise UserError(f"{path}: {len(wrong)} unfit variables: {_some(wrong)}.")
+    missing, additional = sorted(wanted - found), sorted(found - wanted)
+    if missing or additional or unfit:
+        raise UserError(
+            f"{path}: its variables are not those of its architecture. "
+            f"Missing ({len(missing)}): {_some(missing)}. "
+            f"Additional ({len(additional)}): {_some(additional)}. "
+            f"Unfit ({len(unfit)}): {_some(unfit)}."
+        )
     return values
 
 

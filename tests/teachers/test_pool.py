@@ -1,0 +1,144 @@
+"""The teachers of a run: found by task, checked, run once each."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from soka_tf.errors import UserError
+from soka_tf.networks.decoder import Decoder
+from soka_tf.networks.encoder import Encoder
+from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool
+from soka_tf.teachers.teacher import Teacher, save_teacher, sha256_of
+
+IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
+FILES = {"depth_zbuffer": 1, "normal": 3, "keypoints3d": 1, "vanishing_point": None}
+
+
+def build(task):
+    channels = FILES[task]
+    encoder = Encoder(units=(1, 1, 1, 1), width=1 / 32, strides=(2, 2, 1, 1))
+    decoder = channels and Decoder(channels, width=1 / 64, upsamplings=2, min_filters=3)
+    return Teacher(task, encoder, decoder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teachers")
+    for task in FILES:
+        save_teacher(build(task), folder / f"{task}.npz")
+    return folder
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def write_manifest(folder, hashes):
+    entries = {
+        name: {"file": f"{name}.npz", "sha256": digest}
+        for name, digest in hashes.items()
+    }
+    (folder / "manifest.json").write_text(json.dumps({"teachers": entries}))
+
+
+def test_pool_of_aliases_keeps_the_order_and_runs_all_teachers(folder):
+    found = find_teachers(["sfnorm", "depth"], ["keypoint3d"], folder)
+    assert list(found.targets) == ["normal", "depth_zbuffer"]
+    pool = load_pool(found)
+    assert [t.task.name for t in pool.teachers] == [
+        "normal",
+        "depth_zbuffer",
+        "keypoints3d",
+    ]
+    outputs = pool(IMAGES)
+    assert list(outputs.predictions) == ["normal", "depth_zbuffer"]
+    assert outputs.predictions["normal"].shape == (2, 16, 16, 3)
+    assert {k: len(v) for k, v in outputs.features.items()} == {
+        "block3": 3,
+        "representation": 3,
+    }
+    for i, teacher in enumerate(pool.teachers):
+        alone = teacher(IMAGES)
+        for layer, activations in outputs.features.items():
+            np.testing.assert_allclose(activations[i], alone[layer], atol=1e-6)
+    counted = [t.count_parameters() for t in pool.targets.values()]
+    assert pool.count_parameters() == sum(counted)
+
+
+def test_auxiliaries_are_not_run_where_no_features_are_wanted(folder, monkeypatch):
+    pool = load_pool(find_teachers(["normal"], ["keypoints3d"], folder))
+    auxiliary = pool.auxiliaries["keypoints3d"]
+    monkeypatch.setattr(auxiliary, "call", lambda *args, **kwargs: pytest.fail("run"))
+    assert pool(IMAGES, layers=()).features == {}
+
+
+def test_missing_files_are_all_named_with_what_is_there(copy):
+    (copy / "normal.npz").unlink()
+    with pytest.raises(UserError) as error:
+        load_pool(find_teachers(["normal", "depth_zbuffer"], ["edge_texture"], copy))
+    text = str(error.value)
+    assert f"{copy / 'normal.npz'}, {copy / 'edge_texture.npz'}" in text
+    assert "The folder has: depth_zbuffer, keypoints3d, vanishing_point" in text
+    assert "teachers_dir" in text
+
+
+def test_folder_that_is_not_there_has_none(tmp_path):
+    with pytest.raises(UserError, match="The folder has: none"):
+        load_pool(find_teachers(["normal"], (), tmp_path / "no"))
+
+
+def test_file_of_another_task_is_refused(copy):
+    shutil.copy(copy / "depth_zbuffer.npz", copy / "normal.npz")
+    with pytest.raises(UserError, match="holds the teacher of 'depth_zbuffer'.*normal"):
+        load_pool(find_teachers(["normal"], (), copy))
+
+
+def test_task_that_is_misspelt_gets_a_suggestion(folder):
+    with pytest.raises(UserError, match="'normall'. Did you mean 'normal'"):
+        find_teachers(["normall"], (), folder)
+    with pytest.raises(UserError, match="Did you mean .*'keypoints3d'"):
+        find_teachers(["normal"], ["keypoints3dd"], folder)
+
+
+@pytest.mark.parametrize(
+    "tasks, auxiliaries",
+    [
+        (["normal"], ["sfnorm"]),
+        (["normal"], ["keypoints3d", "keypoints3d"]),
+    ],
+)
+def test_auxiliary_named_twice_is_refused(folder, tasks, auxiliaries):
+    with pytest.raises(UserError, match="An auxiliary teacher must be none"):
+        find_teachers(tasks, auxiliaries, folder)
+
+
+def test_auxiliary_task_as_a_target_is_refused(folder):
+    with pytest.raises(UserError, match="predicts no image"):
+        find_teachers(["vanishing_point"], (), folder)
+    with pytest.raises(UserError, match="'vanishing_point' has an encoder only"):
+        TeacherPool({"vanishing_point": build("vanishing_point")})
+
+
+def test_encoder_alone_can_be_an_auxiliary(folder):
+    pool = load_pool(find_teachers(["normal"], ["vanishing_point"], folder))
+    assert len(pool(IMAGES).features["block3"]) == 2
+
+
+def test_hashes_of_the_folders_manifest_are_checked(copy):
+    names = ("normal", "depth_zbuffer")
+    hashes = {name: sha256_of(copy / f"{name}.npz") for name in names}
+    write_manifest(copy, hashes)
+    load_pool(find_teachers(names, ["keypoints3d"], copy))  # unlisted: unchecked
+    write_manifest(copy, {**hashes, "normal": "0" * 64})
+    with pytest.raises(UserError, match="normal.npz: the file is not the one"):
+        load_pool(find_teachers(names, (), copy))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"teachers": [1]}', '{"a": 1}'])
+def test_manifest_of_the_folder_that_is_damaged_is_refused(copy, text):
+    (copy / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match="manifest.json: not a manifest of teachers"):
+        load_pool(find_teachers(["normal"], (), copy))
