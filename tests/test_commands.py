@@ -1,0 +1,229 @@
+"""The four commands as users start them: one chain of tiny runs, and mistakes."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests import tiny_runs
+
+RATIOS = {"rmse", "rel", "delta1", "delta2", "delta3"}
+TASKS = ("depth_zbuffer", "normal")
+STEPS = 2
+
+
+def command(name, *arguments, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(tiny_runs.ROOT)}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the tests' own
+    return subprocess.run(
+        [sys.executable, "-m", f"soka_tf.{name}", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def params(tiny, folder):
+    bindings = tiny.params(
+        f"tasks = {list(TASKS)}",
+        f"max_steps = {STEPS}",
+        "build_model.joint_steps = 0",
+        "run.export = False",
+        "images_dir = None",
+        f"build_data.rooms_dir = {str(folder / 'rooms')!r}",
+        "build_data.rooms = 2",
+        "build_data.train_views = 2",
+        "build_data.validation_views = 1",
+    )
+    return [f"--gin_param={binding}" for binding in bindings]
+
+
+@pytest.fixture(scope="session")
+def chain(tiny, tmp_path_factory):
+    """What train, evaluate, export and predict said: name -> process, and the folder.
+
+    One test holds all that is asked of it: every parallel worker that gets such a test
+    has to run the chain.
+    """
+    folder = tmp_path_factory.mktemp("commands")
+    done = {}
+    done["train"] = command(
+        "train",
+        "--gin_file=gin/rooms/soka.gin",
+        *params(tiny, folder),
+        "--model_dir=run",
+        cwd=folder,
+    )
+    assert done["train"].returncode == 0, done["train"].stderr
+    os.rename(folder / "run" / "evaluation.json", folder / "by_train.json")
+    done["evaluate"] = command("evaluate", "--model_dir=run", cwd=folder)
+    done["export"] = command(
+        "export", "--model_dir=run", "--export_dir=export", cwd=folder
+    )
+    done["predict"] = command(
+        "predict",
+        "--saved_model=export",
+        f"--images={tiny.images}",
+        "--out_dir=predictions",
+        cwd=folder,
+    )
+    # Without its gin file: the folder knows.
+    done["refused"] = command(
+        "train", "--model_dir=run", "--gin_param=batch_size = 3", cwd=folder
+    )
+    return done, folder
+
+
+def test_train_evaluate_export_and_predict_work_one_after_another(chain, tiny):
+    done, folder = chain
+    refused = done.pop("refused")
+    assert refused.returncode == 2 and refused.stdout == ""
+    last = refused.stderr.splitlines()[-1]
+    assert last.startswith("soka_tf.train: error: run holds a run with another config")
+    assert "batch_size: 2 -> 3" in last and "Traceback" not in refused.stderr
+
+    for name, process in done.items():
+        assert process.returncode == 0, f"{name}: {process.stderr}"
+        noise = r"Traceback|cuda|CUDA|TensorRT|oneDNN|WARNING|[Ww]arning|^\d{4}-\d\d"
+        assert not re.search(noise, process.stderr, re.M), f"{name}: {process.stderr}"
+    check_folder(folder / "run")
+    check_train_output(done["train"].stdout)
+
+    by_train = json.loads((folder / "by_train.json").read_text())
+    check_evaluation(by_train)
+    again = json.loads((folder / "run" / "evaluation.json").read_text())
+    assert set(again) == set(by_train) and again["step"] == STEPS
+    for task, rows in by_train["tasks"].items():
+        for who, values in rows.items():
+            assert again["tasks"][task][who] == pytest.approx(values, rel=1e-5), who
+    table = done["train"].stdout.split("\n\nEverything")[0].strip()
+    assert done["evaluate"].stdout.strip() == table
+
+    for signature in ("serving_default", "representation", *TASKS):
+        assert signature in done["export"].stdout
+    assert f"step {STEPS} is in export" in done["export"].stdout
+    predicted = {path.name for path in (folder / "predictions").iterdir()}
+    names = [path.stem for path in tiny.images.iterdir()]
+    assert predicted == {f"{name}.png" for name in names} | {
+        f"{name}_domain_{task}.png" for name in names for task in TASKS
+    }
+
+
+def check_folder(model_dir):
+    for name in ("operative_config.gin", "metrics.csv", "curves.png"):
+        assert (model_dir / name).stat().st_size, name
+    assert list((model_dir / "checkpoints").glob(f"ckpt-{STEPS}.index"))
+    assert list((model_dir / "tensorboard").glob("events.*"))
+    panels = [path.name for path in (model_dir / "panels").iterdir()]
+    assert panels == [f"step_{STEPS:07d}.png"]
+    with open(model_dir / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["stage"]) for row in rows] == [
+        ("1", "cycle"),
+        ("2", "cycle"),
+    ]
+
+
+def check_train_output(text):
+    lines = text.rstrip().splitlines()
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("Everything is in")]
+    table, paths = "\n".join(lines[:at]), "\n".join(lines[at:])
+    for word in ("teacher", "student", "rmse"):
+        assert word in table
+    for path in ("run/panels", "run/curves.png", "tensorboard --logdir=run"):
+        assert os.path.join(*path.split("/")) in paths
+    assert "SavedModel" not in paths  # run.export is False
+
+
+def check_evaluation(content):
+    # Beyond the contract: how many images had labels, and the baseline's row.
+    wanted = {"step", "split", "images", "parameters", "tasks"}
+    assert set(content) - {"labelled_images"} == wanted
+    assert (content["step"], content["images"]) == (STEPS, 2)
+    assert content["split"] == "validation"
+    assert set(content["parameters"]) == {"teachers", "student"}
+    assert all(isinstance(n, int) for n in content["parameters"].values())
+    assert 0 < content["parameters"]["student"] < content["parameters"]["teachers"]
+    assert list(content["tasks"]) == list(TASKS)
+    for task, rows in content["tasks"].items():
+        assert set(rows) - {"baseline_median"} == {
+            "teacher",
+            "student",
+            "student_vs_teacher",
+        }
+        wanted = RATIOS | ({"mean_angle_deg"} if task == "normal" else set())
+        for who, values in rows.items():
+            assert set(values) == wanted, (task, who)
+            assert all(isinstance(value, float) for value in values.values())
+
+
+# Mistakes
+
+
+def assert_one_line(process, *parts):
+    assert process.returncode == 2, process.stderr
+    assert process.stdout == ""
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    for part in parts:
+        assert part in process.stderr
+
+
+def test_train_help_is_fast_and_shows_only_our_flags(tmp_path):
+    began = time.monotonic()
+    done = command("train", "--help", cwd=tmp_path)
+    assert time.monotonic() - began < 20  # TensorFlow alone takes seconds
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "python -m soka_tf.train --gin_file=gin/rooms/demo.gin" in done.stdout
+    flags = re.findall(r"^  --(?:\[no\])?(\w+)", done.stdout, re.M)
+    assert sorted(flags) == ["dry_run", "gin_file", "gin_param", "model_dir"]
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "export", "predict"])
+def test_command_is_imported_without_tensorflow(name):
+    """So `--help` and the workers that draw rooms start at once."""
+    program = (
+        f"import sys, soka_tf.{name}; assert 'tensorflow' not in sys.modules, 'heavy'"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(tiny_runs.ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "export"])
+def test_command_without_model_dir_says_so(name, tmp_path):
+    done = command(name, cwd=tmp_path)
+    assert_one_line(done, f"soka_tf.{name}: error: --", "is required")
+
+
+def test_train_misspelt_flag_names_the_nearest(tmp_path):
+    done = command("train", "--gin_fil=x", "--model_dir=y", cwd=tmp_path)
+    assert_one_line(done, "unknown flag --gin_fil; did you mean --gin_file")
+
+
+def test_train_misspelt_binding_names_the_nearest(tmp_path):
+    done = command(
+        "train", "--model_dir=run", "--gin_param=max_step = 100", cwd=tmp_path
+    )
+    assert_one_line(done, "--gin_param 'max_step = 100'", "did you mean max_steps")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["evaluate", "export"])
+def test_command_on_a_folder_without_a_run_says_so(name, tmp_path):
+    flags = ["--model_dir=nowhere"]
+    if name == "export":
+        flags.append("--export_dir=export")
+    done = command(name, *flags, cwd=tmp_path)
+    assert_one_line(done, "nowhere: not the folder of a run")
+    assert not list(tmp_path.iterdir())
