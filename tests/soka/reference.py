@@ -1,0 +1,266 @@
+"""The training cycle without any sharing: plain, slow, to be read beside the paper.
+
+Every phase runs the teachers and the whole student anew, under one ordinary
+GradientTape, and differentiates one scalar loss. Whoever stands still is put back to
+the moving statistics it had. GradNorm differentiates Eq. 7 through the gradient.
+
+It borrows from a `SokaModel` the networks, the optimizers and the settings, and calls
+none of its methods. One choice the paper leaves open: the gradient norms are taken
+at the encoder as it was when the cycle began, where its own gradient is taken, too,
+with the decoders as competition left them.
+"""
+
+import tensorflow as tf
+
+
+def joint_step(model, images):
+    """Step 2: everybody minimises the weighted soft-target losses."""
+    taught = run_teachers(model, images)
+    with tf.GradientTape(persistent=True) as tape:
+        predictions, features = run_student(model, images)
+        losses = soft_losses(model, taught, predictions)
+        total = tf.reduce_sum(model.gradnorm.task_weights * losses)
+        if model.joint_amalgamation:
+            transfer, own = amalgamation_losses(model, taught, features)
+            total = model.soft_weight * total + transfer
+        encoder_loss = total + penalty(model.weight_decay, moving_encoder(model))
+        decoder_loss = total + penalty(model.weight_decay, moving_decoders(model))
+    move(model, tape, encoder_loss, "encoder", moving_encoder(model))
+    move(model, tape, decoder_loss, "decoders", moving_decoders(model))
+    if model.joint_amalgamation:
+        mine = model.amalgamation.trainable_variables
+        move(model, tape, own, "amalgamation", mine)
+    if int(model.step) >= model.initial_losses_step:
+        record_initial_losses(model, losses)
+    model.step.assign_add(1)
+
+
+def cycle(model, images):
+    """Steps 3 to 5, phase by phase; with the CGAN term once its step has come."""
+    adversary = model.adversary
+    adversarial = adversary is not None and int(model.step) >= adversary.start_step
+    encoder = model.student.encoder
+    encoder_at_start = values(encoder.trainable_variables)
+    competition(model, images, adversarial)
+    collaboration(model, images, adversarial)
+    weighting(model, images, adversarial, encoder_at_start)
+    model.step.assign_add(1)
+
+
+def competition(model, images, adversarial):
+    """Step 3: the decoders minimise Eq. 6, the discriminators their own loss."""
+    taught = run_teachers(model, images)
+    kept = statistics_of(model.student.encoder, *model.discriminators.values())
+    variables = moving_decoders(model)
+    with tf.GradientTape() as tape:
+        predictions, _ = run_student(model, images)
+        losses = soft_losses(model, taught, predictions)
+        if adversarial:
+            losses = mixed(model, losses, deceits(model, images, predictions, 0))
+        total = tf.reduce_sum(model.gradnorm.task_weights * losses)
+        total += penalty(model.weight_decay, variables)
+    put_back(kept)
+    move(model, tape, total, "decoders", variables)
+    if adversarial:
+        discrimination(model, images, taught, predictions)
+
+
+def discrimination(model, images, taught, predictions):
+    variables = [
+        v for task in model.tasks for v in model.discriminators[task].trainable_weights
+    ]
+    with tf.GradientTape() as tape:
+        total = penalty(model.adversary.weight_decay, variables)
+        for i, task in enumerate(model.tasks):
+            real = logits(model, images, task, taught[task]["prediction"], 100 + i)
+            fake = logits(model, images, task, predictions[task], 200 + i)
+            total += 0.5 * cross_entropy(real, 0.9) + 0.5 * cross_entropy(fake, 0.0)
+    move(model, tape, total, "discriminators", variables)
+
+
+def collaboration(model, images, adversarial):
+    """Step 4: the encoder minimises Eq. 8."""
+    taught = run_teachers(model, images)
+    kept = statistics_of(
+        *model.student.decoders.values(), *model.discriminators.values()
+    )
+    variables = moving_encoder(model)
+    with tf.GradientTape(persistent=True) as tape:
+        predictions, features = run_student(model, images)
+        losses = soft_losses(model, taught, predictions)
+        if adversarial:
+            losses = mixed(model, losses, deceits(model, images, predictions, 300))
+        shares = tf.ones(len(model.tasks))
+        if model.weighted_collaboration:
+            shares = len(model.tasks) * tf.stop_gradient(model.gradnorm.task_weights)
+        total = model.soft_weight * tf.reduce_sum(shares * losses)
+        total += penalty(model.weight_decay, variables)
+        if model.amalgamation is not None:
+            transfer, own = amalgamation_losses(model, taught, features)
+            total += transfer
+    put_back(kept)
+    move(model, tape, total, "encoder", variables)
+    if model.amalgamation is not None:
+        mine = model.amalgamation.trainable_variables
+        move(model, tape, own, "amalgamation", mine)
+
+
+def weighting(model, images, adversarial, encoder_at_start):
+    """Step 5: the task weights minimise Eq. 7, at the encoder of the cycle's start."""
+    taught = run_teachers(model, images)
+    encoder = model.student.encoder
+    kept = statistics_of(model.student, *model.discriminators.values())
+    encoder_now = values(encoder.trainable_variables)
+    assign(encoder.trainable_variables, encoder_at_start)
+
+    state = model.gradnorm
+    kernel = encoder.last_shared_kernel
+    task_weights = tf.constant(state.task_weights.numpy())
+    with tf.GradientTape() as outer:
+        outer.watch(task_weights)
+        with tf.GradientTape(persistent=True) as inner:
+            predictions, _ = run_student(model, images)
+            losses = soft = soft_losses(model, taught, predictions)
+            if adversarial:
+                losses = mixed(model, soft, deceits(model, images, predictions, 300))
+            weighted = tf.unstack(task_weights * losses)
+        norms = [tf.norm(inner.gradient(loss, kernel)) for loss in weighted]
+        if state.norm == "squared_l2":
+            norms = [tf.square(norm) for norm in norms]
+        norms = tf.stack(norms)
+        record_initial_losses(model, soft)
+        rates = soft / state.initial_losses
+        rates /= tf.reduce_mean(rates)
+        targets = tf.stop_gradient(tf.reduce_mean(norms) * rates**state.alpha)
+        loss = tf.reduce_sum(tf.abs(norms - targets))
+    gradient = outer.gradient(loss, task_weights)
+
+    put_back(kept)
+    assign(encoder.trainable_variables, encoder_now)
+    if not state.trainable_weights:
+        return
+    optimizer = model.optimizers["task_weights"]
+    optimizer.apply_gradients([(gradient, state.task_weights)])
+    excess = tf.maximum(state.task_weights - state.floor, 0.0)
+    share = 1.0 - state.floor * len(model.tasks)
+    state.task_weights.assign(state.floor + share * excess / tf.reduce_sum(excess))
+
+
+# --------------------------------------------------------------------------- losses
+
+
+def run_teachers(model, images):
+    """Task -> a teacher's outputs, targets first, then auxiliaries."""
+    pool = model.teachers
+    return {t: m(images) for t, m in {**pool.targets, **pool.auxiliaries}.items()}
+
+
+def run_student(model, images):
+    """Predictions and features, normalised as in training."""
+    features = model.student.encoder(images, training=True)
+    predictions = {
+        task: model.student.decoders[task](features["representation"], training=True)
+        for task in model.tasks
+    }
+    return predictions, features
+
+
+def soft_losses(model, taught, predictions):
+    """Eq. 5, float32 [n]."""
+    losses = []
+    for task in model.tasks:
+        error = predictions[task] - taught[task]["prediction"]
+        size = tf.abs(error) if model.soft_loss == "l1" else tf.square(error)
+        losses.append(tf.reduce_mean(size))
+    return tf.stack(losses)
+
+
+def amalgamation_losses(model, taught, features):
+    """L_A of Eq. 4 and what the amalgamation minimises."""
+    layers = model.amalgamation.layer_names
+    activations = {layer: [t[layer] for t in taught.values()] for layer in layers}
+    losses = model.amalgamation(activations, features)
+    return losses.transfer, losses.amalgamation
+
+
+def deceits(model, images, predictions, noise):
+    """The generator's losses, float32 [n]."""
+    return tf.stack(
+        [
+            cross_entropy(logits(model, images, task, predictions[task], noise + i), 1)
+            for i, task in enumerate(model.tasks)
+        ]
+    )
+
+
+def mixed(model, soft, deceit):
+    return (1 - model.adversary.weight) * soft + model.adversary.weight * deceit
+
+
+def logits(model, images, task, maps, noise):
+    step = int(model.step)
+    sigma = model.adversary.noise.get(task, 0.0) / (1 + 0.2 * step / 1000)
+    seed = tf.constant([model.seed, step * 1000 + noise], tf.int64)
+    maps = maps + sigma * tf.random.stateless_normal(maps.shape, seed)
+    return model.discriminators[task](tf.concat([images, maps], -1), training=True)
+
+
+def cross_entropy(logits, label):
+    """-label log p - (1 - label) log (1 - p) of p = sigmoid(logit)."""
+    return tf.reduce_mean(tf.math.softplus(logits) - label * logits)
+
+
+def penalty(decay, variables):
+    """decay * |w|^2 / 2 over kernels."""
+    kernels = [v for v in variables if v.shape.rank > 1]
+    return decay * tf.add_n([tf.reduce_sum(tf.square(v)) / 2 for v in kernels])
+
+
+# -------------------------------------------------------------------------- players
+
+
+def moving_encoder(model):
+    encoder = model.student.encoder
+    compress = encoder.get_layer("compress1").trainable_weights
+    compress = compress + encoder.get_layer("compress1/BatchNorm").trainable_weights
+    names = {id(v) for v in compress}
+    trunk = [v for v in encoder.trainable_variables if id(v) not in names]
+    return trunk + (compress if model.train_compress else [])
+
+
+def moving_decoders(model):
+    return [
+        v
+        for task in model.tasks
+        for v in model.student.decoders[task].trainable_weights
+    ]
+
+
+def move(model, tape, loss, player, variables):
+    gradients = tape.gradient(loss, variables)
+    model.optimizers[player].apply_gradients(zip(gradients, variables))
+
+
+def record_initial_losses(model, losses):
+    initial = model.gradnorm.initial_losses
+    if not initial.numpy().any():
+        initial.assign(losses)
+
+
+def statistics_of(*networks):
+    """The moving statistics of networks, with their values."""
+    moving = [v for network in networks for v in network.non_trainable_variables]
+    return moving, values(moving)
+
+
+def put_back(kept):
+    assign(*kept)
+
+
+def values(variables):
+    return [v.numpy() for v in variables]
+
+
+def assign(variables, new):
+    for variable, value in zip(variables, new):
+        variable.assign(value)
