@@ -111,7 +111,7 @@ def _prediction_function(student, teachers, dataset, tasks) -> Callable:
     # Any batch size: the last batch of a split may be small.
     signature = tf.TensorSpec([None, *images[1:]], tf.float32)
 
-    @tf.function(input_signature=[signature])
+    @tf.function(input_signature=[signature], autograph=False)
     def predict(images):
         predictions = student(images, training=False)
         return {

@@ -251,7 +251,7 @@ def transfer_loss(student: tf.Tensor, sigma: tf.Tensor, variant: str) -> tf.Tens
         batch = tf.cast(tf.shape(difference)[0], difference.dtype)
         return tf.reduce_sum(tf.square(difference)) / tf.square(batch)
     difference = _unit_length(student) - _unit_length(sigma)
-    return tf.reduce_mean(tf.reduce_sum(tf.square(difference), axis=-1))
+    return tf.reduce_mean(tf.square(difference))
 
 
 def _per_position(activation: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:

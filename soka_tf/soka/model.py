@@ -74,6 +74,7 @@ class SokaModel(tf.keras.Model):
         soft_loss: str = "l2",
         weighted_collaboration: bool = False,
         train_compress: bool = True,
+        settle_step: Optional[int] = None,
         weight_decay: float = 0.0,
         seed: int = 0,
         name: str = "soka",
@@ -94,6 +95,9 @@ class SokaModel(tf.keras.Model):
           weighted_collaboration: whether omega_i multiplies L_i in Eq. 8; as printed
             it does not.
           train_compress: whether the encoder's last layer, compress1, is trained.
+          settle_step: from this step on BatchNorm's moving statistics stand still and
+            are used in place of the batch's, by student and discriminators; None
+            for never. The student then meets images as it will in use.
           weight_decay: L2 coefficient added to the loss of whoever moves; 0 where
             the optimizers decay the weights themselves.
           seed: of the instance noise.
@@ -123,6 +127,7 @@ class SokaModel(tf.keras.Model):
         self.soft_loss = soft_loss
         self.weighted_collaboration = weighted_collaboration
         self.train_compress = train_compress
+        self.settle_step = settle_step
         self.weight_decay = weight_decay
         self.seed = seed
         self.movement_every_steps = 0
@@ -135,6 +140,7 @@ class SokaModel(tf.keras.Model):
         )
         self._means = {name: tf.keras.metrics.Mean(name) for name in self._log_names()}
         self._stage = "joint"
+        self._batch_statistics = True
         self._measures_movement = False
         self._step_on_host = 0
         self._compiled_steps: Dict[Any, Any] = {}
@@ -254,10 +260,11 @@ class SokaModel(tf.keras.Model):
         return self.train_function
 
     def _run_step(self, iterator) -> Dict[str, tf.Tensor]:
-        every = self.movement_every_steps
+        step, every = self._step_on_host, self.movement_every_steps
         key = (
-            self.stage_at(self._step_on_host),
-            bool(every) and self._step_on_host % every == 0,
+            self.stage_at(step),
+            self.settle_step is None or step < self.settle_step,
+            bool(every) and step % every == 0,
         )
         if key not in self._compiled_steps:
             self._compiled_steps[key] = self._make_step(*key)
@@ -265,10 +272,12 @@ class SokaModel(tf.keras.Model):
         self._step_on_host += 1
         return logs
 
-    def _make_step(self, stage: str, measures_movement: bool):
+    def _make_step(self, stage: str, batch_statistics: bool, measures_movement: bool):
         def step(iterator):
             # Read when the graph is traced: a stage is a graph, not a condition.
-            self._stage, self._measures_movement = stage, measures_movement
+            self._stage = stage
+            self._batch_statistics = batch_statistics
+            self._measures_movement = measures_movement
             logs = self.distribute_strategy.run(self.train_step, (next(iterator),))
             local = self.distribute_strategy.experimental_local_results
             return {name: local(value)[0] for name, value in logs.items()}
@@ -311,8 +320,10 @@ class SokaModel(tf.keras.Model):
         student = self.student
         with self._phase("joint"):
             with tf.GradientTape(persistent=True) as tape:
-                features = student.encoder(images, training=True)
-                predictions = student.decode(features["representation"], training=True)
+                features = student.encoder(images, training=self._batch_statistics)
+                predictions = student.decode(
+                    features["representation"], training=self._batch_statistics
+                )
                 losses = self._soft_losses(predictions, targets)
                 total = tf.reduce_sum(self.gradnorm.task_weights * losses)
                 if self.joint_amalgamation:
@@ -341,10 +352,12 @@ class SokaModel(tf.keras.Model):
         encoder = self.student.encoder
         with statistics(encoder, "collect") as encoder_statistics:
             with tf.GradientTape() as trunk_tape:
-                features = dict(encoder.trunk(images, training=True))
+                features = dict(encoder.trunk(images, training=self._batch_statistics))
             with tf.GradientTape(persistent=True) as compress_tape:
                 compress_tape.watch(features["block4"])
-                representation = encoder.compress(features["block4"], training=True)
+                representation = encoder.compress(
+                    features["block4"], training=self._batch_statistics
+                )
         features["representation"] = representation
 
         with self._phase("competition"):
@@ -382,7 +395,9 @@ class SokaModel(tf.keras.Model):
         representation = tf.stop_gradient(representation)
         values: Dict[str, tf.Tensor] = {}
         with tf.GradientTape() as tape:
-            predictions = self.student.decode(representation, training=True)
+            predictions = self.student.decode(
+                representation, training=self._batch_statistics
+            )
             losses = self._soft_losses(predictions, targets)
             if adversarial:
                 deceits = self._deceit_losses(images, predictions, noise=0)
@@ -433,7 +448,9 @@ class SokaModel(tf.keras.Model):
             decoder = self.student.decoders[task]
             with statistics(decoder, "keep"), tf.GradientTape() as tape:
                 tape.watch(representation)
-                prediction = {task: decoder(representation, training=True)}
+                prediction = {
+                    task: decoder(representation, training=self._batch_statistics)
+                }
                 soft = self._soft_losses(prediction, targets)
                 loss = soft
                 if adversarial:
@@ -552,7 +569,7 @@ class SokaModel(tf.keras.Model):
         sigma = self.adversary.noise.get(task, 0.0)
         maps = instance_noise(maps, self.step, sigma, seed)
         pair = tf.concat([images, tf.cast(maps, images.dtype)], axis=-1)
-        return self.discriminators[task](pair, training=True)
+        return self.discriminators[task](pair, training=self._batch_statistics)
 
     def _apply(self, player: str, gradients: Tensors) -> None:
         """One optimizer step; the only place where replicas are divided by."""

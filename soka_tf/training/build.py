@@ -310,6 +310,7 @@ def build_model(
     gradnorm: GradNorm,
     amalgamation: Optional[Amalgamation],
     adversary: Optional[Adversary],
+    max_steps: int,
     joint_steps: int = 1000,
     joint_amalgamation: bool = False,
     initial_losses_step: int = 10,
@@ -317,11 +318,22 @@ def build_model(
     soft_loss: str = "l2",
     weighted_collaboration: bool = False,
     train_compress: bool = True,
+    settle_share: float = 0.0,
     weight_decay: float = 1e-6,
     weight_decay_kind: str = "l2_loss",
     seed: int = 0,
 ) -> SokaModel:
-    """Joins the parts; see `soka_tf.soka.model.SokaModel` for the arguments."""
+    """Joins the parts; see `soka_tf.soka.model.SokaModel` for the arguments.
+
+    Its `settle_step` follows from `settle_share`, the share of the last steps of
+    `max_steps` that run with the moving statistics of BatchNorm (0 for none), and its
+    `weight_decay` is that of the kind "l2_loss" only.
+    """
+    if not 0.0 <= settle_share <= 1.0:
+        raise UserError(
+            f"build_model.settle_share must be in [0, 1]. Received: {settle_share}."
+        )
+    settle_step = round(max_steps * (1.0 - settle_share)) if settle_share else None
     return _or_user_error(
         "build_model",
         lambda: SokaModel(
@@ -337,6 +349,7 @@ def build_model(
             soft_loss,
             weighted_collaboration,
             train_compress,
+            settle_step,
             weight_decay if weight_decay_kind == "l2_loss" else 0.0,
             seed,
         ),

@@ -151,6 +151,7 @@ def build_run(model_dir: str) -> Run:
         build.build_gradnorm(names),
         build.build_amalgamation(student, teachers),
         build.build_adversary(names),
+        settings.max_steps,
         seed=settings.seed,
     )
     players = build.build_optimizers(settings.max_steps)
