@@ -42,8 +42,10 @@ _GIVEN = {
         "gradnorm",
         "amalgamation",
         "adversary",
+        "max_steps",
         "seed",
     ),
+    build.initialize_student: ("student", "teachers"),
     build.build_optimizers: ("max_steps",),
 }
 

@@ -3,6 +3,7 @@
 Values are bound in gin/base.gin, with their units and their place in the paper.
 """
 
+import functools
 import math
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
@@ -17,11 +18,12 @@ from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
+from soka_tf.networks.weights import assign_variables, named_variables
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.gradnorm import GradNorm
 from soka_tf.soka.model import Adversary, SokaModel
 from soka_tf.soka.student import Student
-from soka_tf.tasks import Task, get_targets
+from soka_tf.tasks import Task, get_targets, get_task
 from soka_tf.teachers import pool
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.training.optimizers import make_optimizer
@@ -199,6 +201,44 @@ def build_student(
         for task in get_targets(tasks)
     }
     return Student(encoder, decoders)
+
+
+@gin.configurable
+def initialize_student(
+    student: Student,
+    teachers: TeacherPool,
+    encoder: Optional[str] = None,
+    decoders: bool = False,
+) -> None:
+    """Starts parts of the student from its teachers; random by default (Step 1).
+
+    Args:
+      student: the student, changed in place.
+      teachers: its teachers.
+      encoder: the task whose teacher lends the encoder its weights; None for none.
+      decoders: whether each decoder starts from its teacher's.
+
+    Raises:
+      UserError: if there is no such teacher or the networks differ in size.
+    """
+    lent = []
+    if encoder is not None:
+        name = get_task(encoder).name
+        pool_of_all = {**teachers.targets, **teachers.auxiliaries}
+        if name not in pool_of_all:
+            raise UserError(
+                f"initialize_student.encoder must be one of the run's teachers, "
+                f"{', '.join(pool_of_all)}. Received: {encoder!r}."
+            )
+        lent.append((student.encoder, pool_of_all[name].encoder))
+    if decoders:
+        for name, teacher in teachers.targets.items():
+            lent.append((student.decoders[name], teacher.decoder))
+    for network, source in lent:
+        values = {path: v.numpy() for path, v in named_variables(source).items()}
+        _or_user_error(
+            "initialize_student", functools.partial(assign_variables, network, values)
+        )
 
 
 @gin.configurable

@@ -145,6 +145,7 @@ def build_run(model_dir: str) -> Run:
     names = settings.task_names
     teachers = load_pool(build.find_teachers(names))
     student = build.build_student(names, seed=settings.seed)
+    build.initialize_student(student, teachers)
     model = build.build_model(
         student,
         teachers,

@@ -72,7 +72,7 @@ def transfer_by_hand(variant, student, sigma):
             total += np.sum((rows[0] - rows[1]) ** 2)
         return total / batch**2
     return np.mean(
-        [np.sum((unit(student[p]) - unit(sigma[p])) ** 2) for p in positions]
+        [np.mean((unit(student[p]) - unit(sigma[p])) ** 2) for p in positions]
     )
 
 
