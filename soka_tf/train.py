@@ -47,6 +47,7 @@ def main() -> None:
         print(describe())
         return
 
+    logging.info("Loading teachers, finding or drawing images ...")
     run = runs.build_run(model_dir)
     for name in cli.unused_bindings():
         logging.warning("The binding %s is used by nothing in this run.", name)
@@ -62,7 +63,15 @@ def main() -> None:
         settings.panel_every_steps,
         writer,
     )
+    logging.info(
+        "Training on %d images of %s; the first step of a stage takes a while.",
+        len(run.data.train),
+        run.data.source,
+    )
     runs.train(run, model_dir, [panels], writer)
+    logging.info(
+        "Measuring teachers and student on %d images ...", len(run.data.validation)
+    )
     result = evaluate_run(run, model_dir)
     lines = ["", format_table(result), "", f"Everything is in {model_dir}:"]
     lines += [
@@ -71,6 +80,7 @@ def main() -> None:
         f"  TensorBoard   tensorboard --logdir={model_dir}",
     ]
     if settings.export:
+        logging.info("Exporting the student ...")
         export_dir = os.path.join(model_dir, "saved_model")
         export_student(
             student,
