@@ -163,7 +163,7 @@ def parse_gin(
     Args:
       gin_files: names for `find_gin_file`. To continue a run, its stored
         operative_config.gin comes first.
-      gin_params: bindings such as "train.steps = 100" or "images_dir = 'photos'".
+      gin_params: bindings such as "run.seed = 1" or "images_dir = 'photos'".
       base: the file of defaults, None for none.
 
     Raises:

@@ -63,11 +63,6 @@ def main() -> None:
         settings.panel_every_steps,
         writer,
     )
-    logging.info(
-        "Training on %d images of %s; the first step of a stage takes a while.",
-        len(run.data.train),
-        run.data.source,
-    )
     runs.train(run, model_dir, [panels], writer)
     logging.info(
         "Measuring teachers and student on %d images ...", len(run.data.validation)

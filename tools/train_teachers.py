@@ -26,7 +26,10 @@ _GIN_FILE = flags.DEFINE_multi_string(
     "gin_file", ["gin/rooms/teachers.gin"], "gin files", flag_values=FLAGS
 )
 _GIN_PARAM = flags.DEFINE_multi_string(
-    "gin_param", [], 'single bindings, e.g. "steps = 100"', flag_values=FLAGS
+    "gin_param",
+    [],
+    'single bindings, e.g. "train_teachers.steps = 100"',
+    flag_values=FLAGS,
 )
 _OUT_DIR = flags.DEFINE_string(
     "out_dir", "runs/teachers", "folder of the teachers", flag_values=FLAGS
@@ -40,8 +43,7 @@ def supervised_loss(kind: str, target, prediction, weight):
     """The loss of one map, a mean over the valid pixels and channels.
 
     Args:
-      kind: "l1", "l2", or "weighted_l1": l1 with weight 1 + 9 * the target's place
-        in [-1, 1], so that sparse maps do not fall to their median, which is empty.
+      kind: "l1"; or "l2" for sparse maps, whose median, all that l1 finds, is empty.
       target: [B, H, W, C], network range.
       prediction: [B, H, W, C], network range.
       weight: [B, H, W, 1], 0 where there is no label.
@@ -51,15 +53,12 @@ def supervised_loss(kind: str, target, prediction, weight):
     error = target - prediction
     if kind == "l2":
         error = tf.square(error)
-    elif kind in ("l1", "weighted_l1"):
+    elif kind == "l1":
         error = tf.abs(error)
     else:
         raise UserError(
-            "train_teacher.losses must be 'l1', 'l2' or 'weighted_l1'. "
-            f"Received: {kind!r}."
+            f"train_teachers.losses must be 'l1' or 'l2'. Received: {kind!r}."
         )
-    if kind == "weighted_l1":
-        error *= 1.0 + 9.0 * tf.clip_by_value(0.5 * (target + 1.0), 0.0, 1.0)
     weight = tf.broadcast_to(weight, tf.shape(error))
     return tf.math.divide_no_nan(tf.reduce_sum(weight * error), tf.reduce_sum(weight))
 
@@ -299,7 +298,8 @@ def main() -> None:
 
     out_dir = pathlib.Path(_OUT_DIR.value)
     command = "python tools/train_teachers.py " + " ".join(
-        f"--gin_file={name}" for name in _GIN_FILE.value
+        [f"--gin_file={name}" for name in _GIN_FILE.value]
+        + [f'--gin_param="{param}"' for param in _GIN_PARAM.value]
     )
     tasks = [get_task(name).name for name in _TASK.value or config["tasks"]]
     train, test = rooms_samples(

@@ -192,7 +192,7 @@ def split_samples(
             f"Cannot split {len(samples)} samples of "
             f"{len({s.point for s in samples})} points by {by!r} into training and "
             f"{validation_fraction:.0%} validation: one side would be empty. Give more "
-            "samples or validation_fraction=0."
+            "samples or another fraction."
         )
     if path is not None and not os.path.exists(path):
         content = {

@@ -1,4 +1,7 @@
-"""The CGAN term of the supplement, as Taskonomy's code has it (section 1)."""
+"""The CGAN term of the supplement, as Taskonomy's code has it (section 1).
+
+The supplement gives its weights and its start only: docs/deviations.md.
+"""
 
 import tensorflow as tf
 

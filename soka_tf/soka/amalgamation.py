@@ -109,6 +109,7 @@ class Amalgamation(tf.keras.layers.Layer):
     """Multi-modal Incorporated Amalgamation over a set of layers (Eqs. 1-4).
 
     Variants (how the student is drawn to sigma, and what trains W and C):
+      (docs/deviations.md says why there are four.)
       literal: Eq. 3 as printed, mean-reduced; W and C minimise L_A with the student.
         It collapses: all three shrink together.
       normalized: Eq. 3 on activations L2-normalised at every position.
@@ -250,6 +251,7 @@ def transfer_loss(student: tf.Tensor, sigma: tf.Tensor, variant: str) -> tf.Tens
         difference = _outer_product(student) - _outer_product(sigma)
         batch = tf.cast(tf.shape(difference)[0], difference.dtype)
         return tf.reduce_sum(tf.square(difference)) / tf.square(batch)
+    # A mean over channels, too: a layer of unit vectors weighs as 1 / channels.
     difference = _unit_length(student) - _unit_length(sigma)
     return tf.reduce_mean(tf.square(difference))
 

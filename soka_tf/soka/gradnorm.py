@@ -1,4 +1,7 @@
-"""The adaptive weighting step: task weights by GradNorm, in closed form (Eqs. 7, 9)."""
+"""The adaptive weighting step: task weights by GradNorm, in closed form (Eqs. 7, 9).
+
+The exponent, the floor and the kind of norm are choices: docs/deviations.md.
+"""
 
 from typing import Optional, Sequence
 

@@ -10,7 +10,8 @@ Section 3.4 of the paper, Steps 1 to 6. Who moves in which phase:
 | weighting     |         |          |              | move         |                |
 
 What stands still does so to the last bit, moving statistics of BatchNorm included.
-A frozen part normalises with the batch's statistics, as it will when it moves next.
+A frozen part normalises with the batch's statistics, as it will when it moves next
+(docs/deviations.md, as for everything here that the paper leaves open).
 """
 
 import contextlib
@@ -328,7 +329,9 @@ class SokaModel(tf.keras.Model):
                 total = tf.reduce_sum(self.gradnorm.task_weights * losses)
                 if self.joint_amalgamation:
                     mia = self.amalgamation(targets.features, features)
-                    total = self.soft_weight * total + mia.transfer
+                    # n omega_i: at equal weights that is Eq. 8, which has no omega.
+                    share = self.soft_weight * len(self.tasks)
+                    total = share * total + mia.transfer
             variables = self.encoder_variables + self.decoder_variables
             gradients = tape.gradient(total, variables)
             count = len(self.encoder_variables)

@@ -128,7 +128,7 @@ def find_teachers(
     if repeated:
         raise UserError(
             "An auxiliary teacher must be none of the targets' and be named once. "
-            f"Received twice: {', '.join(repeated)}."
+            f"Received twice: {', '.join(repeated)}. Bind auxiliaries = [] or others."
         )
     folder = pathlib.Path(teachers_dir or SHIPPED_DIR)
     return TeacherFiles(

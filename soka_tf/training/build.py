@@ -75,7 +75,7 @@ def build_data(
     train_views: int = 20,
     validation_views: int = 4,
     validation_fraction: float = 0.18,
-    split_by: str = "random",
+    split_by: str = "point",
     split_seed: int = 0,
     check_files: bool = True,
 ) -> Data:
@@ -86,7 +86,7 @@ def build_data(
       image_size: side in pixels; rooms are drawn at this size.
       split_file: where a folder's split is kept; None to keep it nowhere.
       draw: whether missing rooms are drawn; False only looks what is there.
-      images_dir: any folder of images, or one image; trains without labels.
+      images_dir: any folder of images; trains without labels.
       taskonomy_dir: root of a Taskonomy folder (docs: three layouts).
       buildings: of Taskonomy; None for all that are there.
       rooms_dir: where rooms are kept; $SOKA_TF_CACHE or ~/.cache/soka_tf unless told.
@@ -114,11 +114,16 @@ def build_data(
         if len(samples) < 2:
             raise UserError(
                 f"{source}: {len(samples)} readable image; at least 2 are needed, one "
-                "to train on and one to validate on."
+                "to train on and one to validate on; damaged ones are left out."
             )
         train, validation = split_samples(
             samples, validation_fraction, split_by, split_seed, split_file
         )
+        if not validation:
+            raise UserError(
+                "build_data.validation_fraction must leave an image to validate on. "
+                f"Received: {validation_fraction} of {len(samples)} images."
+            )
         return Data(train, validation, source)
 
     for task in domains:
@@ -404,7 +409,7 @@ def build_optimizers(
     power: float = 0.9,
     amalgamation_rate: float = 1e-3,
     task_weights_optimizer: str = "adam",
-    task_weights_rate: float = 1e-3,
+    task_weights_rate: float = 1e-4,
     discriminator_rate: float = 1e-5,
     weight_decay: float = 1e-6,
     weight_decay_kind: str = "l2_loss",
@@ -412,7 +417,8 @@ def build_optimizers(
     """Builds an optimizer for every player.
 
     Args:
-      max_steps: length of the run; the rates reach 0 there.
+      max_steps: length of the run; the rates of encoder and decoders reach 0 there.
+        Players that start with the cycle end a little above.
       optimizer: "adam" or "sgd", of encoder, decoders and amalgamation.
       learning_rate: of encoder and decoders at step 0 (paper: 0.001).
       power: of the poly policy (paper: 0.9).

@@ -1,4 +1,7 @@
-"""Optimizers by name, with a named kind of weight decay. The only user of TFA."""
+"""Optimizers by name, with a named kind of weight decay. The only user of TFA.
+
+The paper names neither optimizer nor kind of decay: docs/deviations.md.
+"""
 
 import warnings
 from typing import Union

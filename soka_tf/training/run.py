@@ -92,7 +92,8 @@ class Settings:
             "evaluation_batch_size",
         ):
             value = getattr(self, name)
-            if not float(value).is_integer() or value < 1:
+            whole = isinstance(value, (int, float)) and float(value).is_integer()
+            if not whole or value < 1:
                 raise UserError(
                     f"run.{name} must be a whole number of 1 or more. "
                     f"Received: {value!r}."
@@ -144,6 +145,15 @@ def build_run(model_dir: str) -> Run:
     _refuse_differences(model_dir, gin.config_str(), of_both=True)
     names = settings.task_names
     teachers = load_pool(build.find_teachers(names))
+    for teacher in teachers.teachers:
+        if teacher.image_size not in (None, settings.image_size):
+            logging.warning(
+                "The teacher of %s learnt at %d pixels, this run has %d: its answers "
+                "will be poor. Bind image_size.",
+                teacher.task.name,
+                teacher.image_size,
+                settings.image_size,
+            )
     student = build.build_student(names, seed=settings.seed)
     build.initialize_student(student, teachers)
     model = build.build_model(
@@ -190,6 +200,11 @@ def train(
     if start >= settings.max_steps:
         logging.info("All %d steps are done.", settings.max_steps)
         return
+    logging.info(
+        "Training on %d images of %s; the first step of a stage takes a while.",
+        len(run.data.train),
+        run.data.source,
+    )
     remaining = settings.max_steps - start
     text_summaries(writer, {"gin/operative_config": run.config}, start)
     dataset = image_dataset(

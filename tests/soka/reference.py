@@ -22,7 +22,7 @@ def joint_step(model, images):
         total = tf.reduce_sum(model.gradnorm.task_weights * losses)
         if model.joint_amalgamation:
             transfer, own = amalgamation_losses(model, taught, features)
-            total = model.soft_weight * total + transfer
+            total = model.soft_weight * len(model.tasks) * total + transfer
         encoder_loss = total + penalty(model.weight_decay, moving_encoder(model))
         decoder_loss = total + penalty(model.weight_decay, moving_decoders(model))
     move(model, tape, encoder_loss, "encoder", moving_encoder(model))
