@@ -46,7 +46,7 @@ def encode(task: Task, pixels: np.ndarray, size: int) -> np.ndarray:
     """
     encoding = task.encoding
     if encoding is None:
-        raise UserError(f"{task.name!r} predicts no image, so it has no label files.")
+        raise UserError(f"{task.name!r} has no label files.")
     _check_label(task, pixels)
 
     if encoding.kind == "log_depth":
@@ -87,7 +87,7 @@ def decode(task: Task, values: Values) -> Values:
     """
     encoding = task.encoding
     if encoding is None:
-        raise UserError(f"{task.name!r} predicts no image, so it has no values.")
+        raise UserError(f"{task.name!r} has no physical values.")
     if encoding.kind == "log_depth":
         return (_DEPTH_LEVELS**values - 1.0) / DEPTH_STEPS_PER_METRE
     if encoding.kind == "direction":
@@ -112,7 +112,7 @@ def store(task: Task, physical: np.ndarray) -> np.ndarray:
     """
     encoding = task.encoding
     if encoding is None:
-        raise UserError(f"{task.name!r} predicts no image, so it has no label files.")
+        raise UserError(f"{task.name!r} has no label files.")
     finite = np.isfinite(physical)
     physical = np.where(finite, physical, 0.0).astype(np.float64)
     full_scale = 2**encoding.bits - 1
@@ -169,6 +169,18 @@ def low_saturation(rgb: Values) -> Values:
     return (abs(rgb + end) - abs(rgb - end)) * 0.5
 
 
+def has_reading(depth_pixels: np.ndarray) -> np.ndarray:
+    """Tells which pixels of a depth file the original trusts.
+
+    Args:
+      depth_pixels: uint16 [height, width, 1], file pixels of depth_zbuffer.
+
+    Returns:
+      bool [height, width, 1].
+    """
+    return depth_pixels[..., :1] < FIRST_INVALID_DEPTH
+
+
 def valid_mask(depth_pixels: np.ndarray, size: int, channels: int = 1) -> np.ndarray:
     """Tells which pixels have a depth reading, undisturbed by invalid neighbours.
 
@@ -181,7 +193,7 @@ def valid_mask(depth_pixels: np.ndarray, size: int, channels: int = 1) -> np.nda
     Returns:
       float32 [size, size, 1]: 0, or a weight from 0.99 to 1.
     """
-    valid = (depth_pixels[..., :1] < FIRST_INVALID_DEPTH).astype(np.float64)
+    valid = has_reading(depth_pixels).astype(np.float64)
     if channels == 2:
         height, width = valid.shape[:2]
         mask = ndimage.zoom(valid, (size / height, size / width, 1), order=1)

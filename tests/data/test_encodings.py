@@ -49,6 +49,9 @@ GOLDEN = {
     "make_mask_c2/depth_64x48@1": lambda pixels: np.repeat(
         encodings.valid_mask(pixels, 256, channels=2), 2, axis=-1
     ),
+    "mask_raw_c1/depth_64x48@1": lambda pixels: encodings.has_reading(pixels).astype(
+        np.float32
+    ),
     "low_sat/rgb_512@4": lambda pixels: encodings.low_saturation(
         encodings.encode_rgb(pixels, 256)
     ),
