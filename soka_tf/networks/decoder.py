@@ -1,37 +1,91 @@
-"""The decoder of the released Taskonomy networks: a representation to a map.
+"""The decoders of the released Taskonomy networks: a representation to a map.
 
-Layer names are those of the released checkpoints without the network's scope:
+Layer names are those of the released checkpoints without the network's scope. Of the
+layout "map", which all tasks with an image have but colorization:
 
     conv2, conv3, conv4, conv5, conv6, conv7     3x3 at the representation's size
     deconv8, conv9, deconv10, conv11, deconv12, conv13, deconv14
                                                  3x3; each deconv doubles the size
     decoder_output, decoder_output/Tanh          3x3 with bias; the output, in float32
 
+Of the layout "colours", colorization's, whose 313 channels are logits:
+
+    conv2, conv3, conv4, conv5, conv6, conv_extra, conv7, conv8, conv9
+                                                 3x3 at the representation's size
+    deconv10, conv11, deconv12                   3x3; each deconv doubles the size
+    decoder_output, decoder_output/Linear        1x1 with bias; the output, in float32
+
 All but the output have /BatchNorm and /LeakyRelu.
 """
 
 import dataclasses
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Tuple
 
 import tensorflow as tf
 
 from soka_tf.networks.batch_norm import BatchNorm
 from soka_tf.networks.building import check_integers, check_positive, scaled_filters
 
-_TRUNK = (
-    ("conv2", 1024),
-    ("conv3", 1024),
-    ("conv4", 512),
-    ("conv5", 256),
-    ("conv6", 256),
-    ("conv7", 128),
-)
-_STAGES = (
-    (("deconv8", 64), ("conv9", 64)),
-    (("deconv10", 32), ("conv11", 32)),
-    (("deconv12", 16), ("conv13", 32)),
-    (("deconv14", 16),),
-)
+_Layers = Tuple[Tuple[str, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """One of the two architectures, layers written as (name, filters).
+
+    Attributes:
+      trunk: layers at the representation's size.
+      stages: each begins with the layer that doubles the size.
+      output_kernel_size: of the last convolution.
+      activation: of the output, by its Keras name.
+    """
+
+    trunk: _Layers
+    stages: Tuple[_Layers, ...]
+    output_kernel_size: int
+    activation: str
+
+
+_LAYOUTS = {
+    "map": _Layout(
+        trunk=(
+            ("conv2", 1024),
+            ("conv3", 1024),
+            ("conv4", 512),
+            ("conv5", 256),
+            ("conv6", 256),
+            ("conv7", 128),
+        ),
+        stages=(
+            (("deconv8", 64), ("conv9", 64)),
+            (("deconv10", 32), ("conv11", 32)),
+            (("deconv12", 16), ("conv13", 32)),
+            (("deconv14", 16),),
+        ),
+        output_kernel_size=3,
+        activation="tanh",
+    ),
+    "colours": _Layout(
+        trunk=(
+            ("conv2", 1024),
+            ("conv3", 1024),
+            ("conv4", 512),
+            ("conv5", 512),
+            ("conv6", 512),
+            ("conv_extra", 512),
+            ("conv7", 256),
+            ("conv8", 256),
+            ("conv9", 256),
+        ),
+        stages=(
+            (("deconv10", 256), ("conv11", 256)),
+            (("deconv12", 256),),
+        ),
+        output_kernel_size=1,
+        activation="linear",
+    ),
+}
+LAYOUTS = tuple(_LAYOUTS)
 
 
 def _layer(x: tf.Tensor, filters: int, name: str) -> tf.Tensor:
@@ -57,16 +111,19 @@ class Decoder(tf.keras.Model):
     """A representation to a map in the network's range, by "15 layers".
 
     Called on float32 [B, h, w, representation_channels] of any size, it returns
-    float32 [B, h * 2**upsamplings, w * 2**upsamplings, channels] in [-1, 1] (tanh).
-    Source: the released Taskonomy networks (four upsamplings).
+    float32 [B, h * 2**upsamplings, w * 2**upsamplings, channels]: in [-1, 1] (tanh)
+    with the layout "map", logits without bounds with "colours". Source: the released
+    Taskonomy networks.
 
     Args:
       channels: channels of the map.
       width: multiplies the filters of all layers but the output.
-      upsamplings: how often the size doubles, 0 to 4. With fewer than four, the
-        first stages are left out; the remaining layers keep their names.
+      upsamplings: how often the size doubles, at most 4 ("map") or 2 ("colours");
+        None for as often as the original does. With fewer, the first stages are
+        left out; the remaining layers keep their names.
       min_filters: fewest filters of any layer but the output, for small widths.
       representation_channels: channels of the input.
+      layout: "map", or "colours" for the original's colorization.
       name: name of the model.
 
     Raises:
@@ -77,9 +134,10 @@ class Decoder(tf.keras.Model):
         self,
         channels: int,
         width: float = 1.0,
-        upsamplings: int = 4,
+        upsamplings: Optional[int] = None,
         min_filters: int = 1,
         representation_channels: int = 8,
+        layout: str = "map",
         name: str = "decoder",
     ):
         check_positive(
@@ -89,22 +147,32 @@ class Decoder(tf.keras.Model):
             min_filters=min_filters,
             representation_channels=representation_channels,
         )
+        if layout not in LAYOUTS:
+            raise ValueError(
+                f"Decoder: layout must be one of {LAYOUTS}. Received: {layout!r}."
+            )
+        parts = _LAYOUTS[layout]
+        most = len(parts.stages)
+        if upsamplings is None:
+            upsamplings = most
         (upsamplings,) = check_integers(
-            "Decoder", "upsamplings", (upsamplings,), 1, range(len(_STAGES) + 1)
+            "Decoder", "upsamplings", (upsamplings,), 1, range(most + 1)
         )
         representation = tf.keras.Input(
             (None, None, representation_channels), name="representation"
         )
         x = representation
-        for stage in (_TRUNK, *_STAGES[len(_STAGES) - upsamplings :]):
+        for stage in (parts.trunk, *parts.stages[most - upsamplings :]):
             for layer_name, filters in stage:
                 x = _layer(x, scaled_filters(filters, width, min_filters), layer_name)
-        x = tf.keras.layers.Conv2D(channels, 3, padding="same", name="decoder_output")(
-            x
-        )
+        x = tf.keras.layers.Conv2D(
+            channels, parts.output_kernel_size, padding="same", name="decoder_output"
+        )(x)
         # In float32 whatever the policy: losses and metrics need it.
         prediction = tf.keras.layers.Activation(
-            "tanh", dtype="float32", name="decoder_output/Tanh"
+            parts.activation,
+            dtype="float32",
+            name=f"decoder_output/{parts.activation.capitalize()}",
         )(x)
         super().__init__(representation, prediction, name=name)
         # A plain object, because Keras would track a bare dictionary.
@@ -115,6 +183,7 @@ class Decoder(tf.keras.Model):
                 "upsamplings": upsamplings,
                 "min_filters": int(min_filters),
                 "representation_channels": int(representation_channels),
+                "layout": layout,
                 "name": name,
             }
         )
@@ -123,6 +192,11 @@ class Decoder(tf.keras.Model):
     def channels(self) -> int:
         """Channels of the map."""
         return self._parts.config["channels"]
+
+    @property
+    def layout(self) -> str:
+        """Which of the two architectures it is: "map" or "colours"."""
+        return self._parts.config["layout"]
 
     @property
     def upsamplings(self) -> int:

@@ -91,11 +91,12 @@ class _Parts:
 class Encoder(tf.keras.Model):
     """Images to the features of four blocks and a thin representation.
 
-    Called on float32 [B, H, W, 3] in [-1, 1] of any size, it returns float32
-    "block1" .. "block4" and "representation" ([B, h, w, representation_channels],
-    never negative). With the strides of the original h = H / 16, and so for blocks 2,
-    3 and 4; block 1 is twice as large. Source: the released Taskonomy networks
-    (units 3, 4, 6, 3); units 2, 3, 1, 2 make the ResNet-26 of the paper's supplement.
+    Called on float32 [B, H, W, image_channels] in [-1, 1] of any size, it returns
+    float32 "block1" .. "block4" and "representation" ([B, h, w,
+    representation_channels], never negative). With the strides of the original
+    h = H / 16, and so for blocks 2, 3 and 4; block 1 is twice as large. Source: the
+    released Taskonomy networks (units 3, 4, 6, 3); units 2, 3, 1, 2 make the ResNet-26
+    of the paper's supplement.
 
     Args:
       units: residual units of each of the four blocks.
@@ -104,6 +105,7 @@ class Encoder(tf.keras.Model):
         sits on its last unit; pool1 with stride 1 is left out; blocks 3 and 4
         never stride.
       representation_channels: channels of the representation.
+      image_channels: channels of the images; the original's colorization sees one.
       name: name of the model.
 
     Raises:
@@ -116,16 +118,20 @@ class Encoder(tf.keras.Model):
         width: float = 1.0,
         strides: Sequence[int] = (2, 2, 2, 2),
         representation_channels: int = 8,
+        image_channels: int = 3,
         name: str = "encoder",
     ):
         units = check_integers("Encoder", "units", units, 4, range(1, 100))
         strides = check_integers("Encoder", "strides", strides, 4, (1, 2))
         check_positive(
-            "Encoder", width=width, representation_channels=representation_channels
+            "Encoder",
+            width=width,
+            representation_channels=representation_channels,
+            image_channels=image_channels,
         )
         conv1_stride, pool1_stride, *block_strides = (*strides, 1, 1)
 
-        images = tf.keras.Input((None, None, 3), name="images")
+        images = tf.keras.Input((None, None, image_channels), name="images")
         x = _conv(images, scaled_filters(64, width), 7, conv1_stride, "conv1")
         if pool1_stride > 1:
             x = tf.keras.layers.MaxPool2D(
@@ -157,6 +163,7 @@ class Encoder(tf.keras.Model):
                 "width": float(width),
                 "strides": strides,
                 "representation_channels": int(representation_channels),
+                "image_channels": int(image_channels),
                 "name": name,
             },
             trunk=tf.keras.Model(images, features, name=f"{name}_trunk"),
@@ -179,6 +186,11 @@ class Encoder(tf.keras.Model):
     def representation_channels(self) -> int:
         """Channels of the representation."""
         return self._parts.config["representation_channels"]
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images."""
+        return self._parts.config["image_channels"]
 
     @property
     def block3_channels(self) -> int:

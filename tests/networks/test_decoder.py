@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.networks.decoder import Decoder
+from soka_tf.networks.decoder import LAYOUTS, Decoder
 
 
 @functools.cache
@@ -20,14 +20,32 @@ def convolutions(decoder):
     }
 
 
-@pytest.mark.parametrize("upsamplings", range(5))
+SIZES = [("map", n) for n in range(5)] + [("colours", n) for n in range(3)]
+
+
+@pytest.mark.parametrize("layout, upsamplings", SIZES)
 @pytest.mark.parametrize("height, width", [(4, 4), (3, 5)])
-def test_output_is_a_map_of_the_size_asked_for(upsamplings, height, width):
-    decoder = small(3, upsamplings=upsamplings)
+def test_output_is_a_map_of_the_size_asked_for(layout, upsamplings, height, width):
+    decoder = small(3, upsamplings=upsamplings, layout=layout)
     prediction = decoder(tf.random.normal((2, height, width, 8)))
     scale = 2**upsamplings
     assert prediction.shape == (2, height * scale, width * scale, 3)
     assert (decoder.channels, decoder.upsamplings) == (3, upsamplings)
+    assert decoder.layout == layout
+
+
+def test_default_doubles_as_often_as_the_original():
+    assert {name: small(3, layout=name).upsamplings for name in LAYOUTS} == {
+        "map": 4,
+        "colours": 2,
+    }
+
+
+def test_config_saved_before_layouts_still_builds_the_map():
+    config = small(3).get_config()
+    del config["layout"]
+    assert config["upsamplings"] == 4
+    assert Decoder.from_config(config).get_config() == small(3).get_config()
 
 
 def test_first_stages_are_left_out_and_the_rest_keeps_its_names():
@@ -41,6 +59,15 @@ def test_first_stages_are_left_out_and_the_rest_keeps_its_names():
     }
     for upsamplings, tail in tails.items():
         names = list(convolutions(small(3, upsamplings=upsamplings)))
+        assert names == [*trunk, *tail, "decoder_output"]
+
+
+def test_stages_of_colours_are_left_out_from_the_first_on():
+    trunk = ["conv2", "conv3", "conv4", "conv5", "conv6", "conv_extra", "conv7"]
+    trunk += ["conv8", "conv9"]
+    tails = {2: ["deconv10", "conv11", "deconv12"], 1: ["deconv12"], 0: []}
+    for upsamplings, tail in tails.items():
+        names = list(convolutions(small(3, upsamplings=upsamplings, layout="colours")))
         assert names == [*trunk, *tail, "decoder_output"]
 
 
@@ -75,6 +102,14 @@ def test_output_is_tanh_and_alone_has_a_bias():
     np.testing.assert_allclose(tf.tanh(logits(x)), decoder(x), rtol=1e-6)
 
 
+def test_output_of_colours_has_no_bounds_and_sees_single_pixels():
+    decoder = small(5, layout="colours")
+    logits = decoder(1e6 * tf.random.normal((2, 4, 4, 8)))
+    assert np.abs(logits).max() > 1
+    output = decoder.get_layer("decoder_output")
+    assert output.kernel_size == (1, 1) and output.use_bias
+
+
 def test_hidden_layers_leak_a_fifth_and_kernels_begin_as_xavier():
     decoder = Decoder(1, width=0.1)
     for layer in decoder.layers:
@@ -93,6 +128,8 @@ def test_hidden_layers_leak_a_fifth_and_kernels_begin_as_xavier():
     [
         ({"channels": 0}, "channels must be positive. Received: 0"),
         ({"upsamplings": 5}, r"upsamplings must be 1 integers? .*0 and 4.*\(5,\)"),
+        ({"upsamplings": 3, "layout": "colours"}, "upsamplings .* between 0 and 2"),
+        ({"layout": "colors"}, r"layout must be one of .*'map', 'colours'.*'colors'"),
         ({"width": -1.0}, "width must be positive. Received: -1.0"),
         ({"min_filters": 0}, "min_filters must be positive"),
         ({"representation_channels": 0}, "representation_channels must be positive"),

@@ -70,6 +70,21 @@ def test_last_shared_kernel_is_that_of_compress1():
     assert encoder.representation_channels == 5
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_may_have_other_channels_than_three(channels):
+    encoder = small(image_channels=channels)
+    assert encoder.image_channels == channels
+    assert encoder.get_layer("conv1").kernel.shape == (7, 7, channels, 8)
+    x = tf.random.stateless_uniform((2, 32, 32, channels), (1, 2), -1, 1)
+    np.testing.assert_array_equal(encoder.trunk(x)["block3"], encoder(x)["block3"])
+
+
+def test_config_saved_before_image_channels_still_builds_the_same():
+    config = small().get_config()
+    assert config.pop("image_channels") == 3
+    assert Encoder.from_config(config).get_config() == small().get_config()
+
+
 def test_representation_is_never_negative_and_partly_zero():
     representation = small()(images(64, 64), training=True)["representation"].numpy()
     assert representation.min() == 0
@@ -159,6 +174,7 @@ def test_units_of_the_small_resnet_give_its_layers():
         ({"strides": (2, 2, 2, 4)}, "strides must be 4 integers between 1 and 2"),
         ({"strides": (2, 2, 2, 1.5)}, "strides must be 4 integers between 1 and 2"),
         ({"width": 0}, "width must be positive. Received: 0"),
+        ({"image_channels": 0}, "image_channels must be positive. Received: 0"),
         ({"representation_channels": -1}, "representation_channels must be positive"),
     ],
 )

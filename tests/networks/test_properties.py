@@ -16,51 +16,75 @@ from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.weights import named_variables
 
-# Class -> (small arguments, none of them a default, channels of the input).
+# Case -> (class, small arguments, none of them a default in all cases of a class).
 SMALL = {
-    Encoder: (
+    "encoder": (
+        Encoder,
         dict(
             units=(1, 2, 1, 1),
             width=0.05,
             strides=(2, 2, 2, 1),
             representation_channels=6,
+            image_channels=2,
             name="small_encoder",
         ),
-        3,
     ),
-    Decoder: (
+    "decoder": (
+        Decoder,
         dict(
             channels=2,
             width=0.05,
             upsamplings=3,
             min_filters=4,
             representation_channels=6,
+            layout="map",
             name="small_decoder",
         ),
-        6,
     ),
-    Discriminator: (
+    "decoder_of_colours": (
+        Decoder,
+        dict(
+            channels=4,
+            width=0.02,
+            upsamplings=1,
+            min_filters=6,
+            representation_channels=3,
+            layout="colours",
+            name="small_decoder_of_colours",
+        ),
+    ),
+    "discriminator": (
+        Discriminator,
         dict(channels=2, width=0.05, strides=(2, 3, 2), name="small_discriminator"),
-        5,
     ),
 }
 
 
-@pytest.fixture(scope="module", params=SMALL, ids=lambda cls: cls.__name__)
-def cls(request):
+@pytest.fixture(scope="module", params=SMALL)
+def case(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
-def network(cls):
-    network = cls(**SMALL[cls][0])
+def cls(case):
+    return SMALL[case][0]
+
+
+@pytest.fixture(scope="module")
+def arguments(case):
+    return SMALL[case][1]
+
+
+@pytest.fixture(scope="module")
+def network(cls, arguments):
+    network = cls(**arguments)
     # Moving statistics of their own, lest a test pass by mean 0 and variance 1.
-    network(inputs(cls), training=True)
+    network(inputs(network), training=True)
     return network
 
 
-def inputs(cls, batch=2, size=24, seed=0):
-    shape = (batch, size, size, SMALL[cls][1])
+def inputs(network, batch=2, size=24, seed=0):
+    shape = (batch, size, size, network.input.shape[-1])
     return tf.constant(np.random.RandomState(seed).uniform(-1, 1, shape), tf.float32)
 
 
@@ -81,13 +105,13 @@ def test_every_network_of_the_package_is_tested_here():
             and issubclass(value, tf.keras.Model)
             and value.__module__ == module.__name__
         }
-    assert found == set(SMALL)
+    assert found == {cls for cls, _ in SMALL.values()}
 
 
-def test_config_names_every_argument_and_rebuilds_the_network(cls, network):
+def test_config_names_every_argument_and_rebuilds_the_network(cls, arguments, network):
     config = network.get_config()
     assert set(config) == set(inspect.signature(cls).parameters)
-    assert config == SMALL[cls][0]
+    assert config == arguments
     twin = cls.from_config(config)
     assert twin.get_config() == config
     assert [layer.get_config() for layer in twin.layers] == [
@@ -99,7 +123,7 @@ def test_clone_is_a_network_of_its_own(cls, network):
     twin = tf.keras.models.clone_model(network)
     assert type(twin) is cls
     twin.set_weights(network.get_weights())
-    assert_same(twin(inputs(cls)), network(inputs(cls)))
+    assert_same(twin(inputs(network)), network(inputs(network)))
     assert not {id(v) for v in twin.weights} & {id(v) for v in network.weights}
 
 
@@ -132,11 +156,11 @@ def test_named_variables_are_all_variables(network):
     assert {id(v) for v in named.values()} == {id(v) for v in network.weights}
 
 
-def test_saved_model_round_trip_serves_any_batch_and_size(cls, network, tmp_path):
+def test_saved_model_round_trip_serves_any_batch_and_size(network, tmp_path):
     network.export(str(tmp_path / "export"))
     served = tf.saved_model.load(str(tmp_path / "export"))
     for batch, size in ((1, 24), (3, 40)):
-        x = inputs(cls, batch, size)
+        x = inputs(network, batch, size)
         assert_same(served.serve(x), network(x))
 
 
@@ -144,29 +168,29 @@ def test_keras_file_round_trip_needs_no_custom_objects(cls, network, tmp_path):
     network.save(tmp_path / "network.keras")
     twin = tf.keras.models.load_model(tmp_path / "network.keras")
     assert type(twin) is cls
-    assert_same(twin(inputs(cls)), network(inputs(cls)))
+    assert_same(twin(inputs(network)), network(inputs(network)))
 
 
-def test_checkpoint_holds_every_variable_once(cls, network, tmp_path):
+def test_checkpoint_holds_every_variable_once(cls, arguments, network, tmp_path):
     path = tf.train.Checkpoint(network=network).write(str(tmp_path / "checkpoint"))
     saved = [
         name for name, _ in tf.train.list_variables(path) if "VARIABLE_VALUE" in name
     ]
     assert len(saved) == len(network.weights)
-    twin = cls(**SMALL[cls][0])
+    twin = cls(**arguments)
     tf.train.Checkpoint(network=twin).read(path).assert_consumed()
-    assert_same(twin(inputs(cls)), network(inputs(cls)))
+    assert_same(twin(inputs(network)), network(inputs(network)))
 
 
-def test_graph_and_eager_agree(cls, network):
-    assert_same(tf.function(network)(inputs(cls)), network(inputs(cls)))
+def test_graph_and_eager_agree(network):
+    assert_same(tf.function(network)(inputs(network)), network(inputs(network)))
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_outputs_are_float32_under_a_mixed_policy(cls, network, policy):
+def test_outputs_are_float32_under_a_mixed_policy(cls, arguments, network, policy):
     tf.keras.mixed_precision.set_global_policy(policy)
     try:
-        half = cls(**SMALL[cls][0])
+        half = cls(**arguments)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     half.set_weights(network.get_weights())
@@ -174,7 +198,8 @@ def test_outputs_are_float32_under_a_mixed_policy(cls, network, policy):
     kernels = [layer for layer in half.layers if hasattr(layer, "kernel")]
     assert {layer.compute_dtype for layer in kernels} == {policy[len("mixed_") :]}
     for one, other in zip(
-        tf.nest.flatten(half(inputs(cls))), tf.nest.flatten(network(inputs(cls)))
+        tf.nest.flatten(half(inputs(network))),
+        tf.nest.flatten(network(inputs(network))),
     ):
         assert one.dtype == tf.float32
         assert 0 < np.abs(one - other).max() < 0.1 * max(1, np.abs(other).max())
