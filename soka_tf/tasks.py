@@ -52,7 +52,13 @@ class Task:
       title: a short name for pictures and tables.
       aliases: the taskbank's and the paper's names.
       channels: channels of the prediction; 0 where the task predicts no image.
-      encoding: how labels are stored and encoded; None where there is no image.
+      encoding: how labels are stored and encoded; None where a student cannot learn
+        the task, because it predicts no image or one that only its own loss reads.
+      decoder: layout of the published network's decoder (see
+        `soka_tf.networks.decoder`).
+      image_channels: channels that the published network's encoder takes.
+      released_input: what the released demonstration and similarity code show the
+        network, a key of `soka_tf.data.inputs.INPUTS`; training shows "plain".
       masked: whether pixels without a depth reading are left out.
       unit: the physical unit of decoded values, "" for none.
       metrics: names of the metrics reported (see docs/metrics.md).
@@ -70,6 +76,9 @@ class Task:
     aliases: Tuple[str, ...] = ()
     channels: int = 0
     encoding: Optional[Encoding] = None
+    decoder: Literal["map", "colours"] = "map"
+    image_channels: int = 3
+    released_input: Literal["plain", "low_sat", "hole", "light"] = "low_sat"
     masked: bool = False
     unit: str = ""
     metrics: Tuple[str, ...] = _RATIO_METRICS
@@ -81,7 +90,7 @@ class Task:
     @property
     def role(self) -> str:
         """Whether a student can learn it ("target") or not ("auxiliary")."""
-        return "target" if self.channels else "auxiliary"
+        return "target" if self.encoding else "auxiliary"
 
 
 def _depth(name: str, title: str, *aliases: str) -> Task:
@@ -126,13 +135,14 @@ def _map(
     )
 
 
-def _rgb(name: str, title: str, *aliases: str) -> Task:
+def _rgb(name: str, title: str, *aliases: str, released_input="low_sat") -> Task:
     return Task(
         name=name,
         title=title,
         aliases=aliases,
         channels=3,
         encoding=Encoding("range", bits=8, high=1.0),
+        released_input=released_input,
         unit="of full scale",
         ratio_floor=1.0 / 255.0,
         colormap=None,
@@ -140,8 +150,10 @@ def _rgb(name: str, title: str, *aliases: str) -> Task:
     )
 
 
-def _auxiliary(name: str, *aliases: str) -> Task:
-    return Task(name=name, title=name.replace("_", " "), aliases=aliases, metrics=())
+def _auxiliary(name: str, *aliases: str, **published) -> Task:
+    title = name.replace("_", " ")
+    published.setdefault("released_input", "plain")
+    return Task(name=name, title=title, aliases=aliases, metrics=(), **published)
 
 
 _TABLE = (
@@ -189,14 +201,20 @@ _TABLE = (
     ),
     _rgb("autoencoding", "autoencoding", "autoencoder"),
     _rgb("denoising", "denoising", "denoise"),
-    _rgb("inpainting", "inpainting", "inpainting_whole"),
-    _auxiliary("colorization"),
-    _auxiliary("segment_unsup2d", "segment2d"),
-    _auxiliary("segment_unsup25d", "segment25d"),
-    _auxiliary("segment_semantic", "segmentsemantic"),
+    _rgb("inpainting", "inpainting", "inpainting_whole", released_input="hole"),
+    _auxiliary(
+        "colorization",
+        channels=313,
+        decoder="colours",
+        image_channels=1,
+        released_input="light",
+    ),
+    _auxiliary("segment_unsup2d", "segment2d", channels=64, released_input="low_sat"),
+    _auxiliary("segment_unsup25d", "segment25d", channels=64, released_input="low_sat"),
+    _auxiliary("segment_semantic", "segmentsemantic", channels=17),
     _auxiliary("class_object", "class_1000"),
     _auxiliary("class_scene", "class_places"),
-    _auxiliary("room_layout"),
+    _auxiliary("room_layout", released_input="low_sat"),
     _auxiliary("vanishing_point"),
     _auxiliary("jigsaw"),
     _auxiliary("egomotion", "ego_motion"),
@@ -245,8 +263,9 @@ def get_targets(names: Sequence[str]) -> Tuple[Task, ...]:
         if task.role != "target":
             allowed = [t.name for t in _TABLE if t.role == "target"]
             raise UserError(
-                f"{task.name!r} predicts no image, so it can only be an auxiliary "
-                f"teacher. Targets: {', '.join(allowed)}."
+                f"{task.name!r} predicts nothing that a student could learn from soft "
+                "targets and be measured on, so it can only be an auxiliary teacher. "
+                f"Targets: {', '.join(allowed)}."
             )
     if len(set(targets)) != len(targets):
         raise UserError(f"A task may be named once. Received: {list(names)}.")

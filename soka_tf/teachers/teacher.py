@@ -13,11 +13,13 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Union
 import numpy as np
 import tensorflow as tf
 
+from soka_tf.data.inputs import INPUTS
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.weights import named_variables
 from soka_tf.tasks import get_task
+from soka_tf.teachers.fitting import Entry, Fault, fit, shapes_of
 
 FILE_FORMAT = 1
 _MANIFEST = "manifest"
@@ -32,7 +34,8 @@ class Teacher(tf.keras.Model):
     Called on float32 images [B, H, W, 3] in [-1, 1] it returns a dict with the
     encoder's activations "block1" to "block4" and "representation" (SOKA amalgamates
     "block3" and "representation") and, where there is a decoder, "prediction"
-    [B, H, W, C] in the network's range.
+    [B, H, W, C] in the network's range (colorization: logits [B, H / 4, W / 4, 313]; an
+    encoder of one channel is shown the images' lightness).
 
     Frozen means: no trainable variable, moving statistics used and never updated
     whatever `training` says, and no way back: `trainable = True` is refused.
@@ -77,6 +80,8 @@ class Teacher(tf.keras.Model):
 
     def call(self, images: tf.Tensor, training: Any = None) -> Dict[str, tf.Tensor]:
         """Runs the teacher with its moving statistics; `training` has no effect."""
+        if self.encoder.image_channels == 1:
+            images = INPUTS["light"](images)
         outputs = dict(self.encoder(images, training=False))
         if self.decoder is not None:
             outputs["prediction"] = self.decoder(
@@ -137,14 +142,16 @@ def save_teacher(
     path: PathLike,
     dtype: str = "float32",
     details: Optional[Mapping[str, Any]] = None,
+    compress: bool = True,
 ) -> str:
     """Writes a teacher into one .npz file, whole or not at all.
 
     Args:
       teacher: the teacher.
-      path: the file to write, ending in .npz.
+      path: the file to write; a `TeacherPool` looks for <task>.npz.
       dtype: "float32" or "float16", the precision on disk.
       details: further entries of the manifest (source, command, scores).
+      compress: whether to spend seconds on a file a few percent smaller.
 
     Returns:
       The sha256 of the file.
@@ -161,9 +168,8 @@ def save_teacher(
     handle, temporary = tempfile.mkstemp(suffix=".npz", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(
-                file, **{_MANIFEST: np.array(json.dumps(manifest))}, **arrays
-            )
+            save = np.savez_compressed if compress else np.savez
+            save(file, **{_MANIFEST: np.array(json.dumps(manifest))}, **arrays)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -256,34 +262,18 @@ def _parse_manifest(path: PathLike, archive: Any) -> Dict[str, Any]:
 def _read_arrays(
     path: PathLike, archive: Any, variables: Mapping[str, tf.Variable]
 ) -> Dict[str, np.ndarray]:
-    found, wanted = set(archive.files) - {_MANIFEST}, set(variables)
-    values, unfit = {}, []
-    for name in sorted(found & wanted):
+    entries = {}
+    for name in archive.files:
+        if name == _MANIFEST:
+            continue
         try:
             value = archive[name]
         except _DAMAGE as error:
             raise UserError(f"{path}: {name} cannot be read ({error}).") from error
-        shape = tuple(variables[name].shape)
-        if value.shape != shape or value.dtype.kind != "f":
-            unfit.append(
-                f"{name} is {value.dtype}{list(value.shape)}, "
-                f"must be float{list(shape)}"
-            )
-        elif not np.all(np.isfinite(value)):
-            unfit.append(f"{name} holds NaN or infinite values")
-        else:
-            values[name] = value.astype(np.float32)
-    missing, additional = sorted(wanted - found), sorted(found - wanted)
-    if missing or additional or unfit:
+        entries[name] = Entry(value.shape, value.dtype.name, lambda value=value: value)
+    try:
+        return fit(shapes_of(variables), entries)
+    except Fault as fault:
         raise UserError(
-            f"{path}: its variables are not those of its architecture. "
-            f"Missing ({len(missing)}): {_some(missing)}. "
-            f"Additional ({len(additional)}): {_some(additional)}. "
-            f"Unfit ({len(unfit)}): {_some(unfit)}."
-        )
-    return values
-
-
-def _some(names: list, most: int = 20) -> str:
-    listed = ", ".join(names[:most]) or "none"
-    return listed + (f" and {len(names) - most} more" if len(names) > most else "")
+            f"{path}: its variables are not those of its architecture. {fault}"
+        ) from fault

@@ -116,7 +116,7 @@ def test_auxiliary_named_twice_is_refused(folder, tasks, auxiliaries):
 
 
 def test_auxiliary_task_as_a_target_is_refused(folder):
-    with pytest.raises(UserError, match="predicts no image"):
+    with pytest.raises(UserError, match="only be an auxiliary"):
         find_teachers(["vanishing_point"], (), folder)
     with pytest.raises(UserError, match="'vanishing_point' has an encoder only"):
         TeacherPool({"vanishing_point": build("vanishing_point")})

@@ -1,0 +1,243 @@
+"""Reads the "taskbank": Taskonomy's networks as TensorFlow 1 checkpoints.
+
+One checkpoint a task, of three or four files: PREFIX.index, PREFIX.data-?????-of-?????
+and PREFIX.meta, the graph, which nothing here opens. Names of variables stand at the
+root (encoder-decoder tasks), under feedforward/ or under siamese/, and compress1
+stands beside encoder/.
+"""
+
+import glob
+import os
+from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
+
+import tensorflow as tf
+
+from soka_tf.errors import UserError
+from soka_tf.tasks import TASKS, Task, get_task
+from soka_tf.teachers import published
+from soka_tf.teachers.fitting import Entry, Shape
+from soka_tf.teachers.teacher import PathLike, Teacher
+
+WHERE_TO_GET = (
+    "https://github.com/StanfordVL/taskonomy (taskbank/tools/download_model.sh: "
+    "model.permanent-ckpt.index and .data-00000-of-00001 of every task)"
+)
+_ROOTS = ("", "feedforward/", "siamese/")
+_LEAVES = {"kernel": "weights", "bias": "biases"}
+_TRAINING_ONLY = ("global_step", "beta1_power", "beta2_power")
+_SLOTS = ("/Adam", "/Adam_1")
+_DISCRIMINATOR = "discriminator/"
+# What TensorFlow raises on damaged checkpoints, each in its way.
+_DAMAGE = (tf.errors.OpError, ValueError, RuntimeError, UnicodeDecodeError)
+
+
+class Head(NamedTuple):
+    """The fully connected network behind an encoder whose task predicts no image.
+
+    No teacher needs it; its shapes tell one task's checkpoint from another's.
+
+    Attributes:
+      images: how many images' representations it takes, one after another.
+      hidden: widths of its hidden layers.
+      outputs: what it predicts.
+      copies: suffixes of its scope; egomotion has two, without BatchNorm.
+    """
+
+    images: int
+    hidden: Tuple[int, ...]
+    outputs: int
+    copies: Tuple[str, ...] = ("",)
+
+
+HEADS = {
+    "class_object": Head(1, (2048,), 1000),
+    "class_scene": Head(1, (2048,), 63),
+    "room_layout": Head(1, (2048,), 9),
+    "vanishing_point": Head(1, (2048,), 9),
+    "fixated_pose": Head(2, (2048,), 6),
+    "nonfixated_pose": Head(2, (2048, 2048), 6),
+    "point_matching": Head(2, (256,), 2),
+    "jigsaw": Head(9, (2048, 2048), 100),
+    "egomotion": Head(3, (1024, 1024), 6, copies=("12", "23")),
+}
+_REPRESENTATION = 16 * 16 * 8
+
+
+def load_taskbank(task: str, prefix: PathLike) -> Tuple[Teacher, Dict[str, Any]]:
+    """Loads the teacher of a task from a checkpoint. Nothing in it is executed.
+
+    Args:
+      task: the task's name, any alias.
+      prefix: the checkpoint's path without ".index"; or one of its files; or a folder
+        that holds just one checkpoint.
+
+    Returns:
+      The teacher, and the entries of its manifest that tell its source.
+
+    Raises:
+      UserError: if the checkpoint is missing, damaged, in a folder named for another
+        task, or if its variables are not those of the task's network, all listed.
+    """
+    row = get_task(task)
+    prefix = find_prefix(prefix)
+    _check_folder(row, prefix)
+    entries = read_entries(prefix)
+    root = root_of(entries)
+
+    def name(scope: str, path: str) -> str:
+        return root + tf1_name(scope, path)
+
+    networks = published.build_networks(row, entries, name, with_decoder=True)
+    published.fill(
+        networks,
+        {n: e for n, e in entries.items() if not _for_training(n, entries)},
+        name,
+        f"{prefix} as the checkpoint of {row.name!r}",
+        unread=head_variables(row.name),
+    )
+    return published.make_teacher(row, networks), published.describe_source(
+        "taskbank", _files_of(prefix)
+    )
+
+
+def tf1_name(scope: str, path: str) -> str:
+    """The original's name of a variable, at the root.
+
+    Args:
+      scope: "encoder", "decoder" or "discriminator".
+      path: as of `soka_tf.networks.weights.named_variables`.
+    """
+    layer, leaf = published.split_leaf(path)
+    name = f"{layer}/{_LEAVES.get(leaf, leaf)}"
+    # compress1 stands beside the encoder in the original, not inside it.
+    return name if name.startswith("compress1/") else f"{scope}/{name}"
+
+
+def head_variables(task: str) -> Dict[str, Shape]:
+    """The variables of a task's fully connected network: name -> shape."""
+    if task not in HEADS:
+        return {}
+    head, shapes = HEADS[task], {}
+    for copy in head.copies:
+        scope, width = f"three_layer_fc_network{copy}", head.images * _REPRESENTATION
+        for number, hidden in enumerate(head.hidden):
+            shapes[f"{scope}/fc{number}/weights"] = (width, hidden)
+            leaves = ("beta", "gamma", "moving_mean", "moving_variance")
+            names = [f"BatchNorm/{leaf}" for leaf in leaves]
+            for leaf in ["biases"] if len(head.copies) > 1 else names:
+                shapes[f"{scope}/fc{number}/{leaf}"] = (hidden,)
+            width = hidden
+        # The original names the last layer after the number of layers: fc2, not fc1.
+        last = f"{scope}/fc{len(head.hidden) + 1}"
+        shapes[f"{last}/weights"] = (width, head.outputs)
+        shapes[f"{last}/biases"] = (head.outputs,)
+    return shapes
+
+
+def root_of(entries: Mapping[str, Entry]) -> str:
+    """The scope that a checkpoint's encoder lies in: "", feedforward/ or siamese/."""
+    for root in _ROOTS[1:]:
+        if any(name.startswith(f"{root}encoder/") for name in entries):
+            return root
+    return ""
+
+
+def find_prefix(path: PathLike) -> str:
+    """The checkpoint's prefix, from the prefix, one of its files or its folder.
+
+    Raises:
+      UserError: if there is no checkpoint, or more than one in the folder.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    if os.path.isdir(path):
+        found = sorted(glob.glob(os.path.join(glob.escape(path), "*.index")))
+        if len(found) != 1:
+            names = ", ".join(os.path.basename(name) for name in found) or "none"
+            raise UserError(
+                f"{path}: a folder must hold one checkpoint, that is one file *.index. "
+                f"It has: {names}. Name the checkpoint by its path without '.index'; "
+                f"checkpoints are published at {WHERE_TO_GET}."
+            )
+        path = found[0]
+    for ending in (".index", ".meta"):
+        if path.endswith(ending):
+            path = path[: -len(ending)]
+    path = path.rsplit(".data-", 1)[0]
+    published.check_file(
+        f"{path}.index",
+        "the index of a TensorFlow 1 checkpoint",
+        f"Checkpoints are published at {WHERE_TO_GET}; a local folder works.",
+    )
+    if not _data_files(path):
+        raise UserError(
+            f"{path}.data-00000-of-00001: there is no such file beside the index. "
+            "Fetch it again."
+        )
+    for file in _data_files(path):
+        published.check_file(file, "the data of a TensorFlow 1 checkpoint")
+    return path
+
+
+def read_entries(prefix: str) -> Dict[str, Entry]:
+    """All variables of a checkpoint, read when asked for.
+
+    Raises:
+      UserError: if the index cannot be read; reading a value raises it, too.
+    """
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        shapes = reader.get_variable_to_shape_map()
+        dtypes = reader.get_variable_to_dtype_map()
+        dtypes = {name: dtype.as_numpy_dtype for name, dtype in dtypes.items()}
+    except _DAMAGE as error:
+        raise _damaged(f"{prefix}.index", error) from error
+
+    def entry(name: str) -> Entry:
+        def read() -> Any:
+            try:
+                return reader.get_tensor(name)
+            except _DAMAGE as error:
+                raise _damaged(f"{prefix}, variable {name}", error) from error
+
+        return Entry(tuple(shapes[name]), tf.as_dtype(dtypes[name]).name, read)
+
+    return {name: entry(name) for name in shapes}
+
+
+def _for_training(name: str, entries: Mapping[str, Entry]) -> bool:
+    """Whether only training needs a variable: counters, slots, the discriminator."""
+    if name in _TRAINING_ONLY or name.startswith(_DISCRIMINATOR):
+        return True
+    return any(name.endswith(slot) and name[: -len(slot)] in entries for slot in _SLOTS)
+
+
+def _check_folder(task: Task, prefix: str) -> None:
+    """The taskbank keeps a checkpoint in a folder named for its task.
+
+    Depth's variables are those of edges: but for this name nothing tells them apart.
+    """
+    folders = os.path.abspath(prefix).split(os.sep)[-3:-1]
+    named = folders[-1] if folders[-1] != "logs" else folders[0]
+    others = {alias: t.name for t in TASKS.values() for alias in (t.name, *t.aliases)}
+    if others.get(named, task.name) != task.name:
+        raise UserError(
+            f"{prefix}: its folder {named!r} says that it is the checkpoint of "
+            f"{others[named]!r}, not of {task.name!r}. Bind the right task, or rename "
+            "the folder if it lies."
+        )
+
+
+def _data_files(prefix: str) -> List[str]:
+    return sorted(glob.glob(f"{glob.escape(prefix)}.data-?????-of-?????"))
+
+
+def _files_of(prefix: str) -> List[str]:
+    return [f"{prefix}.index", *_data_files(prefix)]
+
+
+def _damaged(what: str, error: Exception) -> UserError:
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    return UserError(
+        f"{what}: cannot be read as a TensorFlow 1 checkpoint, it is damaged or "
+        f"something else ({reason}). Fetch it again from {WHERE_TO_GET}."
+    )

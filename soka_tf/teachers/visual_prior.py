@@ -1,0 +1,182 @@
+"""Reads "visual-prior": Taskonomy's networks as PyTorch files.
+
+One file an encoder and one a decoder, named {task}_{encoder|decoder}-{sha256}.pth.
+Nothing in them is ever executed: see `soka_tf.teachers.torch_file`.
+"""
+
+import os
+import pathlib
+import re
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+from soka_tf.errors import UserError
+from soka_tf.tasks import Task, get_task
+from soka_tf.teachers import published
+from soka_tf.teachers.fitting import Entry
+from soka_tf.teachers.teacher import PathLike, Teacher, sha256_of
+from soka_tf.teachers.torch_file import read_torch_file
+
+WHERE_TO_GET = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch/"
+_FILE_NAME = re.compile(r"(\w+)_(encoder|decoder)-([0-9a-f]{8,64})\.pth")
+# PyTorch keeps kernels as [out, in, height, width], transposed ones as [in, out, ...]:
+# in both cases this order of the TensorFlow kernel's axes.
+_KERNEL_AXES = (3, 2, 0, 1)
+_LEAVES = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+_STEPS = "num_batches_tracked"
+
+
+class FileName(NamedTuple):
+    """What a published file's name says.
+
+    Attributes:
+      task: the task's name in the table.
+      part: "encoder" or "decoder".
+      sha256: of the content; the first 8 to 64 hexadecimal digits.
+    """
+
+    task: str
+    part: str
+    sha256: str
+
+
+def load_visual_prior(
+    task: str, encoder: PathLike, decoder: Optional[PathLike] = None
+) -> Tuple[Teacher, Dict[str, Any]]:
+    """Loads the teacher of a task from its files. Nothing in them is executed.
+
+    Args:
+      task: the task's name, any alias.
+      encoder: the encoder's file.
+      decoder: the decoder's file; without it the teacher can only be an auxiliary.
+
+    Returns:
+      The teacher, and the entries of its manifest that tell its source.
+
+    Raises:
+      UserError: if a file is missing, damaged, refused, or not the one that its name
+        says; or if the variables are not those of the task's network, all listed.
+    """
+    row = get_task(task)
+    if decoder is not None and not row.channels:
+        raise UserError(
+            f"{row.name!r} predicts no image, so its teacher is an encoder alone. "
+            f"Received the decoder {decoder}. Leave it out."
+        )
+    files = {"encoder": encoder, "decoder": decoder}
+    files = {part: file for part, file in files.items() if file is not None}
+    verified = [_check_name(row, part, file) for part, file in files.items()]
+    entries = {}
+    for part, file in files.items():
+        entries.update(_read_entries(part, file))
+    networks = published.build_networks(row, entries, own_name, "decoder" in files)
+    names = " and ".join(str(file) for file in files.values())
+    published.fill(
+        networks, entries, own_name, f"{names} as files of {row.name!r}", _KERNEL_AXES
+    )
+    details = published.describe_source(
+        "visual-prior",
+        list(files.values()),
+        names_verified=all(verified),
+        published=all(os.path.basename(f) in published_files() for f in files.values()),
+    )
+    return published.make_teacher(row, networks), details
+
+
+def torch_name(scope: str, path: str) -> str:
+    """The name of a variable in the state dict of its file.
+
+    Args:
+      scope: "encoder" or "decoder".
+      path: as of `soka_tf.networks.weights.named_variables`.
+    """
+    layer, leaf = published.split_leaf(path)
+    normalised = layer.endswith("/BatchNorm")
+    layer = layer[: -len("/BatchNorm")] if normalised else layer
+    module = (_encoder_module if scope == "encoder" else _decoder_module)(
+        layer, normalised
+    )
+    return f"{module}.{_LEAVES[leaf]}"
+
+
+def _encoder_module(layer: str, normalised: bool) -> str:
+    if layer == "compress1":
+        return "compress_bn" if normalised else layer
+    unit = re.fullmatch(r"block(\d)/unit_(\d)/bottleneck_v1/(\w+)", layer)
+    prefix = f"layer{unit[1]}.{int(unit[2]) - 1}." if unit else ""
+    layer = unit[3] if unit else layer
+    if layer == "shortcut":
+        return f"{prefix}downsample.{int(normalised)}"
+    return prefix + (layer.replace("conv", "bn") if normalised else layer)
+
+
+def _decoder_module(layer: str, normalised: bool) -> str:
+    # A transposed convolution stands between a padding and a cropping module.
+    place, after = (1, 3) if layer.startswith("deconv") else (0, 1)
+    return f"{layer}.{after if normalised else place}"
+
+
+def own_name(scope: str, path: str) -> str:
+    """The name of a variable across both files: "encoder: conv1.weight"."""
+    return f"{scope}: {torch_name(scope, path)}"
+
+
+def parse_name(path: PathLike) -> Optional[FileName]:
+    """What the file's name says; None if it is not named as published files are."""
+    match = _FILE_NAME.fullmatch(os.path.basename(path))
+    if match is None:
+        return None
+    try:
+        return FileName(get_task(match[1]).name, match[2], match[3])
+    except UserError as error:
+        raise UserError(f"{path}: its name says no task. {error}") from error
+
+
+def published_files() -> Tuple[str, ...]:
+    """The names of all published files that a teacher is made of."""
+    listed = pathlib.Path(__file__).with_name("visual_prior_files.txt")
+    return tuple(listed.read_text(encoding="utf-8").split())
+
+
+def published_files_of(task: str) -> Tuple[str, ...]:
+    """The names of a task's published files: the encoder's and the decoder's, if any."""
+    names = sorted(published_files(), key=lambda name: "_encoder-" not in name)
+    return tuple(name for name in names if parse_name(name).task == task)
+
+
+def _check_name(task: Task, part: str, path: PathLike) -> bool:
+    """Refuses a file that is not what its name says; True where the name says a hash."""
+    known = [name for name in published_files_of(task.name) if f"_{part}-" in name]
+    hint = f"Fetch it from {WHERE_TO_GET}{known[0]}" if known else ""
+    published.check_file(path, f"the PyTorch file of an {task.name!r} {part}", hint)
+    name = parse_name(path)
+    if name is None:
+        return False
+    if (name.task, name.part) != (task.name, part):
+        raise UserError(
+            f"{path}: its name says that it is the {name.part} of {name.task!r}, where "
+            f"the {part} of {task.name!r} is wanted. {hint}"
+        )
+    digest = sha256_of(path)
+    if not digest.startswith(name.sha256):
+        raise UserError(
+            f"{path}: its sha256 is {digest}, its name says {name.sha256}: the file is "
+            f"damaged or not the published one. {hint}"
+        )
+    return True
+
+
+def _read_entries(part: str, path: PathLike) -> Dict[str, Entry]:
+    entries = {}
+    for name, value in read_torch_file(path).items():
+        if name.rsplit(".", 1)[-1] != _STEPS:
+            entries[f"{part}: {name}"] = Entry(
+                value.shape, value.dtype.name, lambda value=value: value
+            )
+    return entries

@@ -1,0 +1,168 @@
+r"""Turns a published Taskonomy network into a teacher: one file, weights and manifest.
+
+From a TensorFlow 1 checkpoint of the taskbank,
+
+    python tools/convert_teacher.py --task=depth_zbuffer \
+        --taskbank_checkpoint=runs/published/rgb2depth/model.permanent-ckpt \
+        --out=runs/teachers/depth_zbuffer.npz
+
+or from the PyTorch files of visual-prior (the decoder's only where there is one):
+
+    python tools/convert_teacher.py --task=depth_zbuffer \
+        --visual_prior_encoder=runs/published/depth_zbuffer_encoder-{sha256}.pth \
+        --visual_prior_decoder=runs/published/depth_zbuffer_decoder-{sha256}.pth \
+        --out=runs/teachers/depth_zbuffer.npz
+
+write_teacher_files.py writes such files to try this with. A folder of <task>.npz is
+what the binding teachers_dir of a run wants. Nothing in a weight file is executed.
+
+With --check=FOLDER the teacher in --out, converted now or before, is compared layer by
+layer with the reference data in FOLDER; the exit code is 1 where one differs by more
+than it may. That holds for weights of write_teacher_files.py only, without --salt.
+"""
+
+import os
+from typing import Any, Dict, Sequence
+
+from absl import flags, logging
+
+from soka_tf import cli
+from soka_tf.errors import UserError
+
+FLAGS = flags.FlagValues()
+_TASK = flags.DEFINE_string(
+    "task", None, "the task, by any of its names", flag_values=FLAGS
+)
+_TASKBANK = flags.DEFINE_string(
+    "taskbank_checkpoint",
+    None,
+    "prefix of a TensorFlow 1 checkpoint, or a folder with just one",
+    flag_values=FLAGS,
+)
+_ENCODER = flags.DEFINE_string(
+    "visual_prior_encoder", None, "PyTorch file of the encoder", flag_values=FLAGS
+)
+_DECODER = flags.DEFINE_string(
+    "visual_prior_decoder", None, "PyTorch file of the decoder", flag_values=FLAGS
+)
+_OUT = flags.DEFINE_string(
+    "out",
+    None,
+    "the teacher's file, or a folder: <task>.npz in it",
+    required=True,
+    flag_values=FLAGS,
+)
+_CHECK = flags.DEFINE_string(
+    "check",
+    None,
+    "folder of reference data to compare the teacher with",
+    flag_values=FLAGS,
+)
+
+
+def main() -> int:
+    """Converts, or checks, or both."""
+    converts = bool(_TASKBANK.value or _ENCODER.value or _DECODER.value)
+    _check_flags(converts)
+    out = os.path.expanduser(_OUT.value)
+    if converts:
+        out = convert(out)
+    return report(out) if _CHECK.value else 0
+
+
+def _check_flags(converts: bool) -> None:
+    if not converts and not _CHECK.value:
+        raise UserError(
+            "nothing to convert: --taskbank_checkpoint or --visual_prior_encoder is "
+            "required (--help has examples)"
+        )
+    if converts and not _TASK.value:
+        raise UserError("--task is required: the file alone does not tell it")
+    if _TASKBANK.value and (_ENCODER.value or _DECODER.value):
+        raise UserError(
+            "--taskbank_checkpoint and --visual_prior_... name the same network in two "
+            "formats; give one of them"
+        )
+    if _DECODER.value and not _ENCODER.value:
+        raise UserError("--visual_prior_decoder needs --visual_prior_encoder beside it")
+
+
+def convert(out: str) -> str:
+    """Writes the teacher, whole or not at all; returns its path."""
+    from soka_tf.tasks import get_task
+    from soka_tf.teachers.taskbank import load_taskbank
+    from soka_tf.teachers.teacher import save_teacher
+    from soka_tf.teachers.visual_prior import load_visual_prior
+
+    task = get_task(_TASK.value)
+    if os.path.isdir(out):
+        out = os.path.join(out, f"{task.name}.npz")
+    if _TASKBANK.value:
+        teacher, source = load_taskbank(task.name, _TASKBANK.value)
+    else:
+        teacher, source = load_visual_prior(task.name, _ENCODER.value, _DECODER.value)
+    _warn_of_source(task, teacher, source["source"])
+    digest = save_teacher(teacher, out, details=source, compress=False)
+    parts = "encoder and decoder" if teacher.decoder else "encoder"
+    logging.info(
+        "Wrote %s: %s of %s (%s), %s parameters, sha256 %s.",
+        out,
+        parts,
+        task.name,
+        task.role,
+        f"{teacher.count_parameters():,}",
+        digest,
+    )
+    return out
+
+
+def _warn_of_source(task: Any, teacher: Any, source: Dict[str, Any]) -> None:
+    if task.role == "target" and teacher.decoder is None:
+        logging.warning(
+            "Without --visual_prior_decoder this teacher can be an auxiliary only."
+        )
+    if not source.get("names_verified", True):
+        logging.warning(
+            "No sha256 stands in the name of a file, so that it could not be verified. "
+            "Published files are named {task}_{encoder|decoder}-{sha256}.pth."
+        )
+
+
+def report(path: str) -> int:
+    """Prints the comparison; returns the exit code."""
+    from soka_tf.teachers.parity import check
+    from soka_tf.teachers.teacher import load_teacher
+
+    rows = check(load_teacher(path), os.path.expanduser(_CHECK.value))
+    print(format_report(rows))
+    failed = [row for row in rows if not row.passed]
+    if failed:
+        first = failed[0]
+        print(
+            f"FAILED: {len(failed)} of {len(rows)} comparisons differ by more than "
+            f"they may; the first is {first.layer} ({first.runtime})."
+        )
+        return 1
+    for runtime in sorted({row.runtime for row in rows}):
+        worst = max(r.absolute for r in rows if r.runtime == runtime)
+        print(f"passed: at most {worst:.1e} from network_{runtime}")
+    return 0
+
+
+def format_report(rows: Sequence[Any]) -> str:
+    """The comparisons as a table."""
+    width = max(len(row.layer) for row in rows)
+    lines = [
+        f"{'layer':{width}}  {'array':12} {'against':7} {'largest':>9} "
+        f"{'relative':>9} {'allowed':>9}"
+    ]
+    for row in rows:
+        lines.append(
+            f"{row.layer:{width}}  {row.array:12} {row.runtime:7} {row.absolute:9.1e} "
+            f"{row.relative:9.1e} {row.tolerance:9.1e}" + ("" if row.passed else "  !")
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

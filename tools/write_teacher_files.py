@@ -1,0 +1,163 @@
+r"""Writes files in the formats that Taskonomy's networks were published in.
+
+The weights are not Taskonomy's: every variable is drawn from its own name, so anyone
+can write the same files again and repeat the proof that they are read correctly.
+
+Example (about 5 seconds):
+
+    python tools/write_teacher_files.py --task=depth_zbuffer --out_dir=runs/published
+
+writes the TensorFlow 1 checkpoint runs/published/rgb2depth/model.permanent-ckpt, with
+the discriminator and the counters that training leaves there, and the PyTorch files
+runs/published/depth_zbuffer_{encoder,decoder}-{sha256}.pth. See convert_teacher.py.
+"""
+
+import os
+import pathlib
+from typing import Dict, Iterator, Tuple
+
+import numpy as np
+from absl import flags, logging
+
+from soka_tf import cli
+
+FLAGS = flags.FlagValues()
+_TASK = flags.DEFINE_multi_string(
+    "task", None, "the task; repeatable", required=True, flag_values=FLAGS
+)
+_OUT_DIR = flags.DEFINE_string(
+    "out_dir", None, "folder of the files", required=True, flag_values=FLAGS
+)
+_SALT = flags.DEFINE_string(
+    "salt", "", "appended to the names, for other weights", flag_values=FLAGS
+)
+_ENCODER = flags.DEFINE_enum(
+    "encoder", "50", ["50", "26"], "ResNet-50 or ResNet-26", flag_values=FLAGS
+)
+_PTH_LAYOUT = flags.DEFINE_enum(
+    "pth_layout",
+    "legacy",
+    ["legacy", "zip"],
+    "PyTorch's format, before version 1.6 or since",
+    flag_values=FLAGS,
+)
+_SLOTS = flags.DEFINE_bool(
+    "slots",
+    False,
+    "write Adam's slots into the checkpoint, as training does; three times the size",
+    flag_values=FLAGS,
+)
+
+
+def main() -> None:
+    """Writes the files of every task given."""
+    from soka_tf.tasks import get_task
+
+    for task in [get_task(name) for name in _TASK.value]:
+        networks = build_networks(task)
+        for path in (
+            write_checkpoint(task.name, networks, _OUT_DIR.value),
+            *write_torch_files(task.name, networks, _OUT_DIR.value),
+        ):
+            logging.info("%s", path)
+
+
+def build_networks(task):
+    """Builds what the original's checkpoint of a task holds, with random weights."""
+    from soka_tf.networks.decoder import Decoder
+    from soka_tf.networks.discriminator import Discriminator
+    from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
+
+    units = {"50": ENCODER_50, "26": ENCODER_26}[_ENCODER.value]
+    networks = {"encoder": Encoder(units, image_channels=task.image_channels)}
+    if task.channels:
+        networks["decoder"] = Decoder(task.channels, layout=task.decoder)
+    if task.role == "target":
+        networks["discriminator"] = Discriminator(task.channels)
+    return networks
+
+
+def taskbank_name(task: str) -> str:
+    """The name of a task in the taskbank: the first alias, where there is one."""
+    from soka_tf.tasks import get_task
+
+    return (*get_task(task).aliases, task)[0]
+
+
+def write_checkpoint(task: str, networks, out_dir: str) -> str:
+    """Writes a TensorFlow 1 checkpoint as training leaves it; returns its prefix."""
+    import tensorflow as tf
+
+    from soka_tf.teachers.taskbank import HEADS
+
+    root = ""
+    if task in HEADS:
+        root = "feedforward/" if HEADS[task].images == 1 else "siamese/"
+    values = dict(_drawn_checkpoint(task, networks, root))
+    values["global_step"] = np.int64(200000)
+    values["beta1_power"] = values["beta2_power"] = np.float32(0)
+    if _SLOTS.value:
+        trained = [n for n in values if n.startswith(("encoder/", "decoder/"))]
+        for name in (n for n in trained if "/moving_" not in n):
+            for slot in ("Adam", "Adam_1"):
+                values[f"{name}/{slot}"] = np.zeros_like(values[name])
+    folder = os.path.join(out_dir, taskbank_name(task))
+    os.makedirs(folder, exist_ok=True)
+    prefix = os.path.join(folder, "model.permanent-ckpt")
+    names = sorted(values)
+    tf.raw_ops.SaveV2(
+        prefix=prefix,
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(values[name]) for name in names],
+    )
+    return prefix
+
+
+def _drawn_checkpoint(
+    task: str, networks, root: str
+) -> Iterator[Tuple[str, np.ndarray]]:
+    from soka_tf.networks.weights import named_variables
+    from soka_tf.teachers.parity import draw
+    from soka_tf.teachers.taskbank import head_variables, tf1_name
+
+    for scope, network in networks.items():
+        for path, variable in named_variables(network).items():
+            name = tf1_name(scope, path)
+            # The rule knows the name without the scope that some tasks put before it.
+            yield root + name, draw(name, tuple(variable.shape), _SALT.value)
+    for name, shape in head_variables(task).items():
+        yield name, draw(name, shape, _SALT.value)
+
+
+def write_torch_files(task: str, networks, out_dir: str) -> Iterator[str]:
+    """Writes encoder and, where there is one, decoder; yields their paths."""
+    from soka_tf.networks.weights import named_variables
+    from soka_tf.teachers.parity import draw
+    from soka_tf.teachers.taskbank import tf1_name
+    from soka_tf.teachers.teacher import sha256_of
+    from soka_tf.teachers.torch_file import write_torch_file
+    from soka_tf.teachers.visual_prior import torch_name
+
+    for part in ("encoder", "decoder"):
+        if part not in networks:
+            continue
+        state: Dict[str, np.ndarray] = {}
+        for path, variable in named_variables(networks[part]).items():
+            value = draw(tf1_name(part, path), tuple(variable.shape), _SALT.value)
+            value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+            name = torch_name(part, path)
+            state[name] = value
+            if name.endswith(".running_var"):
+                steps = name.replace("running_var", "num_batches_tracked")
+                state[steps] = np.array(0, np.int64)
+        os.makedirs(out_dir, exist_ok=True)
+        unnamed = pathlib.Path(out_dir) / f"{task}_{part}.pth"
+        write_torch_file(unnamed, state, _PTH_LAYOUT.value)
+        named = unnamed.with_name(f"{task}_{part}-{sha256_of(unnamed)}.pth")
+        os.replace(unnamed, named)
+        yield str(named)
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)
