@@ -31,7 +31,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import OrderedDict
-from typing import IO, Any, Dict, Iterable, List, Mapping, Union
+from typing import IO, Any, Dict, Iterable, List, Mapping, Tuple, Union
 
 import numpy as np
 
@@ -59,22 +59,15 @@ _PARAMETER = "torch._utils._rebuild_parameter"
 _GLOBALS = {_ORDERED_DICT, _TENSOR_V2, _TENSOR, _PARAMETER, *_STORAGES}
 
 # A real state dict takes about 25 opcodes a tensor, and names of some 60 letters.
-_MOST_OPCODES = 1_000_000
+_MOST_OPCODES = 200_000
 _LONGEST_TEXT = 1 << 16
 _MOST_DIMENSIONS = 32  # numpy's limit
 _FETCH_AGAIN = "Fetch or save it again."
 _NOT_EXECUTED = "Nothing in it was executed."
+_BIG_ENDIAN = "big-endian, which is not read. Save it on a little-endian machine."
 # What zipfile raises, each in its way, on a damaged directory of members.
-_ZIP_DAMAGE = (
-    zipfile.BadZipFile,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    OverflowError,
-    EOFError,
-    OSError,
-    struct.error,
-)
+_ZIP_DAMAGE = (zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, EOFError)
+_ZIP_DAMAGE += (OSError, struct.error)
 
 
 class _Unreadable(Exception):
@@ -83,6 +76,11 @@ class _Unreadable(Exception):
 
 class _Refused(_Unreadable):
     """The pickle asks for something that weights never need."""
+
+
+def _need(fact: Any, why: str) -> None:
+    if not fact:
+        raise _Unreadable(why)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +93,10 @@ class _Storage:
     type_name: str
     key: str
     count: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        return _STORAGES[self.type_name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,87 +181,86 @@ def write_torch_file(
 
 def _map(path: PathLike) -> mmap.mmap:
     # Mapped, a length that lies costs no memory, and the arrays need no second copy.
-    if not os.path.exists(path):
-        raise _Unreadable("there is no such file.")
-    if not os.path.isfile(path):
-        raise _Unreadable("not a file; name the weight file itself.")
+    _need(os.path.exists(path), "there is no such file.")
+    _need(os.path.isfile(path), "not a file; name the weight file itself.")
     try:
         with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                raise _Unreadable(f"the file is empty. {_FETCH_AGAIN}")
+            size = os.fstat(file.fileno()).st_size
+            _need(size, f"the file is empty. {_FETCH_AGAIN}")
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise _Unreadable(f"cannot be opened ({error.strerror}).") from error
 
 
 def _check_kind(head: bytes) -> None:
-    if head.startswith(b"version https://git-lfs"):
-        raise _Unreadable("a git-LFS pointer, not the weights. Run: git lfs pull")
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
-        raise _Unreadable(
-            "looks like a web page, not weights; probably the answer to a download "
-            f"that failed. {_FETCH_AGAIN}"
-        )
-    if head.startswith(b"\x1f\x8b"):
-        raise _Unreadable("compressed with gzip. Unpack it with gunzip first.")
-    if head[257:262] == b"ustar":
-        raise _Unreadable(
-            "a tar archive, perhaps of a torch before 0.1.10, which is not read. Load "
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    kind = None
+    if start.startswith(b"<"):
+        kind = "looks like a web page, not weights: probably a download that failed."
+        kind = f"{kind} {_FETCH_AGAIN}"
+    elif head.startswith(b"version https://git-lfs"):
+        kind = "a git-LFS pointer, not the weights. Run: git lfs pull"
+    elif head.startswith(b"\x1f\x8b"):
+        kind = "compressed with gzip. Unpack it with gunzip first."
+    elif head[257:262] == b"ustar":
+        kind = (
+            "a tar archive, the format of the oldest torch, which is not read. Load "
             "and save it with a later torch."
         )
+    _need(kind is None, kind)
 
 
 # --- the two formats ---------------------------------------------------------------
 
 
-def _read_legacy(data: memoryview) -> Any:
+def _read_legacy(data: memoryview) -> Tuple[Any, Dict[str, memoryview]]:
     cursor = _Cursor(data)
-    try:
-        magic = _Machine(cursor).run("first part")
-    except _Refused:
-        raise
-    except _Unreadable as error:
-        head = bytes(data[:512])
-        if re.fullmatch(rb"[\t\n\f\r -~][\t\n\f\r -~\x80-\xff]*", head):
-            raise _Unreadable(
-                f"text, not weights (it begins with {_short(head.decode('latin-1'))}). "
-                f"{_NOT_EXECUTED} {_FETCH_AGAIN}"
-            ) from error
-        raise
-    if type(magic) is not int or magic != _MAGIC:
-        raise _Unreadable("a pickle, but not of torch.save. " + _NOT_EXECUTED)
-    if _Machine(cursor).run("protocol version") != _PROTOCOL:
-        raise _Unreadable(f"not of torch's protocol version {_PROTOCOL}.")
-    machine_facts = _Machine(cursor).run("header")
-    if type(machine_facts) is not dict or "little_endian" not in machine_facts:
-        raise _Unreadable(f"its header does not tell the byte order. {_FETCH_AGAIN}")
-    _check_byte_order(machine_facts["little_endian"] is True)
+    magic = _read_magic(cursor, bytes(data[:512]))
+    _need(
+        type(magic) is int and magic == _MAGIC,
+        f"a pickle, but not of torch.save. {_NOT_EXECUTED}",
+    )
+    version = _Machine(cursor).run("protocol version")
+    _need(version == _PROTOCOL, f"its protocol version is not {_PROTOCOL}.")
+    facts = _Machine(cursor).run("header")
+    known = type(facts) is dict and "little_endian" in facts
+    _need(known, f"its header does not tell the byte order. {_FETCH_AGAIN}")
+    _need(facts["little_endian"] is True, _BIG_ENDIAN)
     machine = _Machine(cursor)
     top = machine.run("object")
     keys = _Machine(cursor).run("list of storage keys")
-    if (
-        type(keys) is not list
-        or any(type(key) is not str for key in keys)
-        or len(set(keys)) != len(keys)
-        or set(keys) != set(machine.storages)
-    ):
-        raise _Unreadable(f"its list of storages is not its tensors'. {_FETCH_AGAIN}")
+    _need(
+        type(keys) is list
+        and all(type(key) is str for key in keys)
+        and sorted(keys) == sorted(machine.storages),
+        f"its list of storages is not its tensors'. {_FETCH_AGAIN}",
+    )
     contents = {}
     for key in keys:
-        storage = machine.storages[key]
-        (count,) = struct.unpack("<q", cursor.take(8, f"storage {_short(key)}"))
-        if count != storage.count:
-            raise _Unreadable(
-                f"storage {_short(key)} has {count} elements, its tensors say "
-                f"otherwise. {_FETCH_AGAIN}"
-            )
-        size = count * _STORAGES[storage.type_name].itemsize
-        contents[key] = cursor.take(size, f"storage {_short(key)}")
-    if cursor.position != len(data):
-        raise _Unreadable(
-            f"{len(data) - cursor.position} bytes too long. {_FETCH_AGAIN}"
+        storage, name = machine.storages[key], f"storage {_short(key)}"
+        (count,) = struct.unpack("<q", cursor.take(8, name))
+        _need(
+            count == storage.count,
+            f"{name} has {count} elements, its tensors say otherwise. {_FETCH_AGAIN}",
         )
+        contents[key] = cursor.take(count * storage.dtype.itemsize, name)
+    excess = len(data) - cursor.position
+    _need(not excess, f"{excess} bytes too long. {_FETCH_AGAIN}")
     return top, contents
+
+
+def _read_magic(cursor: "_Cursor", head: bytes) -> Any:
+    try:
+        return _Machine(cursor).run("first part")
+    except _Refused:
+        raise
+    except _Unreadable as error:
+        if not re.fullmatch(rb"[\t\n\f\r -~][\t\n\f\r -~\x80-\xff]*", head):
+            raise
+        raise _Unreadable(
+            f"text, not weights (it begins with {_short(head.decode('latin-1'))}). "
+            f"{_NOT_EXECUTED} {_FETCH_AGAIN}"
+        ) from error
 
 
 def _write_legacy(file: IO[bytes], top: Any, arrays: Mapping[str, np.ndarray]) -> None:
@@ -271,7 +272,7 @@ def _write_legacy(file: IO[bytes], top: Any, arrays: Mapping[str, np.ndarray]) -
         file.write(struct.pack("<q", array.size) + array.tobytes())
 
 
-def _read_zip(mapped: mmap.mmap, data: memoryview) -> Any:
+def _read_zip(mapped: mmap.mmap, data: memoryview) -> Tuple[Any, Dict[str, memoryview]]:
     try:
         with zipfile.ZipFile(mapped) as archive:
             members = archive.infolist()
@@ -280,45 +281,42 @@ def _read_zip(mapped: mmap.mmap, data: memoryview) -> Any:
             f"a zip archive cut off or damaged ({error}). {_FETCH_AGAIN}"
         ) from error
     by_name = {member.filename: member for member in members}
-    roots = [n[:-9] for n in by_name if n.count("/") == 1 and n.endswith("/data.pkl")]
-    if len(by_name) != len(members):
-        raise _Unreadable("a zip archive in which a name stands twice, not torch's.")
-    if len(roots) != 1:
-        raise _Unreadable("a zip archive, but not of torch.save (no NAME/data.pkl).")
-    root = roots[0]
-    if any(n.startswith((f"{root}/code/", f"{root}/constants.pkl")) for n in by_name):
-        raise _Unreadable(
-            "a TorchScript archive, a program, which is not read. Save the module's "
-            "state_dict() with torch.save."
-        )
+    _need(len(by_name) == len(members), "a zip archive in which a name stands twice.")
+    roots = [n[:-8] for n in by_name if re.fullmatch("[^/]+/data.pkl", n)]
+    _need(len(roots) == 1, "a zip archive, but not of torch.save (no NAME/data.pkl).")
+    program = (f"{roots[0]}code/", f"{roots[0]}constants.pkl")
+    _need(
+        not any(name.startswith(program) for name in by_name),
+        "a TorchScript archive, a program, which is not read. Save the module's "
+        "state_dict() with torch.save.",
+    )
 
     def content(name: str) -> memoryview:
-        if f"{root}/{name}" not in by_name:
-            raise _Unreadable(f"its member {_short(name)} is missing. {_FETCH_AGAIN}")
-        return _member(data, by_name[f"{root}/{name}"])
+        member = by_name.get(roots[0] + name)
+        _need(member, f"its member {_short(name)} is missing. {_FETCH_AGAIN}")
+        return _member(data, member)
 
-    if f"{root}/byteorder" in by_name:
-        _check_byte_order(content("byteorder") == b"little")
+    if f"{roots[0]}byteorder" in by_name:
+        _need(content("byteorder") == b"little", _BIG_ENDIAN)
     machine = _Machine(_Cursor(content("data.pkl")))
     top = machine.run("data.pkl")
-    contents = {}
+    contents = {key: content(f"data/{key}") for key in machine.storages}
     for key, storage in machine.storages.items():
-        contents[key] = content(f"data/{key}")
-        itemsize = _STORAGES[storage.type_name].itemsize
-        if len(contents[key]) != storage.count * itemsize:
-            raise _Unreadable(
-                f"storage {_short(key)} has {len(contents[key])} bytes, its tensors "
-                f"say otherwise. {_FETCH_AGAIN}"
-            )
+        size = len(contents[key])
+        _need(
+            size == storage.count * storage.dtype.itemsize,
+            f"storage {_short(key)} has {size} bytes, its tensors say otherwise. "
+            f"{_FETCH_AGAIN}",
+        )
     return top, contents
 
 
 def _member(data: memoryview, member: zipfile.ZipInfo) -> memoryview:
     name = _short(member.filename)
-    if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-        raise _Unreadable(
-            f"its member {name} is compressed or encrypted; torch.save does neither."
-        )
+    _need(
+        member.compress_type == zipfile.ZIP_STORED and not member.flag_bits & 1,
+        f"its member {name} is compressed or encrypted; torch.save does neither.",
+    )
     header = bytes(data[member.header_offset :][:30])
     if len(header) == 30 and header.startswith(b"PK\3\4"):
         start = member.header_offset + 30 + sum(struct.unpack("<2H", header[26:]))
@@ -342,63 +340,56 @@ def _write_zip(file: IO[bytes], top: Any, arrays: Mapping[str, np.ndarray]) -> N
         add("version", b"3\n")
 
 
-def _check_byte_order(little_endian: bool) -> None:
-    if not little_endian:
-        raise _Unreadable(
-            "a big-endian file, which is not read. Save it on a little-endian machine."
-        )
-
-
 # --- from the pickle's object to arrays ----------------------------------------------
 
 
 def _state_dict(top: Any) -> Dict[str, _Tensor]:
-    if type(top) not in (dict, OrderedDict):
-        raise _Unreadable("holds no dict of tensors. Save {'state_dict': ...}.")
+    dicts = (dict, OrderedDict)
+    _need(type(top) in dicts, "holds no dict of tensors. Save {'state_dict': ...}.")
     tensors = top.get("state_dict", top)
-    if type(tensors) not in (dict, OrderedDict):
-        raise _Unreadable("its 'state_dict' is not a dict of tensors.")
-    if not any(type(value) is _Tensor for value in tensors.values()):
-        raise _Unreadable(f"holds no state_dict; its entries: {_names(tensors)}.")
+    _need(type(tensors) in dicts, "its 'state_dict' is not a dict of tensors.")
     others = [
         name
         for name, value in tensors.items()
         if type(name) is not str or type(value) is not _Tensor
     ]
-    if others:
-        raise _Unreadable(
-            f"its state dict has {len(others)} entries that are not tensors: "
-            f"{_names(others)}."
-        )
+    _need(
+        any(type(value) is _Tensor for value in tensors.values()),
+        f"holds no state_dict of tensors; its entries: {_names(others)}.",
+    )
+    _need(
+        not others,
+        f"its state dict has {len(others)} entries that are not tensors: "
+        f"{_names(others)}.",
+    )
     return tensors
 
 
 def _view(name: str, tensor: _Tensor, contents: Mapping[str, memoryview]) -> np.ndarray:
     storage, size, stride = tensor.storage, tensor.size, tensor.stride
-    if (
-        type(size) is not tuple
-        or type(stride) is not tuple
-        or len(size) != len(stride)
-        or len(size) > _MOST_DIMENSIONS
-        or any(type(n) is not int or n < 0 for n in (tensor.offset, *size, *stride))
-    ):
-        raise _Unreadable(f"tensor {_short(name)} has no valid shape. {_FETCH_AGAIN}")
-    dtype, count = _STORAGES[storage.type_name], math.prod(size)
+    _need(
+        type(size) is type(stride) is tuple
+        and len(size) == len(stride) <= _MOST_DIMENSIONS
+        and all(type(n) is int and n >= 0 for n in (tensor.offset, *size, *stride)),
+        f"tensor {_short(name)} has no valid shape. {_FETCH_AGAIN}",
+    )
+    # Python's integers: nothing here overflows.
+    count, itemsize = math.prod(size), storage.dtype.itemsize
     last = tensor.offset + sum((n - 1) * step for n, step in zip(size, stride))
-    if count > storage.count or (count and last >= storage.count):
-        raise _Unreadable(
-            f"tensor {_short(name)} reaches outside its storage. {_FETCH_AGAIN}"
-        )
+    _need(
+        count <= storage.count and (count == 0 or last < storage.count),
+        f"tensor {_short(name)} reaches outside its storage. {_FETCH_AGAIN}",
+    )
     if not count:
-        if math.prod(n or 1 for n in size) > 1 << 31:
-            raise _Unreadable(f"tensor {_short(name)} has no sane shape.")
-        return np.empty(size, dtype)
+        sane = math.prod(n or 1 for n in size) <= 1 << 31
+        _need(sane, f"tensor {_short(name)} has no sane shape. {_FETCH_AGAIN}")
+        return np.empty(size, storage.dtype)
     # The stride of a dimension of one element counts for nothing, and may be anything.
-    steps = [(step if n > 1 else 1) * dtype.itemsize for n, step in zip(size, stride)]
+    steps = [(step if n > 1 else 1) * itemsize for n, step in zip(size, stride)]
     # A memoryview keeps the file mapped as long as the array lives; the array's bounds
     # are checked once more by numpy.
     return np.ndarray(
-        size, dtype, contents[storage.key], tensor.offset * dtype.itemsize, steps
+        size, storage.dtype, contents[storage.key], tensor.offset * itemsize, steps
     )
 
 
@@ -425,10 +416,7 @@ class _Cursor:
         self.position = 0
 
     def read(self, size: int) -> bytes:
-        if size > _LONGEST_TEXT:
-            raise _Unreadable(
-                f"its pickle has a text of {size} bytes, more than names need."
-            )
+        _need(size <= _LONGEST_TEXT, f"its pickle has a text of {size} bytes.")
         piece = bytes(self._data[self.position : self.position + size])
         self.position += len(piece)
         return piece
@@ -441,8 +429,8 @@ class _Cursor:
         return self.position
 
     def take(self, size: int, what: str) -> memoryview:
-        if size > len(self._data) - self.position:
-            raise _Unreadable(f"cut off in {what}. {_FETCH_AGAIN}")
+        rest = len(self._data) - self.position
+        _need(size <= rest, f"cut off in {what}. {_FETCH_AGAIN}")
         self.position += size
         return self._data[self.position - size : self.position]
 
@@ -453,7 +441,13 @@ _VALUES = {
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("SHORT_BINSTRING", "BINSTRING"),  # Python 2
 }
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def _valid(fact: Any, why: str) -> None:
+    if not fact:
+        raise ValueError(why)
 
 
 class _Machine:
@@ -475,102 +469,101 @@ class _Machine:
         try:
             opcodes = pickletools.genops(self._cursor)
             for count, (opcode, argument, _) in enumerate(opcodes):
-                if count > _MOST_OPCODES:
-                    raise _Unreadable(f"its {part} is too long for a dict of tensors.")
-                if opcode.name == "STOP":
-                    return self._pop()
-                self._step(opcode.name, argument)
+                _need(count <= _MOST_OPCODES, f"its {part} is too long for tensors.")
+                if opcode.name != "STOP":
+                    self._step(opcode.name, argument)
+            return self._pop()
         # With strict filters an odd escape in a text raises pickletools' warning.
         except (ValueError, Warning) as error:
             raise _Unreadable(
                 f"its {part} is cut off or damaged ({error}). {_FETCH_AGAIN}"
             ) from error
-        raise AssertionError("pickletools ends with STOP or with an error")
 
     def _step(self, name: str, argument: Any) -> None:
-        stack = self._stack
         if name in _VALUES:
-            stack.append(argument)
+            self._stack.append(argument)
         elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name == "EMPTY_LIST":
-            stack.append([])
+            self._stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            self._stack.append(_EMPTY[name]())
         elif name == "MARK":
-            self._outer.append(stack)
+            self._outer.append(self._stack)
             self._stack = []
-        elif name == "TUPLE":
-            items = self._pop_to_mark()
-            self._stack.append(tuple(items))
         elif name in _TUPLES:
-            items = [self._pop() for _ in range(_TUPLES[name])]
-            stack.append(tuple(items[::-1]))
-        elif name in ("APPEND", "APPENDS"):
-            items = [self._pop()] if name == "APPEND" else self._pop_to_mark()
-            self._top(list).extend(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            items = [self._pop(), self._pop()][::-1] if name == "SETITEM" else None
-            self._set(self._pop_to_mark() if items is None else items)
+            self._stack.append(tuple(self._pop_items(_TUPLES[name])))
+        elif name == "TUPLE":
+            items = self._pop_marked()
+            self._stack.append(tuple(items))
+        elif name == "APPEND":
+            self._append(self._pop_items(1))
+        elif name == "APPENDS":
+            self._append(self._pop_marked())
+        elif name == "SETITEM":
+            self._set(self._pop_items(2))
+        elif name == "SETITEMS":
+            self._set(self._pop_marked())
         elif name in ("BINPUT", "LONG_BINPUT"):
             self._memo[argument] = self._top()
         elif name == "MEMOIZE":
             self._memo[len(self._memo)] = self._top()
         elif name in ("BINGET", "LONG_BINGET"):
-            if argument not in self._memo:
-                raise ValueError("a value is used before it is there")
-            stack.append(self._memo[argument])
+            _valid(argument in self._memo, "a value is used before it is there")
+            self._stack.append(self._memo[argument])
         elif name in ("GLOBAL", "INST"):
-            self._push_global(*argument.split(" ", 1), instance=name == "INST")
+            module, _, attribute = argument.partition(" ")
+            self._push_global(module, attribute, allowed=name == "GLOBAL")
         elif name == "STACK_GLOBAL":
-            attribute, module = self._pop(), self._pop()
-            self._push_global(module, attribute)
+            self._push_global(*self._pop_items(2))
         elif name == "BINPERSID":
-            stack.append(self._storage(self._pop()))
+            self._stack.append(self._storage(self._pop()))
         elif name == "REDUCE":
-            arguments, function = self._pop(), self._pop()
-            stack.append(self._call(function, arguments))
+            self._stack.append(self._call(*self._pop_items(2)))
         elif name == "BUILD":
             state = self._pop()
-            self._top(OrderedDict)
-            if type(state) is not dict or set(state) - {"_metadata"}:
-                raise ValueError("an object is given a state")
+            _valid(type(self._top()) is OrderedDict, "a state for no OrderedDict")
+            # Not needed, and the only state that torch gives an OrderedDict.
+            metadata = type(state) is dict and set(state) <= {"_metadata"}
+            _valid(metadata, "an OrderedDict with a state")
         elif name not in ("PROTO", "FRAME"):
             raise _Unreadable(
                 f"refused: its pickle has the opcode {name}, which torch.save does not "
                 f"write for tensors. {_NOT_EXECUTED}"
             )
 
+    def _top(self) -> Any:
+        _valid(self._stack, "its stack is empty")
+        return self._stack[-1]
+
     def _pop(self) -> Any:
-        if not self._stack:
-            raise ValueError("its stack is empty")
+        _valid(self._stack, "its stack is empty")
         return self._stack.pop()
 
-    def _pop_to_mark(self) -> List[Any]:
-        if not self._outer:
-            raise ValueError("a mark is missing")
+    def _pop_items(self, count: int) -> List[Any]:
+        return [self._pop() for _ in range(count)][::-1]
+
+    def _pop_marked(self) -> List[Any]:
+        _valid(self._outer, "a mark is missing")
         items, self._stack = self._stack, self._outer.pop()
         return items
 
-    def _top(self, *kinds: type) -> Any:
-        if not self._stack or (kinds and type(self._stack[-1]) not in kinds):
-            raise ValueError("a value is missing or of the wrong kind")
-        return self._stack[-1]
+    def _append(self, items: List[Any]) -> None:
+        _valid(type(self._top()) is list, "items for no list")
+        self._top().extend(items)
 
     def _set(self, items: List[Any]) -> None:
-        target = self._top(dict, OrderedDict)
-        if len(items) % 2:
-            raise ValueError("a key without value")
+        _valid(type(self._top()) in (dict, OrderedDict), "entries for no dict")
+        keys, values = items[::2], items[1::2]
+        _valid(len(keys) == len(values), "a key without value")
         # Only plain keys: hashing a deeply nested tuple overruns the C stack.
-        if any(type(key) not in (str, int) for key in items[::2]):
-            raise ValueError("a key that is neither text nor number")
-        target.update(zip(items[::2], items[1::2]))
+        plain = all(type(key) in (str, int) for key in keys)
+        _valid(plain, "a key that is neither text nor number")
+        self._top().update(zip(keys, values))
 
-    def _push_global(self, module: Any, name: Any = "", instance: bool = False) -> None:
+    def _push_global(self, module: Any, name: Any, allowed: bool = True) -> None:
         full = f"{module}.{name}" if type(module) is type(name) is str else ""
-        if not re.fullmatch(r"\w[\w.]*", full, re.ASCII) or len(full) > 200:
-            raise ValueError("the name of a global is none")
-        if full not in _GLOBALS or instance:
+        plain = len(full) < 200 and re.fullmatch(r"\w[\w.]*", full, re.ASCII)
+        _valid(plain, "the name of a global is none")
+        if full not in _GLOBALS or not allowed:
             known = f" (os.{name})" if module in ("posix", "nt") else ""
             raise _Refused(
                 f"refused: its pickle asks for {full}{known}, which no dict of tensors "
@@ -579,27 +572,27 @@ class _Machine:
         self._stack.append(_Global(full))
 
     def _storage(self, identity: Any) -> _Storage:
-        if type(identity) is not tuple or len(identity) not in (5, 6):
-            raise ValueError("a persistent id that is no storage's")
+        whole = type(identity) is tuple and len(identity) in (5, 6)
+        _valid(whole, "a persistent id that is no storage's")
         tag, kind, key, _, count, *view = identity
-        if (
-            (type(tag), tag) != (str, "storage")
-            or type(kind) is not _Global
-            or kind.name not in _STORAGES
-            or type(key) is not str
-            or type(count) is not int
-            or count < 0
-            or view not in ([], [None])
-        ):
-            raise ValueError("a persistent id that is no storage's")
+        _valid(
+            type(tag) is type(key) is str
+            and tag == "storage"
+            and type(kind) is _Global
+            and kind.name in _STORAGES
+            and type(count) is int
+            and count >= 0
+            and view in ([], [None]),
+            "a persistent id that is no storage's",
+        )
         storage = _Storage(kind.name, key, count)
-        if self.storages.setdefault(key, storage) != storage:
-            raise ValueError("a storage is described in two ways")
+        same = self.storages.setdefault(key, storage) == storage
+        _valid(same, "a storage is described in two ways")
         return storage
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        if type(function) is not _Global or type(arguments) is not tuple:
-            raise ValueError("a call of something that is no function")
+        callable_ = type(function) is _Global and type(arguments) is tuple
+        _valid(callable_, "a call of something that is no function")
         name, count = function.name, len(arguments)
         if name == _ORDERED_DICT and count == 0:
             return OrderedDict()
