@@ -476,7 +476,7 @@ class _Machine:
         # With strict filters an odd escape in a text raises pickletools' warning.
         except (ValueError, Warning) as error:
             raise _Unreadable(
-                f"its {part} is cut off or damaged ({error}). {_FETCH_AGAIN}"
+                f"its {part} is cut off or damaged ({str(error)[:99]}). {_FETCH_AGAIN}"
             ) from error
 
     def _step(self, name: str, argument: Any) -> None:

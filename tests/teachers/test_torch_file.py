@@ -380,6 +380,7 @@ HOSTILE = {
     "huge digits": (b"L" + b"9" * 5000 + b"L\n", "cut off or damaged"),
     "endless opcodes": (b"]" * 200_100, "too long"),
     "endless marks": (b"(" * 200_100, "too long"),
+    "long argument": (b"S" + b"\xff" * 900 + b"\n", "no string quotes"),
     "odd escape": (b"S'\\q'\n", "damaged"),
     "nested key": (b"}" + NESTED + b"Ns", "neither text nor number"),
     "list as key": (b"}]Ns", "neither text nor number"),
@@ -421,6 +422,14 @@ HOSTILE = {
     "storage twice": (
         a_dict(x=a_tensor(), y=a_tensor(storage=a_storage("IntStorage"))),
         "described in two ways",
+    ),
+    "storage within another": (
+        a_dict(x=a_tensor(storage=a_storage()[:-2] + b"K\1tQ")),
+        "no storage",
+    ),
+    "negated data": (
+        a_dict(x=a_tensor()[:-2] + b"}" + text("neg") + b"\x88stR"),
+        "arguments it does not take",
     ),
     "storage elsewhere": (
         a_dict(x=a_tensor(storage=a_storage(key="../data.pkl"))),
