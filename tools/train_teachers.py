@@ -39,30 +39,6 @@ _TASK = flags.DEFINE_multi_string(
 )
 
 
-def supervised_loss(kind: str, target, prediction, weight):
-    """The loss of one map, a mean over the valid pixels and channels.
-
-    Args:
-      kind: "l1"; or "l2" for sparse maps, whose median, all that l1 finds, is empty.
-      target: [B, H, W, C], network range.
-      prediction: [B, H, W, C], network range.
-      weight: [B, H, W, 1], 0 where there is no label.
-    """
-    import tensorflow as tf
-
-    error = target - prediction
-    if kind == "l2":
-        error = tf.square(error)
-    elif kind == "l1":
-        error = tf.abs(error)
-    else:
-        raise UserError(
-            f"train_teachers.losses must be 'l1' or 'l2'. Received: {kind!r}."
-        )
-    weight = tf.broadcast_to(weight, tf.shape(error))
-    return tf.math.divide_no_nan(tf.reduce_sum(weight * error), tf.reduce_sum(weight))
-
-
 # Labels drawn from the colours themselves must keep them.
 _COLOUR_TASKS = ("edge_texture", "keypoints2d")
 
@@ -146,12 +122,20 @@ def train_teacher(
     from soka_tf.data.pipeline import labelled_dataset
     from soka_tf.networks.decoder import Decoder
     from soka_tf.networks.encoder import Encoder
+    from soka_tf.soka.distillation import KINDS, soft_target_loss
     from soka_tf.tasks import get_task
     from soka_tf.teachers.teacher import Teacher
     from soka_tf.training.optimizers import make_optimizer
     from soka_tf.training.schedules import poly_schedule
 
     row = get_task(task)
+    # "l1"; or "l2" for sparse maps, whose median, all that l1 finds, is empty.
+    kind = losses[row.name]
+    if kind not in KINDS:
+        raise UserError(
+            f"train_teachers.losses must be one of {KINDS}. Received: {kind!r} for "
+            f"{row.name!r}."
+        )
     tf.keras.utils.set_random_seed(seed)
     network = Encoder(**encoder)
     if row.channels:
@@ -188,9 +172,7 @@ def train_teacher(
                     weight *= batch["mask"]
             else:
                 weight = valid[:, None]
-            loss = supervised_loss(
-                losses[row.name], batch[row.name], prediction, weight
-            )
+            loss = soft_target_loss(prediction, batch[row.name], kind, weight)
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
         return loss
 

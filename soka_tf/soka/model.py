@@ -583,11 +583,7 @@ class SokaModel(tf.keras.Model):
         elif player == "discriminators":
             decay = self.adversary.weight_decay
         if decay:
-            # d/dw of decay * |w|^2 / 2, over kernels only, as the original's penalty.
-            gradients = [
-                g + decay * v if v.shape.rank > 1 else g
-                for g, v in zip(gradients, variables)
-            ]
+            gradients = with_weight_penalty(gradients, variables, decay)
         if self._replicas > 1:
             gradients = [g / self._replicas for g in gradients]
         self.optimizers[player].apply_gradients(zip(gradients, variables))
@@ -634,6 +630,21 @@ class SokaModel(tf.keras.Model):
             self._movement[name] = tf.math.divide_no_nan(
                 tf.linalg.global_norm(change), tf.linalg.global_norm(before[name])
             )
+
+
+def with_weight_penalty(
+    gradients: Tensors, variables: Sequence[tf.Variable], decay: float
+) -> Tensors:
+    """Adds d/dw of decay * |w|^2 / 2, over kernels only, as the original's penalty.
+
+    Args:
+      gradients: one a variable.
+      variables: of whoever moves; biases, gammas and betas are passed over.
+      decay: the penalty's coefficient.
+    """
+    return [
+        g + decay * v if v.shape.rank > 1 else g for g, v in zip(gradients, variables)
+    ]
 
 
 def _create_slots(

@@ -15,6 +15,9 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
 from soka_tf.networks.weights import named_variables
+from soka_tf.soka.adversarial import discriminator_loss, generator_loss
+from soka_tf.soka.distillation import soft_target_loss
+from soka_tf.soka.model import Adversary, with_weight_penalty
 from tests import golden_weights
 
 TF215 = 2e-5
@@ -58,6 +61,11 @@ def network():
         "encoder26": lambda: Encoder(ENCODER_26),
         "decoder_c1": lambda: Decoder(1),
         "decoder_c3": lambda: Decoder(3),
+        "decoder_c2": lambda: Decoder(2),
+        "decoder_c17": lambda: Decoder(17),
+        "decoder_c64": lambda: Decoder(64),
+        "encoder_colorization": lambda: Encoder(image_channels=1),
+        "decoder_colorization": lambda: Decoder(313, layout="colours"),
         "discriminator_c1": lambda: Discriminator(1),
         "discriminator_c3": lambda: Discriminator(3),
     }
@@ -120,6 +128,7 @@ def assert_statistics_match(network, scope, record, prefix, tolerance):
         ("encoder26", "encoder26", 13109056 + 147472),
         ("decoder_c1", None, 16453009),
         ("decoder_c3", "decoder_c3", 16453299),
+        ("decoder_colorization", "decoder64_colorization", 25527865),
         ("discriminator_c1", None, 3137601),
         ("discriminator_c3", "discriminator_c3", 3140801),
     ],
@@ -183,9 +192,11 @@ def test_encoder_with_moving_statistics_matches_the_original(
 
 
 def test_encoder26_with_decoder_matches_the_original(images, record, network):
-    expected = record("tf215", "encoder26_eval")
-    prediction = network("decoder_c3")(expected["encoder_output"])
-    assert difference(prediction[:, ::4, ::4], expected["decoder_output_sub"]) < TF215
+    for runtime, tolerance in (("tf215", TF215), ("tf15", 5e-5)):
+        expected = record(runtime, "encoder26_eval")
+        prediction = network("decoder_c3")(expected["encoder_output"])
+        sub = prediction[:, ::4, ::4]
+        assert difference(sub, expected["decoder_output_sub"]) < tolerance
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -199,6 +210,41 @@ def test_decoder_with_moving_statistics_matches_the_original(record, network, ch
     expected = record("tf15", f"{name}_eval")
     (key,) = (key for key in expected if key.startswith("decoder_output"))
     assert difference(prediction[:, ::step, ::step], expected[key]) < 5e-5
+
+
+def assert_summary_matches(maps, expected, tolerance):
+    """Compares mean, deviation, least, largest and, relatively, the norm an image."""
+    maps = np.asarray(maps, np.float64)
+    axes = tuple(range(1, maps.ndim))
+    summary = [f(maps, axis=axes) for f in (np.mean, np.std, np.min, np.max)]
+    assert difference(np.stack(summary, axis=-1), expected[:, :4]) < tolerance
+    norms = np.sqrt((maps**2).sum(axis=axes))
+    assert relative_difference(norms, expected[:, 4]) < tolerance
+
+
+@pytest.mark.parametrize("channels", [2, 17, 64])
+def test_decoder_of_other_channels_matches_the_original(record, network, channels):
+    representation = record("tf215", "encoder50_eval")["encoder_output"]
+    prediction = network(f"decoder_c{channels}")(representation)
+    expected = record("tf15", "other_heads_eval")
+    name = f"decoder_c{channels}/decoder_output"
+    assert difference(prediction[:, ::16, ::16], expected[f"{name}_sub"]) < 5e-5
+    assert_summary_matches(prediction, expected[f"{name}_stats"], 5e-5)
+
+
+def test_colorization_matches_the_original(images, record, network):
+    representation = network("encoder_colorization")(images[..., :1])["representation"]
+    for runtime, tolerance in (("tf215", TF215), ("tf15", 5e-5)):
+        expected = record(runtime, "other_heads_eval")
+        assert (
+            difference(representation, expected["colorization/encoder_output"])
+            < tolerance
+        )
+    logits = network("decoder_colorization")(representation)
+    assert logits.shape == (2, 64, 64, 313)
+    sub = logits[:, ::8, ::8, ::4]
+    assert difference(sub, expected["colorization/decoder_output_sub"]) < 5e-5
+    assert_summary_matches(logits, expected["colorization/decoder_output_stats"], 5e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -305,24 +351,65 @@ def test_whole_chain_with_batch_statistics_matches_the_original(
                     )
 
 
-def test_gradients_through_encoder_and_decoder_match_the_original(
-    golden, images, record, network
-):
+@pytest.fixture(scope="module")
+def eval_gradients(golden, images, network):
+    """The gradients of gradients_c3_eval, by their recorded names."""
     encoder, decoder = network("encoder50"), network("decoder_c3")
-    mask = np.repeat(golden_weights.mask(), 3, axis=-1)
+    discriminator = network("discriminator_c3")
     target = golden_weights.targets(golden, 3)
-    variables = {
-        golden_weights.tf1_name(model.name, path): variable
-        for model in (encoder, decoder)
-        for path, variable in named_variables(model).items()
-    }
-    with tf.GradientTape() as tape:
+    weight = Adversary({}).weight
+
+    with tf.GradientTape(persistent=True) as tape:
         prediction = decoder(encoder(images)["representation"])
-        loss = tf.reduce_sum(mask * tf.abs(prediction - target)) / mask.sum()
-    gradients = tape.gradient(loss, variables)
-    prefix = "d_l1_loss/"
-    for runtime, tolerance in (("tf215", 1e-4), ("tf15", 3e-2)):
-        expected = record(runtime, "gradients_c3_eval")
-        for key in (key for key in expected if key.startswith(prefix)):
-            name = key[len(prefix) :]
-            assert relative_difference(gradients[name], expected[key]) < tolerance, name
+        l1 = soft_target_loss(prediction, target, "l1", golden_weights.mask())
+        real = discriminator(pairs(images, target))
+        fake = discriminator(tf.concat([images, prediction], axis=-1))
+        loss_g = generator_loss(fake)
+        loss_d = discriminator_loss(real, fake)
+        mixed = (1 - weight) * l1 + weight * loss_g
+    players = {
+        "d_l1_loss": (l1, (encoder.trunk, encoder.compress, decoder), 0.0),
+        # compress1 has its part of the gradient, but none of the penalty.
+        "d_loss_g_total": (mixed, (encoder.trunk, encoder.compress, decoder), 2e-6),
+        "d_loss_d_total": (loss_d, (discriminator,), 2e-5),
+    }
+    found = {}
+    for prefix, (loss, networks, decay) in players.items():
+        variables = [network.trainable_variables for network in networks]
+        for model, own, gradients in zip(
+            networks, variables, tape.gradient(loss, variables)
+        ):
+            penalised = 0.0 if model is encoder.compress else decay
+            gradients = with_weight_penalty(gradients, own, penalised)
+            by_id = {id(v): g for v, g in zip(own, gradients)}
+            scope = model.name.split("_")[0]
+            for path, variable in named_variables(model).items():
+                if id(variable) in by_id:
+                    name = golden_weights.tf1_name(scope, path)
+                    found[f"{prefix}/{name}"] = by_id[id(variable)].numpy()
+    pull = tape.gradient(loss_g, prediction).numpy().astype(np.float64)
+    found["d_loss_g_d_prediction_sub"] = pull[:, ::8, ::8]
+    found["d_loss_g_d_prediction_l2"] = np.sqrt((pull**2).sum(axis=(1, 2, 3)))
+    found["d_l1_d_prediction_sub"] = tape.gradient(l1, prediction)[:, ::8, ::8]
+    return found
+
+
+@pytest.mark.parametrize("runtime, tolerance", [("tf215", 1e-4), ("tf15", 3e-2)])
+@pytest.mark.parametrize(
+    "kind, count",
+    [
+        ("d_l1_loss/", 12),
+        ("d_loss_g_total/", 12),
+        ("d_loss_d_total/", 6),
+        ("d_loss_g_d_prediction", 2),
+        ("d_l1_d_prediction", 1),
+    ],
+)
+def test_gradients_with_moving_statistics_match_the_original(
+    record, eval_gradients, runtime, tolerance, kind, count
+):
+    expected = record(runtime, "gradients_c3_eval")
+    keys = [key for key in expected if key.startswith(kind)]
+    assert len(keys) == count
+    for key in keys:
+        assert relative_difference(eval_gradients[key], expected[key]) < tolerance, key

@@ -21,6 +21,20 @@ def test_loss_of_each_kind_is_the_mean_over_all_elements(maps, kind, power):
     assert float(loss) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("kind, power", [("l2", 2), ("l1", 1)])
+def test_loss_with_weights_is_the_mean_where_they_are_not_zero(maps, kind, power):
+    weights = np.random.default_rng(1).choice([0.0, 0.5, 1.0], (3, 5, 4, 1))
+    loss = soft_target_loss(maps[0], maps[1], kind, weights)
+    errors = weights * np.abs(maps[0].astype("float64") - maps[1]) ** power
+    expected = errors.sum() / (3 * np.count_nonzero(weights))  # not weights.sum()
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    nowhere = soft_target_loss(maps[0], maps[1], kind, tf.zeros((3, 5, 4, 1)))
+    assert float(nowhere) == 0.0
+    everywhere = soft_target_loss(maps[0], maps[1], kind, tf.ones((3, 1, 1, 1)))
+    plain = soft_target_loss(maps[0], maps[1], kind)
+    assert float(everywhere) == pytest.approx(float(plain), rel=1e-6)
+
+
 def test_loss_of_equal_maps_is_zero(maps):
     for kind in ("l2", "l1"):
         assert float(soft_target_loss(maps[0], maps[0], kind)) == 0.0
