@@ -33,7 +33,6 @@ def main() -> None:
     """Restores the student, measures, prints."""
     from soka_tf.evaluation.report import format_table
     from soka_tf.evaluation.run import evaluate_student
-    from soka_tf.teachers.pool import load_pool
     from soka_tf.training import build
     from soka_tf.training import run as runs
 
@@ -41,7 +40,7 @@ def main() -> None:
     cli.parse_gin([runs.config_of(model_dir)], _GIN_PARAM.value, base=None)
     settings = runs.Settings()
     student = runs.restore_student(model_dir, settings)
-    teachers = load_pool(build.find_teachers(settings.task_names))
+    teachers = build.load_pool(build.find_teachers(settings.task_names))
     data = build.build_data(
         settings.task_names, settings.image_size, runs.split_file(model_dir)
     )

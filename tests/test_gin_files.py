@@ -33,6 +33,7 @@ _GIVEN = {
     build.build_data: ("tasks", "image_size", "split_file", "draw"),
     build.build_student: ("tasks", "seed"),
     build.find_teachers: ("tasks",),
+    build.load_pool: ["found"],
     build.build_amalgamation: ("student", "teachers"),
     build.build_gradnorm: ("tasks",),
     build.build_adversary: ("tasks",),

@@ -7,16 +7,15 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
+from soka_tf.data.inputs import INPUTS
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_targets, get_task
+from soka_tf.teachers import taskbank, visual_prior
 from soka_tf.teachers.teacher import PathLike, Teacher, load_teacher
+from soka_tf.teachers.visual_prior import published_files_of
 
 SHIPPED_DIR = pathlib.Path(__file__).parent / "weights" / "rooms64"
-_HOW_TO_GET = (
-    "Teachers for the procedural rooms come with soka_tf "
-    "(teachers_dir = None). Taskonomy's published networks have to be converted "
-    "first, one .npz a task, into the folder that teachers_dir names."
-)
+INPUTS_SHOWN = ("training", "released")
 
 
 class TeacherOutputs(NamedTuple):
@@ -43,16 +42,25 @@ class TeacherPool:
         self,
         targets: Mapping[str, Teacher],
         auxiliaries: Optional[Mapping[str, Teacher]] = None,
+        inputs: str = "training",
     ):
         """Collects the teachers.
 
         Args:
           targets: task name -> its teacher, in the order of the student's tasks.
           auxiliaries: task name -> a teacher that only lends its features.
+          inputs: what the teachers are shown: "training", the images as they are; or
+            "released", what Taskonomy's demonstration and similarity code show each
+            task's network (`Task.released_input`), mostly images of low saturation.
 
         Raises:
-          UserError: if a target's teacher has no decoder.
+          UserError: if a target's teacher has no decoder or `inputs` is neither.
         """
+        if inputs not in INPUTS_SHOWN:
+            raise UserError(
+                f"load_pool.inputs must be one of {INPUTS_SHOWN}. Received: {inputs!r}."
+            )
+        self._inputs = inputs
         self.targets = dict(targets)
         self.auxiliaries = dict(auxiliaries or {})
         for name, teacher in self.targets.items():
@@ -82,16 +90,23 @@ class TeacherPool:
         """
         predictions, features = {}, {layer: [] for layer in layers}
         for name, teacher in self.targets.items():
-            outputs = teacher(images)
+            outputs = self._run(teacher, images)
             predictions[name] = outputs["prediction"]
             for layer in layers:
                 features[layer].append(outputs[layer])
         if layers:
             for teacher in self.auxiliaries.values():
-                outputs = teacher(images)
+                outputs = self._run(teacher, images)
                 for layer in layers:
                     features[layer].append(outputs[layer])
         return TeacherOutputs(predictions, features)
+
+    def _run(self, teacher: Teacher, images: tf.Tensor) -> Dict[str, tf.Tensor]:
+        # Lightness the teacher takes from the images itself.
+        shown = teacher.task.released_input
+        if self._inputs == "released" and shown != "light":
+            images = INPUTS[shown](images)
+        return teacher(images)
 
 
 class TeacherFiles(NamedTuple):
@@ -137,37 +152,72 @@ def find_teachers(
     )
 
 
-def load_pool(found: TeacherFiles) -> TeacherPool:
+def load_pool(found: TeacherFiles, inputs: str = "training") -> TeacherPool:
     """Loads the teachers of a run.
 
-    Where a file's folder has a manifest.json, its sha256 there is checked.
+    Args:
+      found: of `find_teachers`.
+      inputs: what they are shown, see `TeacherPool`.
+
+    Raises:
+      UserError: as `load_teachers`.
+    """
+    loaded = _load({**found.targets, **found.auxiliaries})
+    return TeacherPool(
+        {name: loaded[name] for name in found.targets},
+        {name: loaded[name] for name in found.auxiliaries},
+        inputs,
+    )
+
+
+def load_teachers(
+    names: Sequence[str], teachers_dir: Optional[PathLike] = None
+) -> Dict[str, Teacher]:
+    """Loads single teachers from a folder of <task>.npz files.
+
+    Where the folder has a manifest.json, the sha256 of each file there is checked.
+
+    Args:
+      names: tasks, any alias.
+      teachers_dir: the folder; None for the teachers that come with soka_tf.
 
     Raises:
       UserError: naming every missing file, what the folder has, and where to get
         teachers; or whatever is wrong with a file.
     """
-    files = {**found.targets, **found.auxiliaries}
-    missing = [str(path) for path in files.values() if not path.is_file()]
+    folder = pathlib.Path(teachers_dir or SHIPPED_DIR)
+    tasks = [get_task(name).name for name in names]
+    return _load({task: folder / f"{task}.npz" for task in tasks})
+
+
+def _load(files: Mapping[str, pathlib.Path]) -> Dict[str, Teacher]:
+    missing = {name: path for name, path in files.items() if not path.is_file()}
     if missing:
-        folder = next(iter(files.values())).parent
-        there = sorted(path.stem for path in folder.glob("*.npz"))
-        raise UserError(
-            f"Missing teachers: {', '.join(missing)}. The folder has: "
-            f"{', '.join(there) or 'none'}. {_HOW_TO_GET}"
-        )
-    hashes = _listed_hashes(next(iter(files.values())).parent)
+        raise UserError(_where_to_get(missing))
     loaded = {}
     for name, path in files.items():
-        teacher = load_teacher(path, hashes.get(path.name))
+        teacher = load_teacher(path, _listed_hashes(path.parent).get(path.name))
         if teacher.task.name != name:
             raise UserError(
                 f"{path}: holds the teacher of {teacher.task.name!r}, its name says "
                 f"{name!r}. Rename the file or fetch the right one."
             )
         loaded[name] = teacher
-    return TeacherPool(
-        {name: loaded[name] for name in found.targets},
-        {name: loaded[name] for name in found.auxiliaries},
+    return loaded
+
+
+def _where_to_get(missing: Mapping[str, pathlib.Path]) -> str:
+    folder = next(iter(missing.values())).parent
+    there = sorted(path.stem for path in folder.glob("*.npz"))
+    files = [file for name in missing for file in published_files_of(name)]
+    return (
+        f"Missing teachers: {', '.join(map(str, missing.values()))}. The folder has: "
+        f"{', '.join(there) or 'none'}. teachers_dir may be any local folder with one "
+        "<task>.npz a task; None is the teachers for drawn rooms that come with "
+        "soka_tf. Taskonomy's published networks are turned into such files by "
+        "tools/convert_teacher.py, from PyTorch files "
+        f"({', '.join(files)} at {visual_prior.WHERE_TO_GET}) or from TensorFlow 1 "
+        f"checkpoints ({taskbank.WHERE_TO_GET})."
     )
 
 

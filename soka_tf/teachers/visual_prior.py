@@ -145,13 +145,13 @@ def published_files() -> Tuple[str, ...]:
 
 
 def published_files_of(task: str) -> Tuple[str, ...]:
-    """The names of a task's published files: the encoder's and the decoder's, if any."""
+    """The names of a task's published files, the encoder's first."""
     names = sorted(published_files(), key=lambda name: "_encoder-" not in name)
     return tuple(name for name in names if parse_name(name).task == task)
 
 
 def _check_name(task: Task, part: str, path: PathLike) -> bool:
-    """Refuses a file that is not what its name says; True where the name says a hash."""
+    """Refuses a file that is not what its name says; True if it says a hash."""
     known = [name for name in published_files_of(task.name) if f"_{part}-" in name]
     hint = f"Fetch it from {WHERE_TO_GET}{known[0]}" if known else ""
     published.check_file(path, f"the PyTorch file of an {task.name!r} {part}", hint)

@@ -6,7 +6,7 @@ Values are bound in gin/base.gin, with their units and their place in the paper.
 import functools
 import math
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 import gin
 import tensorflow as tf
@@ -30,6 +30,7 @@ from soka_tf.training.optimizers import make_optimizer
 from soka_tf.training.schedules import poly_schedule
 
 find_teachers = gin.external_configurable(pool.find_teachers, "find_teachers")
+load_pool = gin.external_configurable(pool.load_pool, "load_pool", denylist=["found"])
 
 
 class Data(NamedTuple):
@@ -213,36 +214,49 @@ def initialize_student(
     student: Student,
     teachers: TeacherPool,
     encoder: Optional[str] = None,
-    decoders: bool = False,
+    decoders: Union[bool, Mapping[str, str]] = False,
+    teachers_dir: Optional[str] = None,
 ) -> None:
-    """Starts parts of the student from its teachers; random by default (Step 1).
+    """Starts parts of the student from teachers; random by default (Step 1).
 
     Args:
       student: the student, changed in place.
       teachers: its teachers.
       encoder: the task whose teacher lends the encoder its weights; None for none.
-      decoders: whether each decoder starts from its teacher's.
+      decoders: True for each decoder from its own teacher; or the student's tasks ->
+        the tasks whose teachers lend their decoders' weights.
+      teachers_dir: where teachers are that are none of the run's; see `find_teachers`.
 
     Raises:
       UserError: if there is no such teacher or the networks differ in size.
     """
-    lent = []
-    if encoder is not None:
-        name = get_task(encoder).name
-        pool_of_all = {**teachers.targets, **teachers.auxiliaries}
-        if name not in pool_of_all:
+    if isinstance(decoders, Mapping):
+        lenders = {get_task(k).name: get_task(v).name for k, v in decoders.items()}
+    else:
+        lenders = {name: name for name in student.tasks} if decoders else {}
+    unknown = [name for name in lenders if name not in student.tasks]
+    if unknown:
+        raise UserError(
+            f"initialize_student.decoders: {', '.join(unknown)} is none of the "
+            f"student's tasks, {', '.join(student.tasks)}."
+        )
+    first = None if encoder is None else get_task(encoder).name
+    known = {**teachers.targets, **teachers.auxiliaries}
+    wanted = {name for name in (first, *lenders.values()) if name not in (None, *known)}
+    known.update(pool.load_teachers(sorted(wanted), teachers_dir))
+
+    lent = [] if first is None else [(student.encoder, first, known[first].encoder)]
+    for name, lender in lenders.items():
+        lent.append((student.decoders[name], lender, known[lender].decoder))
+    for network, lender, source in lent:
+        if source is None:
             raise UserError(
-                f"initialize_student.encoder must be one of the run's teachers, "
-                f"{', '.join(pool_of_all)}. Received: {encoder!r}."
+                f"initialize_student: the teacher of {lender!r} has no decoder to lend."
             )
-        lent.append((student.encoder, pool_of_all[name].encoder))
-    if decoders:
-        for name, teacher in teachers.targets.items():
-            lent.append((student.decoders[name], teacher.decoder))
-    for network, source in lent:
         values = {path: v.numpy() for path, v in named_variables(source).items()}
         _or_user_error(
-            "initialize_student", functools.partial(assign_variables, network, values)
+            f"initialize_student, from the teacher of {lender!r}",
+            functools.partial(assign_variables, network, values),
         )
 
 

@@ -14,7 +14,6 @@ from soka_tf.errors import UserError
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.tasks import Task, get_targets
-from soka_tf.teachers.pool import load_pool
 from soka_tf.training import build
 from soka_tf.training.callbacks import (
     Checkpoints,
@@ -144,7 +143,7 @@ def build_run(model_dir: str) -> Run:
     # Before rooms are drawn or a split is read that another configuration would need.
     _refuse_differences(model_dir, gin.config_str(), of_both=True)
     names = settings.task_names
-    teachers = load_pool(build.find_teachers(names))
+    teachers = build.load_pool(build.find_teachers(names))
     for teacher in teachers.teachers:
         if teacher.image_size not in (None, settings.image_size):
             logging.warning(

@@ -8,7 +8,7 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.teachers.teacher import Teacher
+from soka_tf.teachers.teacher import Teacher, save_teacher
 from soka_tf.training.build import initialize_student
 
 STRIDES = (2, 2, 1, 1)
@@ -71,11 +71,48 @@ def test_encoder_of_an_auxiliary_teacher_is_lent_alone(teachers):
     )
 
 
-def test_unknown_lender_is_refused_by_name(teachers):
-    with pytest.raises(UserError, match="initialize_student.encoder.*'normal'"):
-        initialize_student(student(), teachers, encoder="normal")
+def test_teachers_of_the_folder_lend_though_they_are_none_of_the_run(
+    teachers, tmp_path
+):
+    other = Teacher("reshading", encoder(), decoder())
+    save_teacher(other, tmp_path / "reshading.npz")
+    made = student()
+    initialize_student(
+        made,
+        teachers,
+        encoder="reshade",
+        decoders={"edge2d": "reshade", "depth": "edge2d"},
+        teachers_dir=tmp_path,
+    )
+    assert same(made.encoder, other.encoder)
+    assert same(made.decoders["edge_texture"], other.decoder)
+    lender = teachers.targets["edge_texture"].decoder
+    assert same(made.decoders["depth_zbuffer"], lender)
+
+
+def test_decoders_that_are_not_lent_stay_random(teachers):
+    made = student()
+    before = [v.numpy() for v in made.decoders["depth_zbuffer"].variables]
+    initialize_student(made, teachers, decoders={"edge2d": "edge2d"})
+    after = made.decoders["depth_zbuffer"].variables
+    assert all(np.array_equal(v.numpy(), b) for v, b in zip(after, before))
+
+
+@pytest.mark.parametrize(
+    "bindings, words",
+    [
+        ({"encoder": "normal"}, "Missing teachers: .*normal.npz"),
+        ({"decoders": {"edge2d": "normal"}}, "Missing teachers: .*normal.npz"),
+        ({"decoders": {"normal": "edge2d"}}, "normal is none of the student's tasks"),
+        ({"decoders": {"edge2d": "keypoint3d"}}, "'keypoints3d' has no decoder"),
+        ({"encoder": "deepth"}, "no task named 'deepth'"),
+    ],
+)
+def test_lender_that_is_not_there_is_refused(teachers, tmp_path, bindings, words):
+    with pytest.raises(UserError, match=words):
+        initialize_student(student(), teachers, teachers_dir=tmp_path, **bindings)
 
 
 def test_lender_of_another_size_is_refused(teachers):
-    with pytest.raises(UserError, match="initialize_student: .*do not fit"):
+    with pytest.raises(UserError, match="from the teacher of 'edge_texture'.*not fit"):
         initialize_student(student(1 / 16), teachers, encoder="edge_texture")
