@@ -464,6 +464,11 @@ def test_huge_memo_index_takes_no_memory(make):
     assert_same(read_torch_file(make(opcodes)), {"x": FLOATS})
 
 
+def test_stride_of_a_single_element_counts_for_nothing(make):
+    opcodes = a_dict(x=a_tensor(0, (1, 6), (1 << 62, 1)))
+    assert_same(read_torch_file(make(opcodes)), {"x": FLOATS[None]})
+
+
 def test_dict_that_holds_itself_ends(make):
     message = message_of(make(b"}q\x00" + text("state_dict") + b"h\x00s"))
     assert "no state_dict" in message
