@@ -1,20 +1,17 @@
 """The paper's counts, and docs/parameters.md against the command that makes it."""
 
-import importlib.util
 import pathlib
 
 import pytest
+
+from tests.tools import load_tool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def tool():
-    path = ROOT / "tools" / "count_parameters.py"
-    spec = importlib.util.spec_from_file_location("count_parameters", path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
+    return load_tool("count_parameters")
 
 
 @pytest.fixture(scope="module")

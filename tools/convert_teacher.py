@@ -165,7 +165,9 @@ def format_report(rows: Sequence[Any]) -> str:
         line = [layer, array]
         for runtime in runtimes:
             row = compared.get(runtime)
-            numbers = [f"{row.absolute:.1e}", f"{row.relative:.1e}"] if row else ["", ""]
+            numbers = (
+                [f"{row.absolute:.1e}", f"{row.relative:.1e}"] if row else ["", ""]
+            )
             line += [*numbers, "" if row is None or row.passed else "TOO FAR"]
         table.append(line)
     return tabulate(table, headers="firstrow", tablefmt="simple", disable_numparse=True)

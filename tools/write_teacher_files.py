@@ -14,7 +14,7 @@ runs/published/depth_zbuffer_{encoder,decoder}-{sha256}.pth. See convert_teacher
 
 import os
 import pathlib
-from typing import Dict, Iterator, Tuple
+from typing import Dict, Iterator
 
 import numpy as np
 from absl import flags, logging
@@ -54,19 +54,20 @@ def main() -> None:
     from soka_tf.tasks import get_task
 
     for task in [get_task(name) for name in _TASK.value]:
-        networks = build_networks(task)
-        for path in (
-            write_checkpoint(task.name, networks, _OUT_DIR.value),
-            *write_torch_files(task.name, networks, _OUT_DIR.value),
-        ):
+        networks = draw_networks(task)
+        logging.info("%s", write_checkpoint(task.name, networks, _OUT_DIR.value))
+        for path in write_torch_files(task.name, networks, _OUT_DIR.value):
             logging.info("%s", path)
 
 
-def build_networks(task):
-    """Builds what the original's checkpoint of a task holds, with random weights."""
+def draw_networks(task) -> Dict[str, Dict[str, np.ndarray]]:
+    """What the original's checkpoint of a task holds: scope -> path -> drawn value."""
     from soka_tf.networks.decoder import Decoder
     from soka_tf.networks.discriminator import Discriminator
     from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
+    from soka_tf.networks.weights import named_variables
+    from soka_tf.teachers import parity
+    from soka_tf.teachers.taskbank import tf1_name
 
     units = {"50": ENCODER_50, "26": ENCODER_26}[_ENCODER.value]
     networks = {"encoder": Encoder(units, image_channels=task.image_channels)}
@@ -74,7 +75,13 @@ def build_networks(task):
         networks["decoder"] = Decoder(task.channels, layout=task.decoder)
     if task.role == "target":
         networks["discriminator"] = Discriminator(task.channels)
-    return networks
+    return {
+        scope: {
+            path: parity.draw(tf1_name(scope, path), tuple(v.shape), _SALT.value)
+            for path, v in named_variables(network).items()
+        }
+        for scope, network in networks.items()
+    }
 
 
 def taskbank_name(task: str) -> str:
@@ -88,19 +95,26 @@ def write_checkpoint(task: str, networks, out_dir: str) -> str:
     """Writes a TensorFlow 1 checkpoint as training leaves it; returns its prefix."""
     import tensorflow as tf
 
-    from soka_tf.teachers.taskbank import HEADS
+    from soka_tf.teachers import parity
+    from soka_tf.teachers.taskbank import HEADS, head_variables, tf1_name
 
     root = ""
     if task in HEADS:
         root = "feedforward/" if HEADS[task].images == 1 else "siamese/"
-    values = dict(_drawn_checkpoint(task, networks, root))
-    values["global_step"] = np.int64(200000)
-    values["beta1_power"] = values["beta2_power"] = np.float32(0)
+    values = {
+        root + tf1_name(scope, path): value
+        for scope, network in networks.items()
+        for path, value in network.items()
+    }
+    for name, shape in head_variables(task).items():
+        values[name] = parity.draw(name, shape, _SALT.value)
     if _SLOTS.value:
         trained = [n for n in values if n.startswith(("encoder/", "decoder/"))]
         for name in (n for n in trained if "/moving_" not in n):
             for slot in ("Adam", "Adam_1"):
                 values[f"{name}/{slot}"] = np.zeros_like(values[name])
+    values["global_step"] = np.int64(200000)
+    values["beta1_power"] = values["beta2_power"] = np.float32(0)
     folder = os.path.join(out_dir, taskbank_name(task))
     os.makedirs(folder, exist_ok=True)
     prefix = os.path.join(folder, "model.permanent-ckpt")
@@ -114,44 +128,22 @@ def write_checkpoint(task: str, networks, out_dir: str) -> str:
     return prefix
 
 
-def _drawn_checkpoint(
-    task: str, networks, root: str
-) -> Iterator[Tuple[str, np.ndarray]]:
-    from soka_tf.networks.weights import named_variables
-    from soka_tf.teachers.parity import draw
-    from soka_tf.teachers.taskbank import head_variables, tf1_name
-
-    for scope, network in networks.items():
-        for path, variable in named_variables(network).items():
-            name = tf1_name(scope, path)
-            # The rule knows the name without the scope that some tasks put before it.
-            yield root + name, draw(name, tuple(variable.shape), _SALT.value)
-    for name, shape in head_variables(task).items():
-        yield name, draw(name, shape, _SALT.value)
-
-
 def write_torch_files(task: str, networks, out_dir: str) -> Iterator[str]:
     """Writes encoder and, where there is one, decoder; yields their paths."""
-    from soka_tf.networks.weights import named_variables
-    from soka_tf.teachers.parity import draw
-    from soka_tf.teachers.taskbank import tf1_name
     from soka_tf.teachers.teacher import sha256_of
     from soka_tf.teachers.torch_file import write_torch_file
-    from soka_tf.teachers.visual_prior import torch_name
+    from soka_tf.teachers.visual_prior import KERNEL_AXES, torch_name
 
     for part in ("encoder", "decoder"):
         if part not in networks:
             continue
         state: Dict[str, np.ndarray] = {}
-        for path, variable in named_variables(networks[part]).items():
-            value = draw(tf1_name(part, path), tuple(variable.shape), _SALT.value)
-            value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+        for path, value in networks[part].items():
             name = torch_name(part, path)
-            state[name] = value
+            state[name] = value.transpose(KERNEL_AXES) if value.ndim == 4 else value
             if name.endswith(".running_var"):
                 steps = name.replace("running_var", "num_batches_tracked")
                 state[steps] = np.array(0, np.int64)
-        os.makedirs(out_dir, exist_ok=True)
         unnamed = pathlib.Path(out_dir) / f"{task}_{part}.pth"
         write_torch_file(unnamed, state, _PTH_LAYOUT.value)
         named = unnamed.with_name(f"{task}_{part}-{sha256_of(unnamed)}.pth")

@@ -20,7 +20,7 @@ WHERE_TO_GET = "https://github.com/alexsax/visual-prior/raw/networks/assets/pyto
 _FILE_NAME = re.compile(r"(\w+)_(encoder|decoder)-([0-9a-f]{8,64})\.pth")
 # PyTorch keeps kernels as [out, in, height, width], transposed ones as [in, out, ...]:
 # in both cases this order of the TensorFlow kernel's axes.
-_KERNEL_AXES = (3, 2, 0, 1)
+KERNEL_AXES = (3, 2, 0, 1)
 _LEAVES = {
     "kernel": "weight",
     "bias": "bias",
@@ -78,7 +78,7 @@ def load_visual_prior(
     networks = published.build_networks(row, entries, own_name, "decoder" in files)
     names = " and ".join(str(file) for file in files.values())
     published.fill(
-        networks, entries, own_name, f"{names} as files of {row.name!r}", _KERNEL_AXES
+        networks, entries, own_name, f"{names} as files of {row.name!r}", KERNEL_AXES
     )
     details = published.describe_source(
         "visual-prior",

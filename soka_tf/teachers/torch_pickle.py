@@ -1,0 +1,339 @@
+"""PyTorch's pickles, walked and never executed.
+
+A pickle is a program, and a hostile one may run anything. So none is ever unpickled:
+`Machine` walks the opcodes as pickletools lists them, knows those few that torch.save
+writes for dicts of tensors, and keeps calls as descriptions. Whatever else is asked for
+is refused by name.
+"""
+
+import dataclasses
+import pickletools
+import re
+import reprlib
+import struct
+from collections import OrderedDict
+from typing import Any, Dict, List
+
+import numpy as np
+
+STORAGES = {
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.BoolStorage": np.dtype("?"),
+}
+_ORDERED_DICT = "collections.OrderedDict"
+_TENSOR_V2 = "torch._utils._rebuild_tensor_v2"
+_TENSOR = "torch._utils._rebuild_tensor"
+_PARAMETER = "torch._utils._rebuild_parameter"
+_GLOBALS = {_ORDERED_DICT, _TENSOR_V2, _TENSOR, _PARAMETER, *STORAGES}
+
+# A real state dict takes about 25 opcodes a tensor, and names of some 60 letters.
+_MOST_OPCODES = 200_000
+_LONGEST_TEXT = 1 << 16
+FETCH_AGAIN = "Fetch or save it again."
+NOT_EXECUTED = "Nothing in it was executed."
+
+
+class Unreadable(Exception):
+    """Why a file cannot be read, without its path."""
+
+
+class Refused(Unreadable):
+    """The pickle asks for something that weights never need."""
+
+
+def need(fact: Any, why: str) -> None:
+    """Raises Unreadable with this reason where the fact does not hold."""
+    if not fact:
+        raise Unreadable(why)
+
+
+@dataclasses.dataclass(frozen=True)
+class Global:
+    """A name that a pickle asks for, one of the few allowed."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """What a pickle says of a storage: its type, its key in the file, its elements."""
+
+    type_name: str
+    key: str
+    count: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of one element."""
+        return STORAGES[self.type_name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A view of a storage, as the pickle gives it: not yet checked."""
+
+    storage: Storage
+    offset: Any
+    size: Any
+    stride: Any
+
+
+def short(value: Any) -> str:
+    """A value for a message, however long or deep it is."""
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxlong = shortener.maxother = 80
+    return shortener.repr(value)
+
+
+class Cursor:
+    """The mapped bytes as pickletools reads them; long pieces are never copied."""
+
+    def __init__(self, data: memoryview):
+        self._data = data
+        self.position = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, fewer at the end; texts of names, never data."""
+        need(size <= _LONGEST_TEXT, f"its pickle has a text of {size} bytes.")
+        piece = bytes(self._data[self.position : self.position + size])
+        self.position += len(piece)
+        return piece
+
+    def readline(self) -> bytes:
+        """The bytes up to the end of the line; none if it is absurdly long."""
+        ahead = bytes(self._data[self.position : self.position + 1024])
+        return self.read(ahead.find(b"\n") + 1)
+
+    def tell(self) -> int:
+        """Where the next byte is."""
+        return self.position
+
+    def take(self, size: int, what: str) -> memoryview:
+        """The next bytes, all of them or an error that says of what."""
+        rest = len(self._data) - self.position
+        need(size <= rest, f"cut off in {what}. {FETCH_AGAIN}")
+        self.position += size
+        return self._data[self.position - size : self.position]
+
+
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_VALUES = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("SHORT_BINSTRING", "BINSTRING"),  # Python 2
+}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+def _valid(fact: Any, why: str) -> None:
+    if not fact:
+        raise ValueError(why)
+
+
+def _check_keys(keys: List[Any]) -> None:
+    # Only plain keys: hashing a deeply nested tuple overruns the C stack.
+    plain = all(type(key) in (str, int) for key in keys)
+    _valid(plain, "a key that is neither text nor number")
+
+
+class Machine:
+    """A pickle's stack and memo, on which calls stay descriptions.
+
+    Attributes:
+      storages: key -> what the pickle says of that storage.
+    """
+
+    def __init__(self, cursor: Cursor):
+        self.storages: Dict[str, Storage] = {}
+        self._cursor = cursor
+        self._stack: List[Any] = []
+        self._outer: List[List[Any]] = []  # the stacks below each mark
+        self._memo: Dict[int, Any] = {}
+
+    def run(self, part: str) -> Any:
+        """Walks one pickle, to the byte after its STOP, and returns its value."""
+        try:
+            opcodes = pickletools.genops(self._cursor)
+            for count, (opcode, argument, _) in enumerate(opcodes):
+                need(count <= _MOST_OPCODES, f"its {part} is too long for tensors.")
+                if opcode.name != "STOP":
+                    self._step(opcode.name, argument)
+            return self._pop()
+        # With strict filters an odd escape in a text raises pickletools' warning.
+        except (ValueError, Warning) as error:
+            raise Unreadable(
+                f"its {part} is cut off or damaged ({str(error)[:99]}). {FETCH_AGAIN}"
+            ) from error
+
+    def _step(self, name: str, argument: Any) -> None:
+        if name in _VALUES:
+            self._stack.append(argument)
+        elif name in _CONSTANTS:
+            self._stack.append(_CONSTANTS[name])
+        elif name in _EMPTY:
+            self._stack.append(_EMPTY[name]())
+        elif name == "MARK":
+            self._outer.append(self._stack)
+            self._stack = []
+        elif name in _TUPLES:
+            self._stack.append(tuple(self._pop_items(_TUPLES[name])))
+        elif name == "TUPLE":
+            items = self._pop_marked()
+            self._stack.append(tuple(items))
+        elif name == "APPEND":
+            self._append(self._pop_items(1))
+        elif name == "APPENDS":
+            self._append(self._pop_marked())
+        elif name == "SETITEM":
+            self._set(self._pop_items(2))
+        elif name == "SETITEMS":
+            self._set(self._pop_marked())
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = self._top()
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = self._top()
+        elif name in ("BINGET", "LONG_BINGET"):
+            _valid(argument in self._memo, "a value is used before it is there")
+            self._stack.append(self._memo[argument])
+        elif name in ("GLOBAL", "INST"):
+            module, _, attribute = argument.partition(" ")
+            self._push_global(module, attribute, allowed=name == "GLOBAL")
+        elif name == "STACK_GLOBAL":
+            self._push_global(*self._pop_items(2))
+        elif name == "BINPERSID":
+            self._stack.append(self._storage(self._pop()))
+        elif name == "REDUCE":
+            self._stack.append(self._call(*self._pop_items(2)))
+        elif name == "BUILD":
+            state = self._pop()
+            _valid(type(self._top()) is OrderedDict, "a state for no OrderedDict")
+            # Not needed, and the only state that torch gives an OrderedDict.
+            metadata = type(state) is dict and set(state) <= {"_metadata"}
+            _valid(metadata, "an OrderedDict with a state")
+        elif name not in ("PROTO", "FRAME"):
+            raise Unreadable(
+                f"refused: its pickle has the opcode {name}, which torch.save does not "
+                f"write for tensors. {NOT_EXECUTED}"
+            )
+
+    def _top(self) -> Any:
+        _valid(self._stack, "its stack is empty")
+        return self._stack[-1]
+
+    def _pop(self) -> Any:
+        _valid(self._stack, "its stack is empty")
+        return self._stack.pop()
+
+    def _pop_items(self, count: int) -> List[Any]:
+        return [self._pop() for _ in range(count)][::-1]
+
+    def _pop_marked(self) -> List[Any]:
+        _valid(self._outer, "a mark is missing")
+        items, self._stack = self._stack, self._outer.pop()
+        return items
+
+    def _append(self, items: List[Any]) -> None:
+        _valid(type(self._top()) is list, "items for no list")
+        self._top().extend(items)
+
+    def _set(self, items: List[Any]) -> None:
+        _valid(type(self._top()) in (dict, OrderedDict), "entries for no dict")
+        keys, values = items[::2], items[1::2]
+        _valid(len(keys) == len(values), "a key without value")
+        _check_keys(keys)
+        self._top().update(zip(keys, values))
+
+    def _push_global(self, module: Any, name: Any, allowed: bool = True) -> None:
+        full = f"{module}.{name}" if type(module) is type(name) is str else ""
+        plain = len(full) < 200 and re.fullmatch(r"\w[\w.]*", full, re.ASCII)
+        _valid(plain, "the name of a global is none")
+        if full not in _GLOBALS or not allowed:
+            known = f" (os.{name})" if module in ("posix", "nt") else ""
+            raise Refused(
+                f"refused: its pickle asks for {full}{known}, which no dict of tensors "
+                f"needs. {NOT_EXECUTED} Use only files whose source you trust."
+            )
+        self._stack.append(Global(full))
+
+    def _storage(self, identity: Any) -> Storage:
+        whole = type(identity) is tuple and len(identity) in (5, 6)
+        _valid(whole, "a persistent id that is no storage's")
+        tag, kind, key, _, count, *view = identity
+        _valid(
+            type(tag) is type(key) is str
+            and tag == "storage"
+            and type(kind) is Global
+            and kind.name in STORAGES
+            and type(count) is int
+            and count >= 0
+            and view in ([], [None]),
+            "a persistent id that is no storage's",
+        )
+        storage = Storage(kind.name, key, count)
+        same = self.storages.setdefault(key, storage) == storage
+        _valid(same, "a storage is described in two ways")
+        return storage
+
+    def _call(self, function: Any, arguments: Any) -> Any:
+        callable_ = type(function) is Global and type(arguments) is tuple
+        _valid(callable_, "a call of something that is no function")
+        name, count = function.name, len(arguments)
+        if name == _ORDERED_DICT and count == 0:
+            return OrderedDict()
+        if name == _ORDERED_DICT and count == 1 and type(arguments[0]) is list:
+            # Python 2 gave its entries as a list of lists.
+            pairs = arguments[0]
+            entries = all(type(pair) is list and len(pair) == 2 for pair in pairs)
+            _valid(entries, "an OrderedDict of no pairs")
+            _check_keys([key for key, _ in pairs])
+            return OrderedDict(pairs)
+        if name == _PARAMETER and count == 3 and type(arguments[0]) is Tensor:
+            return arguments[0]
+        if (name == _TENSOR and count == 4) or (name == _TENSOR_V2 and count in (6, 7)):
+            # The seventh tells of negated or conjugated data.
+            if type(arguments[0]) is Storage and not any(arguments[6:]):
+                return Tensor(*arguments[:4])
+        raise ValueError(f"{name} is called with arguments it does not take")
+
+
+def pickled(value: Any, view_metadata: bytes = b"") -> bytes:
+    """The pickle, protocol 2, of what `Machine` would give back."""
+
+    def opcodes(value: Any) -> bytes:
+        kind = type(value)
+        if kind is bool:
+            return b"\x88" if value else b"\x89"
+        if kind is int and 0 <= value < 256:
+            return b"K" + struct.pack("<B", value)
+        if kind is int:
+            digits = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+            return b"\x8a" + struct.pack("<B", len(digits)) + digits
+        if kind is str:
+            text = value.encode("utf-8", "surrogatepass")
+            return b"X" + struct.pack("<I", len(text)) + text
+        if kind is tuple:
+            return b"(" + b"".join(map(opcodes, value)) + b"t"
+        if kind is list:
+            return b"](" + b"".join(map(opcodes, value)) + b"e"
+        if kind in (dict, OrderedDict):
+            start = b"}" if kind is dict else opcodes(Global(_ORDERED_DICT)) + b")R"
+            pairs = (opcodes(k) + opcodes(v) for k, v in value.items())
+            return start + b"(" + b"".join(pairs) + b"u"
+        if kind is Global:
+            return b"c" + "\n".join(value.name.rsplit(".", 1)).encode() + b"\n"
+        if kind is Storage:
+            parts = ("storage", Global(value.type_name), value.key, "cpu", value.count)
+            return b"(" + b"".join(map(opcodes, parts)) + view_metadata + b"tQ"
+        hooks = OrderedDict()
+        parts = (value.storage, value.offset, value.size, value.stride, False, hooks)
+        return opcodes(Global(_TENSOR_V2)) + opcodes(parts) + b"R"
+
+    return b"\x80\x02" + opcodes(value) + b"."
