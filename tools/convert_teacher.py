@@ -97,6 +97,7 @@ def convert(out: str) -> str:
     task = get_task(_TASK.value)
     if os.path.isdir(out):
         out = os.path.join(out, f"{task.name}.npz")
+    _check_folder_of(out)
     if _TASKBANK.value:
         teacher, source = load_taskbank(task.name, _TASKBANK.value)
     else:
@@ -114,6 +115,16 @@ def convert(out: str) -> str:
         digest,
     )
     return out
+
+
+def _check_folder_of(out: str) -> None:
+    """Refuses, before the work, a place where nothing can be written."""
+    folder = os.path.dirname(os.path.abspath(out))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        kind = "cannot be written to" if os.path.isdir(folder) else "is not a folder"
+        raise UserError(f"--out={out}: {folder} {kind}. Name another place.")
 
 
 def _warn_of_source(task: Any, teacher: Any, source: Dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def fit(
     known = {**unread, **wanted}
     additional = sorted(name for name in entries if name not in known)
     unfit, values = [], {}
-    for name in known:
+    for name in sorted(known):
         if name not in entries:
             continue
         entry = entries[name]

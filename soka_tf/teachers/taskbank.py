@@ -28,7 +28,7 @@ _TRAINING_ONLY = ("global_step", "beta1_power", "beta2_power")
 _SLOTS = ("/Adam", "/Adam_1")
 _DISCRIMINATOR = "discriminator/"
 # What TensorFlow raises on damaged checkpoints, each in its way.
-_DAMAGE = (tf.errors.OpError, ValueError, RuntimeError, UnicodeDecodeError)
+_DAMAGE = (tf.errors.OpError, ValueError, RuntimeError, LookupError, TypeError)
 
 
 class Head(NamedTuple):

@@ -42,6 +42,7 @@ from soka_tf.teachers.torch_pickle import (
     Unreadable,
     need,
     pickled,
+    refuse_globals,
     short,
 )
 
@@ -164,7 +165,7 @@ def _check_kind(head: bytes) -> None:
 
 def _read_legacy(data: memoryview) -> Tuple[Any, Dict[str, memoryview]]:
     cursor = Cursor(data)
-    magic = _read_magic(cursor, bytes(data[:512]))
+    magic = _read_magic(cursor, data)
     need(
         type(magic) is int and magic == _MAGIC,
         f"a pickle, but not of torch.save. {NOT_EXECUTED}",
@@ -198,14 +199,16 @@ def _read_legacy(data: memoryview) -> Tuple[Any, Dict[str, memoryview]]:
     return top, contents
 
 
-def _read_magic(cursor: "Cursor", head: bytes) -> Any:
+def _read_magic(cursor: Cursor, data: memoryview) -> Any:
     try:
         return Machine(cursor).run("first part")
     except Refused:
         raise
     except Unreadable as error:
+        head = bytes(data[:512])
         if not re.fullmatch(rb"[\t\n\f\r -~][\t\n\f\r -~\x80-\xff]*", head):
             raise
+        refuse_globals(Cursor(data))
         raise Unreadable(
             f"text, not weights (it begins with {short(head.decode('latin-1'))}). "
             f"{NOT_EXECUTED} {FETCH_AGAIN}"

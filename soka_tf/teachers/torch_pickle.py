@@ -205,9 +205,9 @@ class Machine:
             self._stack.append(self._memo[argument])
         elif name in ("GLOBAL", "INST"):
             module, _, attribute = argument.partition(" ")
-            self._push_global(module, attribute, allowed=name == "GLOBAL")
+            self.push_global(module, attribute, allowed=name == "GLOBAL")
         elif name == "STACK_GLOBAL":
-            self._push_global(*self._pop_items(2))
+            self.push_global(*self._pop_items(2))
         elif name == "BINPERSID":
             self._stack.append(self._storage(self._pop()))
         elif name == "REDUCE":
@@ -251,7 +251,8 @@ class Machine:
         _check_keys(keys)
         self._top().update(zip(keys, values))
 
-    def _push_global(self, module: Any, name: Any, allowed: bool = True) -> None:
+    def push_global(self, module: Any, name: Any, allowed: bool = True) -> None:
+        """Pushes one of the few names allowed; refuses any other."""
         full = f"{module}.{name}" if type(module) is type(name) is str else ""
         plain = len(full) < 200 and re.fullmatch(r"\w[\w.]*", full, re.ASCII)
         _valid(plain, "the name of a global is none")
@@ -302,6 +303,20 @@ class Machine:
             if type(arguments[0]) is Storage and not any(arguments[6:]):
                 return Tensor(*arguments[:4])
         raise ValueError(f"{name} is called with arguments it does not take")
+
+
+def refuse_globals(cursor: Cursor) -> None:
+    """Refuses a pickle of whatever protocol by the first global it asks for.
+
+    The oldest protocol is text: without this it would be called that and no more.
+    """
+    machine = Machine(cursor)
+    try:
+        for opcode, argument, _ in pickletools.genops(cursor):
+            if opcode.name in ("GLOBAL", "INST"):
+                machine.push_global(*argument.split(" ", 1))
+    except (ValueError, Warning):
+        pass  # no pickle at all, then
 
 
 def pickled(value: Any, view_metadata: bytes = b"") -> bytes:

@@ -1,0 +1,360 @@
+"""Hostile, damaged and mistaken files: one clear line each, and nothing left behind."""
+
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from soka_tf.teachers import parity, save_teacher, taskbank
+from soka_tf.teachers.teacher import sha256_of
+from soka_tf.teachers.torch_file import read_torch_file, write_torch_file
+from tests import golden_weights
+from tests.teachers.test_pool import build
+from tests.tools import load_tool, run_tool
+
+HTML = b"<!DOCTYPE html>\n<html><body>404: Not Found</body></html>\n"
+
+
+class Command:
+    """Unpickled, it runs a command that leaves a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """Good files of depth_zbuffer, and of class_object (an encoder alone)."""
+    folder = tmp_path_factory.mktemp("published")
+    tool = load_tool("write_teacher_files")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "draw", golden_weights.draw)
+        tool.FLAGS(["write", "--task=depth_zbuffer", f"--out_dir={folder}"])
+        tool.main()
+    golden_weights.draw.cache_clear()
+    return folder
+
+
+@pytest.fixture
+def files(good, tmp_path):
+    """Good files that a test may harm: links, replaced and never written through."""
+
+    class Files:
+        folder = tmp_path / "files"
+        prefix = folder / "rgb2depth" / "model.permanent-ckpt"
+        index = prefix.with_name("model.permanent-ckpt.index")
+        data = prefix.with_name("model.permanent-ckpt.data-00000-of-00001")
+        encoder = folder / next(good.glob("*_encoder-*")).name
+        decoder = folder / next(good.glob("*_decoder-*")).name
+
+    shutil.copytree(good, Files.folder, copy_function=os.link)
+    return Files
+
+
+def replace(path, content):
+    """Gives a path other bytes; the good file behind the link stays."""
+    path.unlink()
+    path.write_bytes(content)
+    return path
+
+
+def rename(path, name):
+    return path.rename(path.with_name(name))
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """Returns a function that expects one line of error and nothing written."""
+
+    def run(*words, task="depth_zbuffer", code=2, **flags):
+        out_dir = tmp_path / "out"
+        out_dir.mkdir(exist_ok=True)
+        kept = out_dir / "kept.npz"
+        kept.write_bytes(b"the teacher of before")
+        done = run_tool(
+            "convert_teacher",
+            f"--task={task}",
+            f"--out={kept}",
+            *(f"--{name}={value}" for name, value in flags.items()),
+            capsys=capsys,
+        )
+        assert done.code == code
+        assert done.err.startswith("convert_teacher: error: "), done.err
+        assert done.err.count("\n") == 1, done.err
+        assert "Traceback" not in done.err
+        for word in words:
+            assert str(word) in done.err
+        assert [path.name for path in out_dir.iterdir()] == ["kept.npz"]
+        assert kept.read_bytes() == b"the teacher of before"
+        return done.err
+
+    return run
+
+
+# --- PyTorch files -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickle_that_runs_a_command_is_refused_by_name(
+    files, refused, tmp_path, protocol
+):
+    marker = tmp_path / "executed"
+    content = pickle.dumps({"state_dict": Command(marker)}, protocol)
+    path = rename(replace(files.encoder, content), "encoder.pth")
+    refused(path, "refused", "os.system", visual_prior_encoder=path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "the file is empty"),
+        (HTML, "looks like a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-LFS pointer"),
+        (b"not weights at all\n", "text, not weights"),
+        (b"PK\x03\x04" + bytes(300), "zip archive cut off or damaged"),
+        (b"\x1f\x8b" + bytes(300), "gzip"),
+    ],
+    ids=["empty", "html", "lfs", "text", "zip_header", "gzip"],
+)
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_torch_file_of_something_else_is_refused(files, refused, content, words, part):
+    path = rename(replace(getattr(files, part), content), f"{part}.pth")
+    flags = {"visual_prior_encoder": files.encoder, f"visual_prior_{part}": path}
+    refused(path, words, **flags)
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.5, 0.999999])
+def test_truncated_torch_file_is_refused(files, refused, share):
+    content = files.encoder.read_bytes()
+    path = replace(files.encoder, content[: int(len(content) * share)])
+    # Under its published name the sha256 tells, under another one the content.
+    refused(path, "its sha256 is", visual_prior_encoder=path)
+    path = rename(path, "encoder.pth")
+    refused(path, "cut off", visual_prior_encoder=path)
+
+
+def test_sha256_of_another_file_is_refused(files, refused):
+    digest = sha256_of(files.encoder)
+    path = rename(files.encoder, f"depth_zbuffer_encoder-{'0' * 64}.pth")
+    refused(path, digest, "0" * 64, visual_prior_encoder=path)
+
+
+def test_file_of_another_task_is_refused_by_its_name(files, refused):
+    refused(
+        files.encoder,
+        "the encoder of 'depth_zbuffer', where the encoder of 'normal' is wanted",
+        "https://",
+        task="normal",
+        visual_prior_encoder=files.encoder,
+    )
+    path = rename(files.encoder, "noraml_encoder-01234567.pth")
+    refused(path, "its name says no task", visual_prior_encoder=path)
+
+
+def test_encoder_and_decoder_swapped_are_refused(files, refused):
+    refused(
+        files.decoder,
+        "the decoder of 'depth_zbuffer', where the encoder",
+        visual_prior_encoder=files.decoder,
+        visual_prior_decoder=files.encoder,
+    )
+
+
+def test_decoder_of_another_task_under_a_lying_name_is_refused(files, refused):
+    path = rename(files.decoder, "decoder.pth")
+    encoder = rename(files.encoder, "encoder.pth")
+    refused(
+        path,
+        "Missing (0): none. Additional (0): none. Unfit (2): "
+        "decoder: decoder_output.0.bias is float32[1], must be float[3], "
+        "decoder: decoder_output.0.weight is float32[1, 16, 3, 3], "
+        "must be float[3, 16, 3, 3].",
+        task="normal",
+        visual_prior_encoder=encoder,
+        visual_prior_decoder=path,
+    )
+
+
+def test_variables_missing_additional_and_misshapen_are_listed_together(files, refused):
+    encoder = dict(read_torch_file(files.encoder))
+    decoder = dict(read_torch_file(files.decoder))
+    missing = ["layer1.0.bn1.weight", "layer4.2.conv3.weight", "compress_bn.bias"]
+    for name in missing:
+        del encoder[name]
+    encoder["groupnorm.weight"] = np.zeros(8, np.float32)
+    encoder["conv1.weight"] = np.zeros((64, 3, 5, 5), np.float32)
+    decoder["conv2.1.running_mean"] = np.full(1024, np.nan, np.float32)
+    decoder["extra"] = np.zeros(1, np.int64)
+    paths = {}
+    for part, state in (("encoder", encoder), ("decoder", decoder)):
+        paths[f"visual_prior_{part}"] = path = files.folder / f"{part}.pth"
+        write_torch_file(path, state, "legacy")
+    refused(
+        "Missing (3)",
+        *(f"encoder: {name}" for name in missing),
+        "Additional (2): decoder: extra, encoder: groupnorm.weight.",
+        "Unfit (2)",
+        "encoder: conv1.weight is float32[64, 3, 5, 5], must be float[64, 3, 7, 7]",
+        "decoder: conv2.1.running_mean holds NaN",
+        **paths,
+    )
+
+
+def test_decoder_for_a_task_without_image_is_refused(files, refused):
+    refused(
+        "'class_object' predicts no image",
+        task="class_object",
+        visual_prior_encoder=files.encoder,
+        visual_prior_decoder=files.decoder,
+    )
+
+
+def test_torch_file_that_is_missing_or_a_folder_is_refused(files, refused):
+    none = files.folder / "none.pth"
+    refused(none, "there is no such file", "https://", visual_prior_encoder=none)
+    refused(files.folder, "is a folder", visual_prior_encoder=files.folder)
+
+
+# --- TensorFlow 1 checkpoints --------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", HTML, b"\x00" * 5000])
+@pytest.mark.parametrize("part", ["index", "data"])
+def test_checkpoint_of_something_else_is_refused(files, refused, content, part):
+    path = replace(getattr(files, part), content)
+    words = "the file is empty" if not content else "cannot be read as a TensorFlow 1"
+    refused(
+        path if part == "index" or not content else files.prefix,
+        words,
+        taskbank_checkpoint=files.prefix,
+    )
+
+
+@pytest.mark.parametrize("part", ["index", "data"])
+def test_truncated_checkpoint_is_refused(files, refused, part):
+    path = getattr(files, part)
+    replace(path, path.read_bytes()[:-1000])
+    refused(files.prefix, "cannot be read", taskbank_checkpoint=files.prefix)
+
+
+def test_checkpoint_with_a_flipped_byte_is_refused_by_the_variable(files, refused):
+    content = bytearray(files.data.read_bytes())
+    content[len(content) // 2] ^= 1
+    replace(files.data, bytes(content))
+    refused(files.prefix, "variable ", taskbank_checkpoint=files.prefix)
+
+
+def test_missing_parts_of_a_checkpoint_are_named(files, refused):
+    files.data.unlink()
+    refused(files.data, "no such file", taskbank_checkpoint=files.prefix)
+    files.index.unlink()
+    refused(files.index, "no such file", "https://", taskbank_checkpoint=files.prefix)
+    folder = files.prefix.parent
+    refused(folder, "It has: none", taskbank_checkpoint=folder)
+
+
+def test_folder_with_two_checkpoints_is_refused(files, refused):
+    shutil.copy(files.index, files.index.with_name("other.index"))
+    refused(
+        "It has: model.permanent-ckpt.index, other.index",
+        taskbank_checkpoint=files.prefix.parent,
+    )
+
+
+def test_checkpoint_in_the_folder_of_another_task_is_refused(files, refused):
+    refused(
+        files.prefix,
+        "'rgb2depth' says that it is the checkpoint of 'depth_zbuffer', not of "
+        "'edge_texture'",
+        task="edge2d",
+        taskbank_checkpoint=files.prefix,
+    )
+
+
+def test_checkpoint_of_a_task_with_image_for_one_without_is_refused(files, refused):
+    folder = files.prefix.parent.rename(files.folder / "mine")
+    message = refused(
+        "Missing (0): none. Additional (67): decoder/",
+        task="class_object",
+        taskbank_checkpoint=folder,
+    )
+    assert message.count("decoder/") == 67
+
+
+def test_checkpoint_of_another_head_is_refused(files, refused):
+    entries = taskbank.read_entries(str(files.prefix))
+    values = {
+        f"feedforward/{name}": entry.read()
+        for name, entry in entries.items()
+        if name.startswith(("encoder/", "compress1/"))
+    }
+    for name, shape in taskbank.head_variables("class_scene").items():
+        values[name] = np.zeros(shape, np.float32)
+    values["three_layer_fc_network/fc1/text"] = np.array([b"text"])
+    prefix = files.folder / "mine"
+    names = sorted(values)
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(values[name]) for name in names],
+    )
+    refused(
+        "Additional (1): three_layer_fc_network/fc1/text.",
+        "three_layer_fc_network/fc2/weights is float32[2048, 63], "
+        "must be float[2048, 1000]",
+        "Missing (0)",
+        task="class_object",
+        taskbank_checkpoint=prefix,
+    )
+
+
+# --- flags ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({}, "nothing to convert"),
+        ({"visual_prior_decoder": "d.pth"}, "needs --visual_prior_encoder"),
+        (
+            {"taskbank_checkpoint": "a", "visual_prior_encoder": "b"},
+            "the same network in two formats",
+        ),
+        ({"taskbank_checkpoint": "a", "task": "deepth"}, "no task named 'deepth'"),
+        ({"taskbank_checkpoint": "a", "task": ""}, "--task is required"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(refused, flags, words):
+    refused(words, **flags)
+
+
+def test_output_that_cannot_be_written_is_refused(files, tmp_path, capsys):
+    (tmp_path / "file").write_bytes(b"")
+    done = run_tool(
+        "convert_teacher",
+        "--task=depth",
+        f"--taskbank_checkpoint={files.prefix}",
+        f"--out={tmp_path / 'file' / 'teacher.npz'}",
+        capsys=capsys,
+    )
+    assert done.code == 2
+    assert done.err.count("\n") == 1 and str(tmp_path / "file") in done.err
+
+
+def test_reference_data_that_is_not_there_is_refused(tmp_path, capsys):
+    save_teacher(build("normal"), tmp_path / "normal.npz")
+    done = run_tool(
+        "convert_teacher",
+        f"--out={tmp_path / 'normal.npz'}",
+        f"--check={tmp_path}",
+        capsys=capsys,
+    )
+    assert done.code == 2 and "photo_test_256.png" in done.err
