@@ -4,11 +4,12 @@
 python := .venv/bin/python
 setup := requirements.txt setup.py pyproject.toml tools/setup_venv.sh
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-full lint clean
 
 help:
 	@echo "make demo    train, evaluate and export a small student on rooms (minutes)"
 	@echo "make test    run the tests"
+	@echo "make test-full  run a paper's run at full size, too (minutes, 4 GB)"
 	@echo "make lint    check style and format"
 	@echo "make clean   remove .venv and everything built; runs/ stays"
 
@@ -17,6 +18,9 @@ demo: .venv/ready
 
 test: .venv/ready-dev
 	@$(python) -m pytest -n 2
+
+test-full: test
+	@$(python) -m pytest -m full_size
 
 lint: .venv/ready-dev
 	@$(python) -m ruff check .

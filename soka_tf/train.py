@@ -25,6 +25,12 @@ _GIN_PARAM = flags.DEFINE_multi_string(
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "folder of the run", required=True, flag_values=FLAGS
 )
+_TEACHERS_DIR = flags.DEFINE_string(
+    "teachers_dir",
+    None,
+    "folder of <task>.npz; short for the binding teachers_dir",
+    flag_values=FLAGS,
+)
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "print configuration, sizes and files only", flag_values=FLAGS
 )
@@ -42,7 +48,10 @@ def main() -> None:
     model_dir = os.path.expanduser(_MODEL_DIR.value)
     stored = os.path.join(model_dir, runs.CONFIG_FILE)
     resumed = [stored] if os.path.isfile(stored) else []
-    cli.parse_gin([*resumed, *_GIN_FILE.value], _GIN_PARAM.value)
+    params = list(_GIN_PARAM.value)
+    if _TEACHERS_DIR.value is not None:
+        params.append(f"teachers_dir = {os.path.expanduser(_TEACHERS_DIR.value)!r}")
+    cli.parse_gin([*resumed, *_GIN_FILE.value], params)
     if _DRY_RUN.value:
         print(describe())
         return

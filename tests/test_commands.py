@@ -182,7 +182,13 @@ def test_train_help_is_fast_and_shows_only_our_flags(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "python -m soka_tf.train --gin_file=gin/rooms/demo.gin" in done.stdout
     flags = re.findall(r"^  --(?:\[no\])?(\w+)", done.stdout, re.M)
-    assert sorted(flags) == ["dry_run", "gin_file", "gin_param", "model_dir"]
+    assert sorted(flags) == [
+        "dry_run",
+        "gin_file",
+        "gin_param",
+        "model_dir",
+        "teachers_dir",
+    ]
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "export", "predict"])

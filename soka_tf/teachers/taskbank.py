@@ -8,6 +8,7 @@ stands beside encoder/.
 
 import glob
 import os
+import re
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
 import tensorflow as tf
@@ -24,7 +25,7 @@ WHERE_TO_GET = (
 )
 _ROOTS = ("", "feedforward/", "siamese/")
 _LEAVES = {"kernel": "weights", "bias": "biases"}
-_TRAINING_ONLY = ("global_step", "beta1_power", "beta2_power")
+_COUNTERS = re.compile(r"(.*/)?(global_step|beta[12]_power)(_\d+)?")
 _SLOTS = ("/Adam", "/Adam_1")
 _DISCRIMINATOR = "discriminator/"
 # What TensorFlow raises on damaged checkpoints, each in its way.
@@ -93,7 +94,11 @@ def load_taskbank(task: str, prefix: PathLike) -> Tuple[Teacher, Dict[str, Any]]
         {n: e for n, e in entries.items() if not _for_training(n, entries)},
         name,
         f"{prefix} as the checkpoint of {row.name!r}",
-        unread=head_variables(row.name),
+        unread={
+            scope + own: shape
+            for own, shape in head_variables(row.name).items()
+            for scope in ("", root)
+        },
     )
     return published.make_teacher(row, networks), published.describe_source(
         "taskbank", _files_of(prefix)
@@ -206,7 +211,7 @@ def read_entries(prefix: str) -> Dict[str, Entry]:
 
 def _for_training(name: str, entries: Mapping[str, Entry]) -> bool:
     """Whether only training needs a variable: counters, slots, the discriminator."""
-    if name in _TRAINING_ONLY or name.startswith(_DISCRIMINATOR):
+    if _COUNTERS.fullmatch(name) or name.startswith(_DISCRIMINATOR):
         return True
     return any(name.endswith(slot) and name[: -len(slot)] in entries for slot in _SLOTS)
 

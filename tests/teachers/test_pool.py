@@ -9,6 +9,7 @@ import pytest
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.teachers import taskbank, visual_prior
 from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool
 from soka_tf.teachers.teacher import Teacher, save_teacher, sha256_of
 
@@ -82,7 +83,38 @@ def test_missing_files_are_all_named_with_what_is_there(copy):
     text = str(error.value)
     assert f"{copy / 'normal.npz'}, {copy / 'edge_texture.npz'}" in text
     assert "The folder has: depth_zbuffer, keypoints3d, vanishing_point" in text
-    assert "teachers_dir" in text
+    assert "teachers_dir may be any local folder" in text
+
+
+def test_missing_teachers_are_told_by_the_names_they_were_published_under(copy):
+    with pytest.raises(UserError) as error:
+        load_pool(find_teachers(["curvature", "edge2d"], (), copy))
+    text = str(error.value)
+    for name in ("curvature_encoder-3767cf5d", "edge_texture_decoder-e241e823"):
+        assert name in text
+    assert "normal_encoder" not in text
+    for address in (visual_prior.WHERE_TO_GET, taskbank.WHERE_TO_GET):
+        assert address in text
+    assert "convert_teacher.py" in text
+
+
+def test_released_inputs_are_those_of_each_task(folder):
+    found = find_teachers(["normal"], ["vanishing_point"], folder)
+    plain, released = (load_pool(found, kind) for kind in ("training", "released"))
+    cut = np.clip(IMAGES, -0.8, 0.8)
+    outputs = released(IMAGES)
+    np.testing.assert_allclose(
+        outputs.predictions["normal"], plain(cut).predictions["normal"], atol=1e-6
+    )
+    uncut = plain(IMAGES)
+    difference = outputs.predictions["normal"] - uncut.predictions["normal"]
+    assert np.abs(difference).max() > 1e-5
+    # The second is shown the images as they are.
+    np.testing.assert_array_equal(
+        outputs.features["representation"][1], uncut.features["representation"][1]
+    )
+    with pytest.raises(UserError, match="load_pool.inputs .* Received: 'demo'"):
+        load_pool(found, "demo")
 
 
 def test_folder_that_is_not_there_has_none(tmp_path):
