@@ -19,8 +19,8 @@ demo: .venv/ready
 test: .venv/ready-dev
 	@$(python) -m pytest -n 2
 
-test-full: test
-	@$(python) -m pytest -m full_size
+test-full: .venv/ready-dev
+	@$(python) -m pytest -n 2 -m ""
 
 lint: .venv/ready-dev
 	@$(python) -m ruff check .
