@@ -102,11 +102,22 @@ class TeacherPool:
         return TeacherOutputs(predictions, features)
 
     def _run(self, teacher: Teacher, images: tf.Tensor) -> Dict[str, tf.Tensor]:
-        # Lightness the teacher takes from the images itself.
-        shown = teacher.task.released_input
-        if self._inputs == "released" and shown != "light":
-            images = INPUTS[shown](images)
-        return teacher(images)
+        return teacher(shown_images(teacher, images, self._inputs))
+
+
+def shown_images(teacher: Teacher, images: tf.Tensor, inputs: str) -> tf.Tensor:
+    """Turns images into what a teacher is called on.
+
+    Args:
+      teacher: the teacher.
+      images: float32 [B, H, W, 3] in [-1, 1].
+      inputs: "training" or "released", see `TeacherPool`.
+    """
+    # Lightness the teacher takes from the images itself.
+    shown = teacher.task.released_input
+    if inputs == "released" and shown != "light":
+        images = INPUTS[shown](images)
+    return images
 
 
 class TeacherFiles(NamedTuple):

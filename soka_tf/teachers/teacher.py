@@ -80,14 +80,18 @@ class Teacher(tf.keras.Model):
 
     def call(self, images: tf.Tensor, training: Any = None) -> Dict[str, tf.Tensor]:
         """Runs the teacher with its moving statistics; `training` has no effect."""
-        if self.encoder.image_channels == 1:
-            images = INPUTS["light"](images)
-        outputs = dict(self.encoder(images, training=False))
+        outputs = self.encode(images)
         if self.decoder is not None:
             outputs["prediction"] = self.decoder(
                 outputs["representation"], training=False
             )
         return outputs
+
+    def encode(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """Runs the encoder alone; returns its activations as `call` does."""
+        if self.encoder.image_channels == 1:
+            images = INPUTS["light"](images)
+        return dict(self.encoder(images, training=False))
 
     def count_parameters(self) -> int:
         """Scalars that were trained once: all but the moving statistics."""

@@ -103,6 +103,7 @@ class MetricLog(StepCallback):
         every_steps: int,
         learning_rate: Any,
         writer: tf.summary.SummaryWriter,
+        last_step: Optional[int] = None,
     ):
         """Prepares the log.
 
@@ -112,8 +113,10 @@ class MetricLog(StepCallback):
           every_steps: steps between two reports.
           learning_rate: the schedule of the encoder's optimizer.
           writer: TensorBoard's.
+          last_step: reported in any case, so that a short run has its curves, too.
         """
         super().__init__()
+        self._last_step = last_step
         self._path = path
         self._columns = ["step", "stage", "seconds", "learning_rate", *columns]
         self._every_steps = every_steps
@@ -141,11 +144,11 @@ class MetricLog(StepCallback):
         self._began = time.monotonic()
 
     def on_step(self, logs: Mapping[str, Any]) -> None:
-        """Reports every N steps, and on every step that measured movement."""
+        """Reports every N steps and the last, and wherever movement was measured."""
         movement = {k: v for k, v in logs.items() if k.startswith("movement")}
         if movement:
             self._write_summaries(movement)
-        if self.step % self._every_steps:
+        if self.step % self._every_steps and self.step != self._last_step:
             return
         values = {k: float(v) for k, v in logs.items() if k not in movement}
         self.model.reset_metrics()

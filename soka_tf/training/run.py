@@ -225,6 +225,7 @@ def train(
             settings.log_every_steps,
             run.learning_rate,
             writer,
+            settings.max_steps,
         ),
         *callbacks,
         Checkpoints(manager, settings.checkpoint_every_steps, [writer]),

@@ -51,9 +51,11 @@ def writer():
 
 @pytest.fixture
 def log(tmp_path, writer):
-    def make(every_steps=2):
+    def make(every_steps=2, **arguments):
         path = str(tmp_path / "metrics.csv")
-        return callbacks.MetricLog(path, ["loss"], every_steps, rate, writer)
+        return callbacks.MetricLog(
+            path, ["loss"], every_steps, rate, writer, **arguments
+        )
 
     return make
 
@@ -73,6 +75,11 @@ def test_metric_log_writes_a_row_every_n_steps_and_resets_the_means(log, tmp_pat
     ]
     assert [float(r["learning_rate"]) for r in rows] == pytest.approx([0.2, 0.4])
     assert model.resets == 2
+
+
+def test_metric_log_reports_the_last_step_of_a_short_run(log, tmp_path):
+    run(log(every_steps=100, last_step=3), Model(), 3)
+    assert [row["step"] for row in rows_of(tmp_path)] == ["3"]
 
 
 def test_metric_log_resumed_drops_rows_it_makes_again_and_keeps_time(log, tmp_path):
