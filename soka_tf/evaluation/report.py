@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from tabulate import SEPARATING_LINE, tabulate
 
 from soka_tf.errors import UserError
@@ -34,6 +34,7 @@ _UNDEFINED = "-"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _TRANSFER = "representation transfer"
 _TRANSFER_COLOUR = "#777777"
+_FEWEST_FOR_A_LINE = 10
 _STAGE_TITLES = {"joint": "joint", "cycle": "cycles", "cycle_gan": "cycles + GAN"}
 
 
@@ -188,6 +189,7 @@ def draw_curves(metrics_csv_path: str, out_png: str) -> None:
         axis.margins(x=0.01)
     axes[-1].set_xlabel("step")
     axes[-1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes[-1].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     figure.align_ylabels(list(axes))
 
     temporary = f"{out_png}.{os.getpid()}.tmp"
@@ -253,6 +255,7 @@ def _draw_losses(axis: Axes, losses: Dict[str, _Curve], colours: Dict[str, str])
             color=colours[title],
             linewidth=1.8,
             linestyle="--" if dashed else "-",
+            marker=_marker(steps),
             label=title if dashed else f"soft targets: {title}",
         )
     if all(np.all(values > 0) for _, values in losses.values()):
@@ -271,10 +274,22 @@ def _minor_label(y: float, _: int) -> str:
 
 def _draw_weights(axis: Axes, weights: Dict[str, _Curve], colours: Dict[str, str]):
     for title, (steps, values) in weights.items():
-        axis.plot(steps, values, color=colours[title], linewidth=1.8, label=title)
+        axis.plot(
+            steps,
+            values,
+            color=colours[title],
+            linewidth=1.8,
+            marker=_marker(steps),
+            label=title,
+        )
     axis.set_ylim(0, max(1.0, *(v.max() for _, v in weights.values())))
     axis.set_ylabel("task weight")
     axis.legend(frameon=False, loc="upper right", ncols=min(len(weights), 3))
+
+
+def _marker(steps: np.ndarray) -> str:
+    # A single point makes no line.
+    return "o" if len(steps) < _FEWEST_FOR_A_LINE else ""
 
 
 def _draw_stages(axis: Axes, stages: List[Tuple[float, str]], titled: bool) -> None:

@@ -138,6 +138,15 @@ def test_curves_show_every_loss_every_weight_and_the_stage(metrics_csv, tmp_path
     assert rows[right].mean() > rows[left].mean() + 50
 
 
+def test_curves_of_a_single_report_are_points(tmp_path):
+    path, picture = tmp_path / "metrics.csv", tmp_path / "curves.png"
+    path.write_text("step,stage,loss/soft/normal\n3,joint,0.5\n")
+    report.draw_curves(str(path), str(picture))
+    colour = tuple(bytes.fromhex(report._COLOURS[0][1:]))
+    pixels = np.asarray(Image.open(picture).convert("RGB"))[100:, 100:-100]
+    assert (pixels == colour).all(axis=-1).sum() > 20
+
+
 def test_curves_of_an_untrained_run_are_refused_by_name(tmp_path):
     path = tmp_path / "metrics.csv"
     with pytest.raises(UserError, match="metrics.csv: the metrics cannot be read"):
