@@ -316,7 +316,9 @@ def format_matrix(matrix: Any, names: Sequence[str]) -> str:
 
     rows = [["", "", *range(1, len(names) + 1)]]
     for number, (name, values) in enumerate(zip(names, matrix), 1):
-        rows.append([number, name, *(f"{round(v, 3) + 0.0:.3f}" for v in values)])
+        rows.append(
+            [number, name, *(f"{v:.3f}".replace("-0.000", "0.000") for v in values)]
+        )
     align = ("right", "left", *("right" for _ in names))
     return tabulate(
         rows,

@@ -115,7 +115,7 @@ def _draw_cells(axis, similarity: np.ndarray, cell_inches: float):
         axis.text(
             column,
             row,
-            f"{round(value, 2) + 0.0:.2f}",  # no "-0.00"
+            f"{value:.2f}".replace("-0.00", "0.00"),
             ha="center",
             va="center",
             fontsize=size,

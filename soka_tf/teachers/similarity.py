@@ -98,12 +98,14 @@ def _rdm_of_blocks(
             # Correlation does not see it; without it large means would cancel badly.
             shift = block.mean(axis=1, keepdims=True)
         block -= shift
-        products += block @ block.T
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            products += block @ block.T
         sums += block.sum(axis=1)
         columns += block.shape[1]
     if not columns:
         raise UserError(f"The features of {count} images are empty.")
-    covariance = products - np.outer(sums, sums / columns)
+    with np.errstate(over="ignore", invalid="ignore"):
+        covariance = products - np.outer(sums, sums / columns)
     deviations = np.sqrt(np.maximum(covariance.diagonal(), 0.0))
     if not np.isfinite(deviations).all():
         raise UserError("The features are too large to be squared. Scale them.")
@@ -117,11 +119,12 @@ def _rdm_of_blocks(
 
 
 def _constant_rows(constant: np.ndarray, centred: bool) -> str:
-    what = "do not vary"
-    if centred:
-        what += " once the mean over the images is subtracted"
-        if constant.all():
-            what = "are the same for every image"
+    if not centred:
+        what = "do not vary"
+    elif constant.all():
+        what = "do not vary beyond their mean over the images (the same for every one?)"
+    else:
+        what = "do not vary once the mean over the images is subtracted"
     return (
         f"The features of {_some(constant)} {what}: their correlation is undefined. "
         "Look at the teacher, leave these images out, or take another layer."
@@ -216,7 +219,9 @@ def compute_teacher_rdm(
     _check_settings(layer, inputs)
     _check_count(count)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, None, 3])], autograph=False
+    )
     def encode(images):
         # Later layers than the one returned are pruned from the graph.
         return teacher.encode(shown_images(teacher, images, inputs))[layer]
@@ -455,11 +460,12 @@ class Choice:
         lines = []
         for pair in self.pairs:
             verdict = (
-                "not below the threshold: similar enough"
+                f"not below the threshold {self.threshold:g}: similar enough."
                 if pair.similar
-                else "below the threshold: an auxiliary teacher is looked for"
+                else f"below the threshold {self.threshold:g}: an auxiliary teacher is "
+                "looked for."
             )
-            lines.append(f"{_told(pair)}, {verdict} ({self.threshold:g}).")
+            lines.append(f"{_told(pair)}, {verdict}")
         counted = self._low or self.pairs
         if self.ranking:
             lines.append(
