@@ -6,6 +6,7 @@ similarity whether its tasks need an auxiliary teacher, and which.
 """
 
 import dataclasses
+import gc
 import itertools
 import math
 import shutil
@@ -219,13 +220,14 @@ def compute_teacher_rdm(
     _check_settings(layer, inputs)
     _check_count(count)
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, None, None, 3])], autograph=False
-    )
-    def encode(images):
+    def activations(images):
         # Later layers than the one returned are pruned from the graph.
         return teacher.encode(shown_images(teacher, images, inputs))[layer]
 
+    # Traced here and now: TensorFlow would warn of a function a teacher.
+    encode = tf.function(activations, autograph=False).get_concrete_function(
+        tf.TensorSpec([None, None, None, 3])
+    )
     store, done = None, 0
     try:
         for images in batches:
@@ -374,6 +376,9 @@ def compare_teachers(
                     teacher, images(), len(samples), layer, inputs, centred
                 )
             )
+            # Keras models and graphs refer to themselves: only this frees them now.
+            del teacher
+            gc.collect()
     return compute_similarity(rdms)
 
 
