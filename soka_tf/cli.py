@@ -47,7 +47,10 @@ _EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 # The machine's state, not a fault of the program: told without a traceback.
-_USER_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+_USER_ERRNOS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
+)
 
 
 def run(

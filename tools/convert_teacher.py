@@ -64,7 +64,7 @@ def main() -> int:
     """Converts, or checks, or both."""
     converts = bool(_TASKBANK.value or _ENCODER.value or _DECODER.value)
     _check_flags(converts)
-    out = os.path.expanduser(_OUT.value)
+    out = _out_file()
     if converts:
         out = convert(out)
     return report(out) if _CHECK.value else 0
@@ -87,6 +87,20 @@ def _check_flags(converts: bool) -> None:
         raise UserError("--visual_prior_decoder needs --visual_prior_encoder beside it")
 
 
+def _out_file() -> str:
+    """The teacher's file; within a folder it is called <task>.npz."""
+    from soka_tf.tasks import get_task
+
+    out = os.path.expanduser(_OUT.value)
+    if not out:
+        raise UserError("--out is empty; name the teacher's file")
+    if os.path.isdir(out) or out.endswith(os.sep):
+        if not _TASK.value:
+            raise UserError(f"--out={out} is a folder: --task tells which file of it")
+        out = os.path.join(out, f"{get_task(_TASK.value).name}.npz")
+    return out
+
+
 def convert(out: str) -> str:
     """Writes the teacher, whole or not at all; returns its path."""
     from soka_tf.tasks import get_task
@@ -95,15 +109,16 @@ def convert(out: str) -> str:
     from soka_tf.teachers.visual_prior import load_visual_prior
 
     task = get_task(_TASK.value)
-    if os.path.isdir(out):
-        out = os.path.join(out, f"{task.name}.npz")
     _check_folder_of(out)
+    _keep_inputs(out)
     if _TASKBANK.value:
         teacher, source = load_taskbank(task.name, _TASKBANK.value)
     else:
         teacher, source = load_visual_prior(task.name, _ENCODER.value, _DECODER.value)
     _warn_of_source(task, teacher, source["source"])
     digest = save_teacher(teacher, out, details=source, compress=False)
+    if os.path.basename(out) != f"{task.name}.npz":
+        logging.warning("A run looks for %s.npz in its teachers_dir.", task.name)
     parts = "encoder and decoder" if teacher.decoder else "encoder"
     logging.info(
         "Wrote %s: %s of %s (%s), %s parameters, sha256 %s.",
@@ -125,6 +140,19 @@ def _check_folder_of(out: str) -> None:
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         kind = "cannot be written to" if os.path.isdir(folder) else "is not a folder"
         raise UserError(f"--out={out}: {folder} {kind}. Name another place.")
+
+
+def _keep_inputs(out: str) -> None:
+    """Refuses to write over what is read."""
+    from soka_tf.teachers.taskbank import checkpoint_files, find_prefix
+
+    inputs = [_ENCODER.value, _DECODER.value]
+    if _TASKBANK.value:
+        inputs = checkpoint_files(find_prefix(_TASKBANK.value))
+    for path in filter(None, inputs):
+        path = os.path.expanduser(path)
+        if os.path.exists(path) and os.path.realpath(path) == os.path.realpath(out):
+            raise UserError(f"--out={out} is one of the files to read. Name another.")
 
 
 def _warn_of_source(task: Any, teacher: Any, source: Dict[str, Any]) -> None:

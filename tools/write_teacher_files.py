@@ -53,10 +53,11 @@ def main() -> None:
     """Writes the files of every task given."""
     from soka_tf.tasks import get_task
 
+    out_dir = os.path.expanduser(_OUT_DIR.value)
     for task in [get_task(name) for name in _TASK.value]:
         networks = draw_networks(task)
-        logging.info("%s", write_checkpoint(task.name, networks, _OUT_DIR.value))
-        for path in write_torch_files(task.name, networks, _OUT_DIR.value):
+        logging.info("%s", write_checkpoint(task.name, networks, out_dir))
+        for path in write_torch_files(task.name, networks, out_dir):
             logging.info("%s", path)
 
 
@@ -84,19 +85,17 @@ def draw_networks(task) -> Dict[str, Dict[str, np.ndarray]]:
     }
 
 
-def taskbank_name(task: str) -> str:
-    """The name of a task in the taskbank: the first alias, where there is one."""
-    from soka_tf.tasks import get_task
-
-    return (*get_task(task).aliases, task)[0]
-
-
 def write_checkpoint(task: str, networks, out_dir: str) -> str:
     """Writes a TensorFlow 1 checkpoint as training leaves it; returns its prefix."""
     import tensorflow as tf
 
     from soka_tf.teachers import parity
-    from soka_tf.teachers.taskbank import HEADS, head_variables, tf1_name
+    from soka_tf.teachers.taskbank import (
+        HEADS,
+        head_variables,
+        taskbank_name,
+        tf1_name,
+    )
 
     root = ""
     if task in HEADS:
@@ -109,7 +108,11 @@ def write_checkpoint(task: str, networks, out_dir: str) -> str:
     for name, shape in head_variables(task).items():
         values[name] = parity.draw(name, shape, _SALT.value)
     if _SLOTS.value:
-        trained = [n for n in values if n.startswith(("encoder/", "decoder/"))]
+        trained = [
+            name
+            for name in values
+            if name.startswith((f"{root}encoder/", f"{root}decoder/"))
+        ]
         for name in (n for n in trained if "/moving_" not in n):
             for slot in ("Adam", "Adam_1"):
                 values[f"{name}/{slot}"] = np.zeros_like(values[name])

@@ -1,13 +1,14 @@
 """Fits the variables of a file to those of a network, or tells all that is wrong."""
 
-from typing import Callable, Dict, Mapping, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
 
 Shape = Tuple[int, ...]
 
-_MOST_LISTED = 100
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_LONGEST_NAME = 120
 
 
 class Entry(NamedTuple):
@@ -31,7 +32,7 @@ class Fault(Exception):
 def fit(
     wanted: Mapping[str, Shape],
     entries: Mapping[str, Entry],
-    unread: Mapping[str, Shape] = {},  # noqa: B006 (never changed)
+    unread: Optional[Mapping[str, Shape]] = None,
 ) -> Dict[str, np.ndarray]:
     """Reads exactly the wanted variables of a file.
 
@@ -48,20 +49,21 @@ def fit(
       Fault: naming all missing, additional, misshapen and unreadable variables.
     """
     missing = sorted(name for name in wanted if name not in entries)
-    known = {**unread, **wanted}
+    known = {**(unread or {}), **wanted}
     additional = sorted(name for name in entries if name not in known)
     unfit, values = [], {}
     for name in sorted(known):
         if name not in entries:
             continue
         entry = entries[name]
-        if entry.shape != known[name] or np.dtype(entry.dtype).kind != "f":
+        if entry.shape != known[name] or entry.dtype not in _FLOATS:
             unfit.append(
                 f"{name} is {entry.dtype}{list(entry.shape)}, "
                 f"must be float{list(known[name])}"
             )
         elif name in wanted:
-            value = np.asarray(entry.read(), np.float32)
+            with np.errstate(over="ignore"):  # what overflows is found below
+                value = np.asarray(entry.read(), np.float32)
             if np.all(np.isfinite(value)):
                 values[name] = value
             else:
@@ -70,7 +72,7 @@ def fit(
         raise Fault(
             f"Missing ({len(missing)}): {_some(missing)}. "
             f"Additional ({len(additional)}): {_some(additional)}. "
-            f"Unfit ({len(unfit)}): {_some(unfit)}."
+            f"Unfit ({len(unfit)}): {', '.join(unfit) or 'none'}."
         )
     return {name: values[name] for name in wanted}
 
@@ -80,7 +82,12 @@ def shapes_of(variables: Mapping[str, tf.Variable]) -> Dict[str, Shape]:
     return {name: tuple(variable.shape) for name, variable in variables.items()}
 
 
+def printable(name: str) -> str:
+    """A name from a file, fit for one line of a message."""
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:_LONGEST_NAME]}..."
+    return name if name.isprintable() else ascii(name)
+
+
 def _some(names: Sequence[str]) -> str:
-    listed = ", ".join(names[:_MOST_LISTED]) or "none"
-    more = len(names) - _MOST_LISTED
-    return listed + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(printable, names)) or "none"

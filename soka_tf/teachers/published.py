@@ -19,13 +19,18 @@ from soka_tf.teachers.fitting import Entry, Fault, Shape, fit
 from soka_tf.teachers.teacher import PathLike, Teacher, sha256_of
 
 IMAGE_SIZE = 256
+KERNEL_AXES = (0, 1, 2, 3)  # of our kernels: height, width, in, out
 
 # (scope of the network, path of the variable within it) -> its name in the file.
 Naming = Callable[[str, str], str]
 
 
 def build_networks(
-    task: Task, entries: Mapping[str, Entry], name: Naming, with_decoder: bool
+    task: Task,
+    entries: Mapping[str, Entry],
+    name: Naming,
+    with_decoder: bool = True,
+    kernel_axes: Sequence[int] = KERNEL_AXES,
 ) -> Dict[str, Any]:
     """Builds a task's encoder and decoder as the file seems to have them.
 
@@ -40,11 +45,10 @@ def build_networks(
     units = ENCODER_50
     if kernel and not any(name("encoder", path) in entries for path in _only_in_50()):
         units = ENCODER_26
-    # Both formats keep the image channels of a kernel on one of two axes.
-    coloured = kernel is not None and 3 in kernel.shape[1:3]
-    networks = {
-        "encoder": Encoder(units, image_channels=3 if coloured else task.image_channels)
-    }
+    channels = task.image_channels
+    if kernel and len(kernel.shape) == 4 and kernel.shape[kernel_axes.index(2)] == 3:
+        channels = 3
+    networks = {"encoder": Encoder(units, image_channels=channels)}
     if with_decoder and task.channels:
         networks["decoder"] = Decoder(task.channels, layout=task.decoder)
     return networks
@@ -64,8 +68,8 @@ def fill(
     entries: Mapping[str, Entry],
     name: Naming,
     where: str,
-    kernel_axes: Sequence[int] = (0, 1, 2, 3),
-    unread: Mapping[str, Shape] = {},  # noqa: B006 (never changed)
+    kernel_axes: Sequence[int] = KERNEL_AXES,
+    unread: Optional[Mapping[str, Shape]] = None,
 ) -> None:
     """Sets all variables of the networks to those of a file, or none of them.
 
@@ -97,6 +101,8 @@ def fill(
     back = [list(kernel_axes).index(axis) for axis in range(4)]
     for own, value in values.items():
         scope, path = paths[own]
+        if path.endswith("/moving_variance") and value.min() < 0:
+            raise UserError(f"{where}: {own} is a variance and holds values below 0.")
         ours[scope][path] = value.transpose(back) if value.ndim == 4 else value
     for scope, network in networks.items():
         assign_variables(network, ours[scope])
@@ -139,7 +145,9 @@ def check_file(path: PathLike, what: str, hint: Optional[str] = None) -> None:
     """
     hint = f" {hint}" if hint else ""
     if not os.path.isfile(path):
-        kind = "is a folder" if os.path.isdir(path) else "there is no such file"
+        kind = "there is no such file"
+        if os.path.exists(path):
+            kind = "is a folder" if os.path.isdir(path) else "is no regular file"
         raise UserError(f"{path}: {kind}; {what} is wanted.{hint}")
     if os.path.getsize(path) == 0:
         raise UserError(f"{path}: the file is empty; {what} is wanted.{hint}")

@@ -25,8 +25,7 @@ WHERE_TO_GET = (
 )
 _ROOTS = ("", "feedforward/", "siamese/")
 _LEAVES = {"kernel": "weights", "bias": "biases"}
-_COUNTERS = re.compile(r"(.*/)?(global_step|beta[12]_power)(_\d+)?")
-_SLOTS = ("/Adam", "/Adam_1")
+_COUNTERS = re.compile(r"(global_step|step|beta[12]_power|learning_rate)(_\d+)?")
 _DISCRIMINATOR = "discriminator/"
 # What TensorFlow raises on damaged checkpoints, each in its way.
 _DAMAGE = (tf.errors.OpError, ValueError, RuntimeError, LookupError, TypeError)
@@ -83,25 +82,25 @@ def load_taskbank(task: str, prefix: PathLike) -> Tuple[Teacher, Dict[str, Any]]
     prefix = find_prefix(prefix)
     _check_folder(row, prefix)
     entries = read_entries(prefix)
-    root = root_of(entries)
 
     def name(scope: str, path: str) -> str:
-        return root + tf1_name(scope, path)
+        own = tf1_name(scope, path)
+        return root_of(entries, own.split("/")[0]) + own
 
-    networks = published.build_networks(row, entries, name, with_decoder=True)
+    networks = published.build_networks(row, entries, name)
     published.fill(
         networks,
         {n: e for n, e in entries.items() if not _for_training(n, entries)},
         name,
         f"{prefix} as the checkpoint of {row.name!r}",
         unread={
-            scope + own: shape
+            root + own: shape
             for own, shape in head_variables(row.name).items()
-            for scope in ("", root)
+            for root in _ROOTS
         },
     )
     return published.make_teacher(row, networks), published.describe_source(
-        "taskbank", _files_of(prefix)
+        "taskbank", checkpoint_files(prefix)
     )
 
 
@@ -139,10 +138,10 @@ def head_variables(task: str) -> Dict[str, Shape]:
     return shapes
 
 
-def root_of(entries: Mapping[str, Entry]) -> str:
-    """The scope that a checkpoint's encoder lies in: "", feedforward/ or siamese/."""
+def root_of(entries: Mapping[str, Entry], scope: str) -> str:
+    """What a scope of a checkpoint lies under: "", feedforward/ or siamese/."""
     for root in _ROOTS[1:]:
-        if any(name.startswith(f"{root}encoder/") for name in entries):
+        if any(name.startswith(f"{root}{scope}/") for name in entries):
             return root
     return ""
 
@@ -168,6 +167,12 @@ def find_prefix(path: PathLike) -> str:
         if path.endswith(ending):
             path = path[: -len(ending)]
     path = path.rsplit(".data-", 1)[0]
+    if os.path.isfile(path) and not os.path.exists(f"{path}.index"):
+        raise UserError(
+            f"{path}: a checkpoint's prefix has a file {os.path.basename(path)}.index "
+            "beside it, and here is none. A checkpoint of a single file is of the "
+            "format before TensorFlow 1.0: restore it and save it anew."
+        )
     published.check_file(
         f"{path}.index",
         "the index of a TensorFlow 1 checkpoint",
@@ -211,9 +216,17 @@ def read_entries(prefix: str) -> Dict[str, Entry]:
 
 def _for_training(name: str, entries: Mapping[str, Entry]) -> bool:
     """Whether only training needs a variable: counters, slots, the discriminator."""
-    if _COUNTERS.fullmatch(name) or name.startswith(_DISCRIMINATOR):
+    parent, _, leaf = name.rpartition("/")
+    if parent in entries:  # encoder/conv1/weights/Adam, whatever the optimizer
         return True
-    return any(name.endswith(slot) and name[: -len(slot)] in entries for slot in _SLOTS)
+    if any(name.startswith(root + _DISCRIMINATOR) for root in _ROOTS):
+        return True
+    return entries[name].shape == () and bool(_COUNTERS.fullmatch(leaf))
+
+
+def taskbank_name(task: str) -> str:
+    """The name of a task in the taskbank: the first of its aliases, if any."""
+    return (*get_task(task).aliases, task)[0]
 
 
 def _check_folder(task: Task, prefix: str) -> None:
@@ -223,7 +236,7 @@ def _check_folder(task: Task, prefix: str) -> None:
     """
     folders = os.path.abspath(prefix).split(os.sep)[-3:-1]
     named = folders[-1] if folders[-1] != "logs" else folders[0]
-    others = {alias: t.name for t in TASKS.values() for alias in (t.name, *t.aliases)}
+    others = {taskbank_name(name): name for name in TASKS}
     if others.get(named, task.name) != task.name:
         raise UserError(
             f"{prefix}: its folder {named!r} says that it is the checkpoint of "
@@ -236,7 +249,8 @@ def _data_files(prefix: str) -> List[str]:
     return sorted(glob.glob(f"{glob.escape(prefix)}.data-?????-of-?????"))
 
 
-def _files_of(prefix: str) -> List[str]:
+def checkpoint_files(prefix: str) -> List[str]:
+    """The files of a checkpoint that are read: the index and the data."""
     return [f"{prefix}.index", *_data_files(prefix)]
 
 

@@ -17,7 +17,8 @@ from soka_tf.teachers.teacher import PathLike, Teacher, sha256_of
 from soka_tf.teachers.torch_file import read_torch_file
 
 WHERE_TO_GET = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch/"
-_FILE_NAME = re.compile(r"(\w+)_(encoder|decoder)-([0-9a-f]{8,64})\.pth")
+# Tolerant of what browsers make of a name: "... (1).pth", and of capitals.
+_FILE_NAME = re.compile(r"(\w+?)_(encoder|decoder)(?:-([0-9a-f]{8,64}))?(\W.*)?", re.I)
 # PyTorch keeps kernels as [out, in, height, width], transposed ones as [in, out, ...]:
 # in both cases this order of the TensorFlow kernel's axes.
 KERNEL_AXES = (3, 2, 0, 1)
@@ -38,7 +39,8 @@ class FileName(NamedTuple):
     Attributes:
       task: the task's name in the table.
       part: "encoder" or "decoder".
-      sha256: of the content; the first 8 to 64 hexadecimal digits.
+      sha256: of the content, its first 8 to 64 hexadecimal digits; "" where the name
+        says none.
     """
 
     task: str
@@ -70,12 +72,14 @@ def load_visual_prior(
             f"Received the decoder {decoder}. Leave it out."
         )
     files = {"encoder": encoder, "decoder": decoder}
-    files = {part: file for part, file in files.items() if file is not None}
+    files = {p: os.path.expanduser(f) for p, f in files.items() if f is not None}
     verified = [_check_name(row, part, file) for part, file in files.items()]
     entries = {}
     for part, file in files.items():
         entries.update(_read_entries(part, file))
-    networks = published.build_networks(row, entries, own_name, "decoder" in files)
+    networks = published.build_networks(
+        row, entries, own_name, "decoder" in files, KERNEL_AXES
+    )
     names = " and ".join(str(file) for file in files.values())
     published.fill(
         networks, entries, own_name, f"{names} as files of {row.name!r}", KERNEL_AXES
@@ -133,9 +137,12 @@ def parse_name(path: PathLike) -> Optional[FileName]:
     if match is None:
         return None
     try:
-        return FileName(get_task(match[1]).name, match[2], match[3])
+        task = get_task(match[1]).name
     except UserError as error:
+        if match[3] is None:
+            return None
         raise UserError(f"{path}: its name says no task. {error}") from error
+    return FileName(task, match[2].lower(), (match[3] or "").lower())
 
 
 def published_files() -> Tuple[str, ...]:
@@ -154,28 +161,37 @@ def _check_name(task: Task, part: str, path: PathLike) -> bool:
     """Refuses a file that is not what its name says; True if it says a hash."""
     known = [name for name in published_files_of(task.name) if f"_{part}-" in name]
     hint = f"Fetch it from {WHERE_TO_GET}{known[0]}" if known else ""
-    published.check_file(path, f"the PyTorch file of an {task.name!r} {part}", hint)
+    published.check_file(path, f"the PyTorch file of the {part} of {task.name!r}", hint)
     name = parse_name(path)
-    if name is None:
-        return False
-    if (name.task, name.part) != (task.name, part):
-        raise UserError(
-            f"{path}: its name says that it is the {name.part} of {name.task!r}, where "
-            f"the {part} of {task.name!r} is wanted. {hint}"
-        )
     digest = sha256_of(path)
-    if not digest.startswith(name.sha256):
+    if name and not digest.startswith(name.sha256):
         raise UserError(
             f"{path}: its sha256 is {digest}, its name says {name.sha256}: the file is "
             f"damaged or not the published one. {hint}"
         )
-    return True
+    for said in (name, _published_as(digest)):
+        if said and (said.task, said.part) != (task.name, part):
+            raise UserError(
+                f"{path}: its {'name' if said is name else 'content'} says that it is "
+                f"the {said.part} of {said.task!r}, where the {part} of {task.name!r} "
+                f"is wanted. {hint}"
+            )
+    return bool(name and name.sha256)
+
+
+def _published_as(digest: str) -> Optional[FileName]:
+    names = map(parse_name, published_files())
+    return next((name for name in names if name.sha256 == digest), None)
 
 
 def _read_entries(part: str, path: PathLike) -> Dict[str, Entry]:
+    state = read_torch_file(path)
     entries = {}
-    for name, value in read_torch_file(path).items():
-        if name.rsplit(".", 1)[-1] != _STEPS:
+    for name, value in state.items():
+        # PyTorch counts batches beside every moving variance; nothing needs it.
+        module, _, leaf = name.rpartition(".")
+        counter = leaf == _STEPS and f"{module}.running_var" in state
+        if not (counter and value.shape == () and value.dtype.kind == "i"):
             entries[f"{part}: {name}"] = Entry(
                 value.shape, value.dtype.name, lambda value=value: value
             )

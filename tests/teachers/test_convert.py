@@ -5,11 +5,13 @@ data. Hostile and damaged ones: test_hostile_files.py.
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
@@ -29,7 +31,7 @@ def write(folder, task, *arguments):
     tool = load_tool("write_teacher_files")
     tool.FLAGS(["write", f"--task={task}", f"--out_dir={folder}", *arguments])
     tool.main()
-    taskbank_folder = folder / tool.taskbank_name(task)
+    taskbank_folder = folder / taskbank.taskbank_name(task)
     files = [sorted(folder.glob(f"{task}_{p}-*.pth")) for p in ("encoder", "decoder")]
     return [
         taskbank_folder / "model.permanent-ckpt",
@@ -138,8 +140,9 @@ def test_encoders_under_feedforward_and_siamese_are_found(
 ):
     checkpoint, _, no_decoder = published(task)
     teacher = load_teacher(converted(task, "taskbank"))
+    entries = taskbank.read_entries(str(checkpoint))
     assert no_decoder is None and teacher.decoder is None
-    assert taskbank.root_of(taskbank.read_entries(str(checkpoint))) == root
+    assert taskbank.root_of(entries, "encoder") == root
     assert_drawn(teacher)
 
 
@@ -271,6 +274,43 @@ def test_check_fails_by_its_exit_code_and_names_the_first_layer(
     )
     assert done.code == 1
     assert "the first is encoder/block2/unit_3/bottleneck_v1/conv2 (tf15)" in done.out
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda a: a.pop("encoder_output"), "has no reference for encoder_output"),
+        (
+            lambda a: a.update(encoder_output=a["encoder_output"][:1]),
+            r"all of encoder_output is float32 \[1, 16, 16, 8\]",
+        ),
+        (lambda a: a.update(encoder_output=np.full((2, 16, 16, 8), "x")), "is <U1"),
+        (lambda a: a["stats_names"].__setitem__(0, "encoder/none"), "encoder/none"),
+        (lambda a: a.clear(), "has no reference for encoder_output"),
+        (None, "encoder50_eval.npz: the reference data is damaged"),
+    ],
+)
+def test_reference_data_that_does_not_fit_is_refused(
+    converted, shared_folder, tmp_path, change, words
+):
+    golden, copy = shared_folder / "golden", tmp_path / "network_tf15"
+    copy.mkdir()
+    shutil.copy(golden / "photo_test_256.png", tmp_path)
+    for name in ("encoder50_eval.npz", "decoder_c3_eval.npz"):
+        shutil.copy(golden / "network_tf15" / name, copy)
+    path = copy / "encoder50_eval.npz"
+    path.chmod(0o644)
+    if change is None:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        with np.load(path) as file:
+            arrays = dict(file)
+        change(arrays)
+        np.savez(path, **arrays)
+    teacher = load_teacher(converted("normal", "taskbank"))
+    with pytest.raises(UserError, match=words):
+        parity.check(teacher, tmp_path)
 
 
 def test_discriminator_of_a_checkpoint_is_the_originals(published):

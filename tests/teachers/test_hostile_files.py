@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.teachers import parity, save_teacher, taskbank
+from soka_tf.teachers import parity, save_teacher, taskbank, visual_prior
 from soka_tf.teachers.teacher import sha256_of
 from soka_tf.teachers.torch_file import read_torch_file, write_torch_file
 from tests import golden_weights
@@ -62,6 +62,17 @@ def replace(path, content):
     path.unlink()
     path.write_bytes(content)
     return path
+
+
+def save(prefix, values):
+    """Writes a checkpoint of these values."""
+    names = sorted(values)
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(values[name]) for name in names],
+    )
 
 
 def rename(path, name):
@@ -144,6 +155,64 @@ def test_sha256_of_another_file_is_refused(files, refused):
     digest = sha256_of(files.encoder)
     path = rename(files.encoder, f"depth_zbuffer_encoder-{'0' * 64}.pth")
     refused(path, digest, "0" * 64, visual_prior_encoder=path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"depth_zbuffer_encoder-{'0' * 64} (1).pth",
+        f"depth_zbuffer_encoder-{'A' * 64}.pth",
+        f"DEPTH_ZBUFFER_encoder-{'0' * 8}.PTH",
+    ],
+)
+def test_sha256_is_compared_whatever_became_of_the_name(files, refused, name):
+    path = rename(files.encoder, name)
+    refused(path, "its sha256 is", visual_prior_encoder=path)
+
+
+def test_published_file_of_another_task_is_known_by_its_content(
+    files, refused, monkeypatch
+):
+    digest = sha256_of(files.encoder)
+    names = (f"normal_encoder-{digest}.pth",)
+    monkeypatch.setattr(visual_prior, "published_files", lambda: names)
+    path = rename(files.encoder, "encoder.pth")
+    refused(
+        path,
+        "its content says that it is the encoder of 'normal'",
+        visual_prior_encoder=path,
+    )
+
+
+def test_names_from_a_file_stay_on_the_line_and_short(files, refused):
+    state = dict(read_torch_file(files.encoder))
+    state["a\n\x1b[31mb"] = state["long" * 2000] = np.zeros(1, np.float32)
+    write_torch_file(files.folder / "encoder.pth", state, "zip")
+    message = refused(
+        "Additional (2)", visual_prior_encoder=files.folder / "encoder.pth"
+    )
+    assert "\x1b" not in message and len(message) < 2000
+
+
+def test_impossible_values_are_refused(files, refused):
+    path = files.folder / "encoder.pth"
+    good = dict(read_torch_file(files.encoder))
+    for name, value, words in (
+        ("bn1.running_var", np.full(64, -1.0), "encoder: bn1.running_var is a var"),
+        ("bn1.bias", np.full(64, np.inf), "encoder: bn1.bias holds NaN or infinite"),
+        ("bn1.num_batches_tracked", np.zeros(9), "Additional (1): encoder: bn1.num"),
+    ):
+        write_torch_file(path, {**good, name: value.astype(np.float32)}, "zip")
+        refused(words, visual_prior_encoder=path)
+
+
+def test_all_variables_are_listed_however_many(files, refused):
+    state = {f"other.{n}": v for n, v in read_torch_file(files.encoder).items()}
+    write_torch_file(files.folder / "encoder.pth", state, "zip")
+    message = refused(
+        "Missing (270)", visual_prior_encoder=files.folder / "encoder.pth"
+    )
+    assert message.count("encoder: layer") == 270 - 10
 
 
 def test_file_of_another_task_is_refused_by_its_name(files, refused):
@@ -299,13 +368,7 @@ def test_checkpoint_of_another_head_is_refused(files, refused):
         values[name] = np.zeros(shape, np.float32)
     values["three_layer_fc_network/fc1/text"] = np.array([b"text"])
     prefix = files.folder / "mine"
-    names = sorted(values)
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix),
-        tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[tf.constant(values[name]) for name in names],
-    )
+    save(prefix, values)
     refused(
         "Additional (1): three_layer_fc_network/fc1/text.",
         "three_layer_fc_network/fc2/weights is float32[2048, 63], "
@@ -314,6 +377,24 @@ def test_checkpoint_of_another_head_is_refused(files, refused):
         task="class_object",
         taskbank_checkpoint=prefix,
     )
+
+
+@pytest.mark.parametrize("kind", ["string", "int8"])
+def test_variable_of_another_type_is_refused(files, refused, kind):
+    shape = (7, 7, 3, 64)
+    value = np.full(shape, b"text") if kind == "string" else np.zeros(shape, kind)
+    prefix = files.folder / "mine"
+    save(prefix, {"encoder/conv1/weights": value})
+    refused(
+        f"encoder/conv1/weights is {kind}[7, 7, 3, 64], must be",
+        taskbank_checkpoint=prefix,
+    )
+
+
+def test_checkpoint_of_one_file_is_told_what_it_is(files, refused):
+    old = files.folder / "model.ckpt"
+    old.write_bytes(b"checkpoint of the first format")
+    refused(old, "the format before TensorFlow 1.0", taskbank_checkpoint=old)
 
 
 # --- flags ---------------------------------------------------------------------------
@@ -336,17 +417,38 @@ def test_flags_that_do_not_fit_are_refused(refused, flags, words):
     refused(words, **flags)
 
 
-def test_output_that_cannot_be_written_is_refused(files, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["file/teacher.npz", "n" * 300, ""])
+def test_output_that_cannot_be_written_is_refused(files, tmp_path, capsys, name):
     (tmp_path / "file").write_bytes(b"")
     done = run_tool(
         "convert_teacher",
         "--task=depth",
         f"--taskbank_checkpoint={files.prefix}",
-        f"--out={tmp_path / 'file' / 'teacher.npz'}",
+        f"--out={tmp_path / name}" if name else "--out=",
         capsys=capsys,
     )
     assert done.code == 2
-    assert done.err.count("\n") == 1 and str(tmp_path / "file") in done.err
+    assert done.err.rstrip().splitlines()[-1].startswith("convert_teacher: error: ")
+    assert "Traceback" not in done.err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "files"]
+
+
+def test_output_over_an_input_is_refused(files, capsys):
+    for flag, path in (
+        ("visual_prior_encoder", files.encoder),
+        ("taskbank_checkpoint", files.prefix),
+    ):
+        out = files.data if path is files.prefix else path
+        before = out.read_bytes()
+        done = run_tool(
+            "convert_teacher",
+            "--task=depth",
+            f"--{flag}={path}",
+            f"--out={out}",
+            capsys=capsys,
+        )
+        assert done.code == 2 and "one of the files to read" in done.err
+        assert out.read_bytes() == before
 
 
 def test_reference_data_that_is_not_there_is_refused(tmp_path, capsys):

@@ -111,9 +111,12 @@ def test_published_files_are_known_for_every_task():
     [
         ("curvature_encoder-0123456789abcdef.pth", ("principal_curvature", "encoder")),
         ("a/normal_decoder-01234567.pth", ("normal", "decoder")),
+        ("normal_decoder-01234567 (1).pth", ("normal", "decoder")),
+        ("NORMAL_encoder-01234567.PTH", ("normal", "encoder")),
+        ("normal_encoder.pth", ("normal", "encoder")),
+        ("normal_encoder-0123.pth", ("normal", "encoder")),
         ("encoder.pth", None),
-        ("normal_encoder.pth", None),
-        ("normal_encoder-0123.pth", None),
+        ("my_encoder.pth", None),
     ],
 )
 def test_name_of_a_file_tells_task_and_part(name, expected):
