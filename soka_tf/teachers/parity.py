@@ -298,7 +298,8 @@ def _load(path: pathlib.Path) -> Dict[str, np.ndarray]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves a damaged file open
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except _DAMAGE as error:
         raise UserError(f"{path}: the reference data is damaged ({error}).") from error
