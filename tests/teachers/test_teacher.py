@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import struct
 import zipfile
 
 import numpy as np
@@ -147,6 +148,26 @@ def test_save_that_fails_leaves_the_old_file_and_no_other(teacher, saved, monkey
     assert list(saved.parent.iterdir()) == [saved]
 
 
+def test_save_in_progress_is_not_listed_as_a_teacher(teacher, tmp_path, monkeypatch):
+    listed = []
+
+    def look(file, **arrays):
+        listed.extend(p.suffix for p in tmp_path.iterdir())
+
+    monkeypatch.setattr(np, "savez_compressed", look)
+    save_teacher(teacher, tmp_path / "t.npz")
+    assert listed == [".tmp"]
+
+
+def test_home_is_expanded(teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    save_teacher(teacher, "~/folder/t.npz")
+    assert (tmp_path / "folder" / "t.npz").is_file()
+    assert read_manifest("~/folder/t.npz")["task"] == "depth_zbuffer"
+    assert load_teacher("~/folder/t.npz").get_config() == teacher.get_config()
+
+
 def test_save_in_an_unknown_precision_is_refused(teacher, tmp_path):
     with pytest.raises(ValueError, match="Received: 'int8'"):
         save_teacher(teacher, tmp_path / "t.npz", "int8")
@@ -167,8 +188,10 @@ def test_count_leaves_moving_statistics_out(teacher):
 def assert_refused(path, *words, **arguments):
     with pytest.raises(UserError) as error:
         load_teacher(path, **arguments)
+    message = str(error.value)
     for word in (str(path), *words):
-        assert word in str(error.value)
+        assert word in message
+    assert message.isprintable() and len(message) < 5000
 
 
 def test_missing_additional_and_misshapen_variables_are_all_named(rewrite):
@@ -303,3 +326,219 @@ def test_manifest_that_describes_no_teacher_is_refused(saved, rewrite, change, w
     changed = change(read_manifest(saved))
     text = changed if isinstance(changed, str) else json.dumps(changed)
     assert_refused(rewrite(manifest=np.array(text)), words)
+
+
+@pytest.fixture
+def never_built(monkeypatch):
+    """Fails where a network is built, and so before it could take any memory."""
+    for network in (Encoder, Decoder):
+        monkeypatch.setattr(network, "from_config", lambda *_: pytest.fail("built"))
+
+
+@pytest.mark.parametrize(
+    "part, change, words",
+    [
+        ("encoder", {"width": float("inf")}, "'width' is inf"),
+        ("encoder", {"width": float("nan")}, "'width' is nan"),
+        ("encoder", {"width": 1e300}, "'width' is 1e+300"),
+        ("encoder", {"width": True}, "'width' is True"),
+        ("encoder", {"width": {"a": 1}}, "'width' is {'a': 1}"),
+        ("encoder", {"width": 1.0}, "its networks would hold"),
+        ("encoder", {"units": [99, 99, 99, 99]}, "are more than the file's arrays"),
+        ("encoder", {"units": [1, 1, 1, 10**9]}, "'units' is [1, 1, 1, 1000000000]"),
+        ("encoder", {"representation_channels": 10**9}, "is 1000000000"),
+        ("encoder", {"representation_channels": 10**400}, "is 1000"),
+        ("encoder", {"representation_channels": 4096}, "its networks would hold"),
+        ("encoder", {"image_channels": 10**9}, "'image_channels' is 1000000000"),
+        ("encoder", {"name": "n" * 101}, "'name' is 'nnn"),
+        ("encoder", {"\x1b[2K\nerror": 1e9}, "'\\x1b[2K\\nerror' is 1000000000.0"),
+        ("decoder", {"channels": 10**9}, "'channels' is 1000000000"),
+        ("decoder", {"width": 4}, "its networks would hold"),
+        ("decoder", {"min_filters": 4096}, "its networks would hold"),
+        ("decoder", {"representation_channels": 10**30}, "is 1000"),
+    ],
+)
+def test_network_larger_than_its_file_is_never_built(
+    saved, rewrite, never_built, part, change, words
+):
+    manifest = read_manifest(saved)
+    manifest[part].update(change)
+    path = rewrite(manifest=np.array(json.dumps(manifest)))
+    assert_refused(path, "does not describe a teacher", words)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("[" * 200_000, "recursion"),
+        ("3", "its manifest cannot be read"),
+        ('{"format": ' + "1" * 5000 + "}", "its "),
+        ('{"format": "\\u001b\\n' + "x" * 5000 + '"}', "its format is '\\x1b\\nxxx"),
+        ('{"format": 1, "image_size": [1]}', "image_size is [1]"),
+        ('{"format": 1, "image_size": 1e9}', "image_size is 1000000000.0"),
+        ('{"format": 1} ' + " " * (1 << 20), "its manifest is longer than"),
+    ],
+    ids=["deep", "number", "digits", "escapes", "size list", "size", "long"],
+)
+def test_manifest_of_hostile_text_is_refused(rewrite, never_built, text, words):
+    assert_refused(rewrite(manifest=np.array(text)), words)
+
+
+def test_manifest_that_is_no_text_is_refused(rewrite):
+    assert_refused(rewrite(manifest=np.zeros(0)), "its manifest cannot be read")
+
+
+KERNEL = "encoder/conv1/kernel"
+
+
+def member_of(header, rest=bytes(64), version=1):
+    """A .npy whose header is any text."""
+    form = {1: "<H", 2: "<I"}[version]
+    start = b"\x93NUMPY" + bytes([version, 0])
+    return start + struct.pack(form, len(header)) + header + rest
+
+
+def shaped(shape, kind="'<f4'"):
+    text = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}}}\n"
+    return member_of(text.encode())
+
+
+@pytest.fixture
+def replace_member(saved, tmp_path):
+    """Returns a function that puts other bytes in the place of a member."""
+
+    def write(content, name=KERNEL, stored_as=None):
+        path = tmp_path / "t.npz"
+        with zipfile.ZipFile(saved) as old, zipfile.ZipFile(path, "w") as new:
+            for member in old.namelist():
+                if member != f"{name}.npy":
+                    new.writestr(member, old.read(member))
+            new.writestr(stored_as or f"{name}.npy", content)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (shaped((10**12,)), "its header tells of (1000000000000,) 'float32', it has"),
+        (shaped((10**30,)), "its header tells of"),
+        (shaped((-16,)), "its header tells of"),
+        (shaped((0, 10**30)), "its header tells of"),
+        (shaped((15,)), "its header tells of"),
+        (shaped("(" * 5000 + ")" * 5000), "cannot be read"),
+        (shaped("-" * 8000 + "1"), "cannot be read"),
+        (shaped((16,), "'<f\\x1b[2K'"), "cannot be read"),
+        (shaped((16,), "'|O'"), "a pickle, which is never read"),
+        (shaped((16,), "[('a', '|O')]"), "a pickle, which is never read"),
+        (member_of(b""), "cannot be read"),
+        (member_of(b"\xff" * 9), "cannot be read"),
+        (b"\x93NUMPY\1\0\xff\xff", "cannot be read"),
+        (b"\x93NUMPY\2\0\xff\xff\xff\xff", "its header is of version (2, 0)"),
+        (b"", "cannot be read"),
+    ],
+)
+def test_array_whose_header_lies_is_refused(
+    replace_member, never_built, content, words
+):
+    assert_refused(replace_member(content), KERNEL, words)
+
+
+@pytest.mark.parametrize(
+    "kind", ["<U2", "S4", "M8[s]", "c8", "?", [("a", "<f4"), ("b", "<i4")]]
+)
+def test_array_of_a_strange_type_is_named(rewrite, kind):
+    path = rewrite(**{KERNEL: np.zeros((7, 7, 3, 2), kind)})
+    assert_refused(path, "Unfit (1)", f"{KERNEL} is ", "must be float[7, 7, 3, 2]")
+
+
+def test_numbers_beyond_float32_are_named(rewrite):
+    path = rewrite(**{KERNEL: np.full((7, 7, 3, 2), 1e300)})
+    assert_refused(path, f"{KERNEL} holds NaN or infinite values")
+
+
+def test_arrays_of_the_other_byte_order_are_read(rewrite, teacher):
+    value = teacher_variables(teacher)[KERNEL].numpy()
+    again = load_teacher(rewrite(**{KERNEL: value.astype(">f4")}))
+    np.testing.assert_array_equal(teacher_variables(again)[KERNEL].numpy(), value)
+
+
+def test_array_that_is_not_wanted_is_never_read(rewrite, monkeypatch):
+    path = rewrite(**{"decoder/new": np.zeros(5, "float32")})
+    read, shapes = np.lib.format.read_array, []
+
+    def spy(*arguments, **options):
+        shapes.append(read(*arguments, **options).shape)
+        return np.zeros(shapes[-1]) if shapes[-1] else read_text
+
+    with np.load(path) as file:
+        read_text = file["manifest"]
+    monkeypatch.setattr(np.lib.format, "read_array", spy)
+    assert_refused(path, "Additional (1): decoder/new.")
+    assert (5,) not in shapes
+
+
+def test_file_that_unpacks_to_far_more_than_itself_is_refused(
+    saved, tmp_path, never_built
+):
+    path = tmp_path / "t.npz"
+    path.write_bytes(saved.read_bytes())
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("additional.npy", "w", force_zip64=True) as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (160 << 20,)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _ in range(160):
+                file.write(bytes(1 << 20))
+    assert path.stat().st_size < 1 << 20
+    assert_refused(path, "it would unpack to")
+
+
+@pytest.mark.parametrize(
+    "stored_as, words",
+    [
+        ("a\x1b[2K\nerror: b.npy", "'a\\x1b[2K\\nerror: b' is no variable's name"),
+        ("x" * 5000 + ".npy", "is no variable's name"),
+        ("manifest", "a name stands twice"),
+    ],
+)
+def test_names_that_no_variable_has_are_refused(replace_member, stored_as, words):
+    assert_refused(replace_member(b"", stored_as=stored_as), words)
+
+
+@pytest.mark.parametrize(
+    "offset, value, words",
+    [
+        (8, 1, "encrypted"),
+        (10, 99, "compressed by method 99"),
+        (10, zipfile.ZIP_LZMA, "compressed by method 14"),
+    ],
+)
+def test_member_that_is_encrypted_or_packed_otherwise_is_refused(
+    saved, tmp_path, never_built, offset, value, words
+):
+    content = bytearray(saved.read_bytes())
+    first = content.index(b"PK\1\2")
+    content[content.index(b"PK\1\2", first + 1) + offset] = value
+    path = tmp_path / "t.npz"
+    path.write_bytes(content)
+    assert_refused(path, words)
+
+
+def test_damaged_files_are_described_or_refused(saved, tmp_path):
+    content, source = saved.read_bytes(), np.random.default_rng(0)
+    directory = content.index(b"PK\1\2")
+    path = tmp_path / "t.npz"
+    refused = 0
+    for _ in range(100):
+        damaged = bytearray(content)
+        for start in (0, directory):
+            place = source.integers(start, len(damaged))
+            damaged[place] ^= source.integers(1, 256)
+        path.write_bytes(damaged)
+        try:
+            read_manifest(path)
+        except UserError as error:
+            refused += 1
+            assert str(error).isprintable() and len(str(error)) < 1000
+    assert refused > 30
