@@ -41,6 +41,7 @@ def main() -> None:
     from soka_tf.evaluation.panels import PanelCallback
     from soka_tf.evaluation.report import format_table
     from soka_tf.evaluation.run import evaluate_run, fixed_batch
+    from soka_tf.evaluation.similarity_figure import log_selection
     from soka_tf.serving.saved_model import export_student
     from soka_tf.training import run as runs
     from soka_tf.training.dry_run import describe
@@ -62,6 +63,7 @@ def main() -> None:
         logging.warning("The binding %s is used by nothing in this run.", name)
     runs.claim(model_dir, run.config)
     writer = runs.summary_writer(model_dir)
+    log_selection(run.selection, model_dir, writer)
     settings, student = run.settings, run.model.student
     panels = PanelCallback(
         student,

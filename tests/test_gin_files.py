@@ -13,7 +13,7 @@ import pytest
 from soka_tf import cli
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.training import build
+from soka_tf.training import auxiliary, build
 from soka_tf.training import run as runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -32,7 +32,14 @@ _GIVEN = {
     runs.Settings: (),
     build.build_data: ("tasks", "image_size", "split_file", "draw"),
     build.build_student: ("tasks", "seed"),
-    build.find_teachers: ("tasks",),
+    build.find_teachers: ("tasks", "auxiliaries"),
+    auxiliary.select_auxiliary: (
+        "tasks",
+        "samples",
+        "image_size",
+        "antialias",
+        "model_dir",
+    ),
     build.load_pool: ["found"],
     build.build_amalgamation: ("student", "teachers"),
     build.build_gradnorm: ("tasks",),
@@ -180,5 +187,5 @@ def test_teachers_fit_the_students_of_the_rooms(train_teachers):
     }
     assert student == teacher["encoder"]
     assert gin.query_parameter("%image_size") == teacher["image_size"]
-    used = {*gin.query_parameter("%tasks"), *gin.query_parameter("%auxiliaries")}
+    used = {*gin.query_parameter("%tasks"), *gin.query_parameter("%auxiliary")}
     assert used <= set(teacher["tasks"])

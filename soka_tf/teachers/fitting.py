@@ -5,6 +5,8 @@ from typing import Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tupl
 import numpy as np
 import tensorflow as tf
 
+from soka_tf.teachers.messages import one_line
+
 Shape = Tuple[int, ...]
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -82,12 +84,5 @@ def shapes_of(variables: Mapping[str, tf.Variable]) -> Dict[str, Shape]:
     return {name: tuple(variable.shape) for name, variable in variables.items()}
 
 
-def printable(name: str) -> str:
-    """A name from a file, fit for one line of a message."""
-    if len(name) > _LONGEST_NAME:
-        name = f"{name[:_LONGEST_NAME]}..."
-    return name if name.isprintable() else ascii(name)
-
-
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names)) or "none"
+    return ", ".join(one_line(name, _LONGEST_NAME) for name in names) or "none"

@@ -131,6 +131,15 @@ class TeacherFiles(NamedTuple):
     targets: Dict[str, pathlib.Path]
     auxiliaries: Dict[str, pathlib.Path]
 
+    def require(self) -> None:
+        """Checks that all files are there.
+
+        Raises:
+          UserError: naming every missing file, what the folder has, and where to get
+            teachers.
+        """
+        _require({**self.targets, **self.auxiliaries})
+
 
 def find_teachers(
     tasks: Sequence[str],
@@ -202,9 +211,7 @@ def load_teachers(
 
 
 def _load(files: Mapping[str, pathlib.Path]) -> Dict[str, Teacher]:
-    missing = {name: path for name, path in files.items() if not path.is_file()}
-    if missing:
-        raise UserError(_where_to_get(missing))
+    _require(files)
     loaded = {}
     for name, path in files.items():
         teacher = load_teacher(path, _listed_hashes(path.parent).get(path.name))
@@ -215,6 +222,12 @@ def _load(files: Mapping[str, pathlib.Path]) -> Dict[str, Teacher]:
             )
         loaded[name] = teacher
     return loaded
+
+
+def _require(files: Mapping[str, pathlib.Path]) -> None:
+    missing = {name: path for name, path in files.items() if not path.is_file()}
+    if missing:
+        raise UserError(_where_to_get(missing))
 
 
 def _where_to_get(missing: Mapping[str, pathlib.Path]) -> str:

@@ -6,6 +6,7 @@ root (encoder-decoder tasks), under feedforward/ or under siamese/, and compress
 stands beside encoder/.
 """
 
+import functools
 import glob
 import os
 import re
@@ -16,7 +17,9 @@ import tensorflow as tf
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS, Task, get_task
 from soka_tf.teachers import published
+from soka_tf.teachers.checkpoint_index import read_index
 from soka_tf.teachers.fitting import Entry, Shape
+from soka_tf.teachers.messages import one_line
 from soka_tf.teachers.teacher import PathLike, Teacher
 
 WHERE_TO_GET = (
@@ -194,24 +197,22 @@ def read_entries(prefix: str) -> Dict[str, Entry]:
     Raises:
       UserError: if the index cannot be read; reading a value raises it, too.
     """
+    index = read_index(prefix)  # before TensorFlow, which dies of a lying one
     try:
         reader = tf.train.load_checkpoint(prefix)
-        shapes = reader.get_variable_to_shape_map()
-        dtypes = reader.get_variable_to_dtype_map()
-        dtypes = {name: dtype.as_numpy_dtype for name, dtype in dtypes.items()}
     except _DAMAGE as error:
         raise _damaged(f"{prefix}.index", error) from error
 
-    def entry(name: str) -> Entry:
-        def read() -> Any:
-            try:
-                return reader.get_tensor(name)
-            except _DAMAGE as error:
-                raise _damaged(f"{prefix}, variable {name}", error) from error
+    def read(name: str) -> Any:
+        try:
+            return reader.get_tensor(name)
+        except _DAMAGE as error:
+            raise _damaged(f"{prefix}, variable {name}", error) from error
 
-        return Entry(tuple(shapes[name]), tf.as_dtype(dtypes[name]).name, read)
-
-    return {name: entry(name) for name in shapes}
+    return {
+        name: Entry(found.shape, found.dtype, functools.partial(read, name))
+        for name, found in index.items()
+    }
 
 
 def _for_training(name: str, entries: Mapping[str, Entry]) -> bool:
@@ -255,7 +256,7 @@ def checkpoint_files(prefix: str) -> List[str]:
 
 
 def _damaged(what: str, error: Exception) -> UserError:
-    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    reason = one_line(error) or type(error).__name__
     return UserError(
         f"{what}: cannot be read as a TensorFlow 1 checkpoint, it is damaged or "
         f"something else ({reason}). Fetch it again from {WHERE_TO_GET}."

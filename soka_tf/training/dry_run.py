@@ -8,6 +8,7 @@ from tabulate import tabulate
 
 from soka_tf.errors import UserError, plain_message
 from soka_tf.training import build
+from soka_tf.training.auxiliary import select_auxiliary
 from soka_tf.training.run import Settings
 
 
@@ -19,12 +20,11 @@ def describe() -> str:
       teachers and how many images there are; what is missing is named.
     """
     settings = Settings()
-    names = settings.task_names
     parts = [
         ("Configuration", gin.config_str().strip()),
         ("Devices", "\n".join(_devices())),
         ("Trainable parameters", _parameters(settings)),
-        ("Teachers", "\n".join(_teachers(names))),
+        ("Teachers", "\n".join(_teachers(settings))),
         ("Images", _images(settings)),
     ]
     return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in parts)
@@ -48,13 +48,18 @@ def _parameters(settings: Settings) -> str:
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
-def _teachers(names: List[str]) -> List[str]:
+def _teachers(settings: Settings) -> List[str]:
     rows = []
-    found = build.find_teachers(names)
+    selection = select_auxiliary(
+        settings.task_names, None, settings.image_size, settings.antialias, None
+    )
+    found = build.find_teachers(settings.task_names, selection.names)
     for role, files in (("target", found.targets), ("auxiliary", found.auxiliaries)):
         for name, path in files.items():
             state = "there" if path.is_file() else "MISSING, a real run needs it"
             rows.append((name, role, str(path), state))
+    if selection.summary:
+        rows.append(("auxiliary", selection.summary))
     return [tabulate(rows, tablefmt="plain")]
 
 

@@ -1,6 +1,7 @@
 """A run: its settings, its parts, its training, and going on after an interruption."""
 
 import dataclasses
+import functools
 import os
 import re
 from typing import Any, Dict, List, Optional, Sequence
@@ -15,6 +16,7 @@ from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.tasks import Task, get_targets
 from soka_tf.training import build
+from soka_tf.training.auxiliary import Selection, select_auxiliary
 from soka_tf.training.callbacks import (
     Checkpoints,
     MetricLog,
@@ -121,6 +123,7 @@ class Run:
       data: the images.
       learning_rate: the schedule of encoder and decoders.
       config: the operative gin configuration, all values included.
+      selection: the auxiliary teachers, and why these.
     """
 
     settings: Settings
@@ -128,6 +131,7 @@ class Run:
     data: build.Data
     learning_rate: Any
     config: str
+    selection: Selection
 
 
 def build_run(model_dir: str) -> Run:
@@ -143,7 +147,20 @@ def build_run(model_dir: str) -> Run:
     # Before rooms are drawn or a split is read that another configuration would need.
     _refuse_differences(model_dir, gin.config_str(), of_both=True)
     names = settings.task_names
-    teachers = build.load_pool(build.find_teachers(names))
+    build.find_teachers(names).require()  # before minutes of drawing rooms
+
+    @functools.cache
+    def find_data() -> build.Data:
+        return build.build_data(names, settings.image_size, split_file(model_dir))
+
+    selection = select_auxiliary(
+        names,
+        lambda: find_data().train,
+        settings.image_size,
+        settings.antialias,
+        model_dir,
+    )
+    teachers = build.load_pool(build.find_teachers(names, selection.names))
     for teacher in teachers.teachers:
         if teacher.image_size not in (None, settings.image_size):
             logging.warning(
@@ -167,8 +184,14 @@ def build_run(model_dir: str) -> Run:
     players = build.build_optimizers(settings.max_steps)
     model.compile(players.optimizers)
     model.movement_every_steps = settings.movement_every_steps
-    data = build.build_data(names, settings.image_size, split_file(model_dir))
-    return Run(settings, model, data, players.learning_rate, gin.operative_config_str())
+    return Run(
+        settings,
+        model,
+        find_data(),
+        players.learning_rate,
+        gin.operative_config_str(),
+        selection,
+    )
 
 
 def train(

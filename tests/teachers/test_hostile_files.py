@@ -298,7 +298,7 @@ def test_torch_file_that_is_missing_or_a_folder_is_refused(files, refused):
 @pytest.mark.parametrize("part", ["index", "data"])
 def test_checkpoint_of_something_else_is_refused(files, refused, content, part):
     path = replace(getattr(files, part), content)
-    words = "the file is empty" if not content else "cannot be read as a TensorFlow 1"
+    words = "the file is empty" if not content else "cannot be read as the index"
     refused(
         path if part == "index" or not content else files.prefix,
         words,

@@ -1,0 +1,179 @@
+"""The auxiliary teachers of a run: named, none, or chosen by similarity (Sec. 3.2)."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
+
+import gin
+import numpy as np
+from absl import logging
+
+from soka_tf.data.taskonomy import RGB, Sample, drop_damaged
+from soka_tf.errors import UserError
+from soka_tf.tasks import TASKS, get_task
+from soka_tf.teachers.pool import SHIPPED_DIR
+from soka_tf.teachers.similarity import (
+    DEFAULT_THRESHOLD,
+    Choice,
+    check_choice,
+    choose_auxiliary,
+    compare_teachers,
+    sample_images,
+)
+
+CHOICE_FILE = "auxiliary.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The auxiliary teachers of a run, and why.
+
+    Attributes:
+      names: their tasks.
+      summary: one line; "" where they were named.
+      choice: the decision with its arithmetic; None where there was none to take.
+      compared: the tasks of the similarity matrix.
+      similarity: float64 [m, m] in their order.
+      cached: whether the decision was taken before, by the same run.
+    """
+
+    names: Tuple[str, ...]
+    summary: str = ""
+    choice: Optional[Choice] = None
+    compared: Tuple[str, ...] = ()
+    similarity: Optional[np.ndarray] = None
+    cached: bool = False
+
+
+@gin.configurable
+def select_auxiliary(
+    tasks: Sequence[str],
+    samples: Optional[Callable[[], Sequence[Sample]]],
+    image_size: int,
+    antialias: bool,
+    model_dir: Optional[str],
+    auxiliary: Union[str, Sequence[str]] = "none",
+    teachers_dir: Optional[str] = None,
+    threshold: float = DEFAULT_THRESHOLD,
+    layer: str = "representation",
+    inputs: str = "training",
+    images: int = 200,
+    batch_size: int = 16,
+) -> Selection:
+    """Says which teachers lend their features only.
+
+    Args:
+      tasks: the student's tasks.
+      samples: returns the images to train on; asked only where there is a choice to
+        make. None to make none: a choice then stays open.
+      image_size: side in pixels of what the teachers are shown.
+      antialias: whether images are smoothed before they are reduced.
+      model_dir: where the decision is kept, so that a run that goes on keeps it; None
+        to keep it nowhere.
+      auxiliary: "none"; "auto" for the choice by representation similarity, among all
+        teachers of the folder; or a list of tasks.
+      teachers_dir: the folder of the teachers; None for those that come with soka_tf.
+      threshold: of the gate, in [-1, 1]: pairs of targets at least as similar need no
+        auxiliary (delta of the paper, which gives no value).
+      layer: whose activations are compared.
+      inputs: what the teachers are shown, see `TeacherPool`.
+      images: how many images they are compared on.
+      batch_size: images at a time.
+
+    Raises:
+      UserError: if `auxiliary` is none of these, or the choice cannot be made.
+    """
+    if auxiliary is None or auxiliary == "none":
+        return Selection(())
+    if isinstance(auxiliary, str) and auxiliary != "auto":
+        raise UserError(
+            "auxiliary must be 'none', 'auto' or a list of tasks, e.g. "
+            f"['keypoints3d']. Received: {auxiliary!r}."
+        )
+    if auxiliary != "auto":
+        return Selection(tuple(get_task(name).name for name in auxiliary))
+
+    targets = tuple(get_task(name).name for name in tasks)
+    folder = pathlib.Path(teachers_dir or SHIPPED_DIR).expanduser()
+    there = [name for name in TASKS if (folder / f"{name}.npz").is_file()]
+    if samples is None:
+        others = ", ".join(name for name in there if name not in targets) or "none"
+        return Selection((), f"chosen by similarity when a run begins, among: {others}")
+    path = model_dir and os.path.join(model_dir, CHOICE_FILE)
+    if path and os.path.isfile(path):
+        selection = _read(path, targets, threshold)
+    else:
+        check_choice(there, targets, threshold)
+        readable, _ = drop_damaged(sample_images(samples(), images), [RGB])
+        logging.info(
+            "Comparing %d teachers on %d images ...", len(there), len(readable)
+        )
+        similarity = compare_teachers(
+            there,
+            folder,
+            readable,
+            image_size,
+            layer,
+            inputs,
+            batch_size=batch_size,
+            antialias=antialias,
+        )
+        selection = _select(there, similarity, targets, threshold)
+        if path:
+            settings = {"layer": layer, "inputs": inputs, "images": len(readable)}
+            _write(path, selection, settings)
+    logging.info("%s.", selection.summary[0].upper() + selection.summary[1:])
+    return selection
+
+
+def _select(
+    names: Sequence[str],
+    similarity: np.ndarray,
+    targets: Sequence[str],
+    threshold: float,
+    cached: bool = False,
+) -> Selection:
+    choice = choose_auxiliary(similarity, names, targets, threshold)
+    chosen = () if choice.auxiliary is None else (choice.auxiliary,)
+    return Selection(
+        chosen, choice.summary, choice, tuple(names), np.asarray(similarity), cached
+    )
+
+
+def _write(path: str, selection: Selection, settings: dict) -> None:
+    content = {
+        "auxiliary": list(selection.names),
+        "summary": selection.summary,
+        "teachers": list(selection.compared),
+        "similarity": selection.similarity.tolist(),
+        "threshold": selection.choice.threshold,
+        **settings,
+    }
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _read(path: str, targets: Sequence[str], threshold: float) -> Selection:
+    """Takes the decision again from the similarities of before."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content: Any = json.load(file)
+        names: List[str] = [get_task(name).name for name in content["teachers"]]
+        similarity = np.array(content["similarity"], np.float64)
+        if not np.all(np.isfinite(similarity)):
+            raise ValueError("similarities that are no numbers")
+        return _select(names, similarity, targets, threshold, cached=True)
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        raise UserError(
+            f"{path}: not a choice of an auxiliary teacher for these tasks ({error}). "
+            "Restore it, or remove it to have the teachers compared anew."
+        ) from error
