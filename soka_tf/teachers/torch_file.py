@@ -30,6 +30,7 @@ from typing import IO, Any, Dict, Iterable, Mapping, Tuple, Union
 import numpy as np
 
 from soka_tf.errors import UserError
+from soka_tf.teachers.messages import one_line, short
 from soka_tf.teachers.torch_pickle import (
     FETCH_AGAIN,
     NOT_EXECUTED,
@@ -43,7 +44,6 @@ from soka_tf.teachers.torch_pickle import (
     need,
     pickled,
     refuse_globals,
-    short,
 )
 
 PathLike = Union[str, "os.PathLike[str]"]
@@ -51,6 +51,7 @@ PathLike = Union[str, "os.PathLike[str]"]
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _MOST_DIMENSIONS = 32  # numpy's limit
+_PARALLEL = "module."
 _BIG_ENDIAN = "big-endian, which is not read. Save it on a little-endian machine."
 # What zipfile raises, each in its way, on a damaged directory of members.
 _ZIP_DAMAGE = (zipfile.BadZipFile, RuntimeError, ValueError, OverflowError, EOFError)
@@ -62,12 +63,14 @@ def read_torch_file(path: PathLike) -> Dict[str, np.ndarray]:
 
     Args:
       path: a file of either format that holds {"state_dict": {name: tensor}} or a bare
-        {name: tensor}, on the CPU or a GPU when it was saved.
+        {name: tensor}, on the CPU or a GPU when it was saved. Plain facts beside the
+        state dict (numbers, texts, lists, sets, numpy's scalars) are passed over.
 
     Returns:
       Name -> array, in the file's order, each of the tensor's own shape and type
-      (float, integer or bool). The arrays are read-only views of the mapped file; in
-      the legacy format they need not be aligned.
+      (float, integer or bool). Where all names begin with "module.", as those of a
+      torch.nn.DataParallel do, they are given without it. The arrays are read-only
+      views of the mapped file; in the legacy format they need not be aligned.
 
     Raises:
       UserError: if the file is missing, damaged, of another kind or big-endian, if its
@@ -230,7 +233,7 @@ def _read_zip(mapped: mmap.mmap, data: memoryview) -> Tuple[Any, Dict[str, memor
             members = archive.infolist()
     except _ZIP_DAMAGE as error:
         raise Unreadable(
-            f"a zip archive cut off or damaged ({error}). {FETCH_AGAIN}"
+            f"a zip archive cut off or damaged ({one_line(error)}). {FETCH_AGAIN}"
         ) from error
     by_name = {member.filename: member for member in members}
     need(len(by_name) == len(members), "a zip archive in which a name stands twice.")
@@ -314,6 +317,8 @@ def _state_dict(top: Any) -> Dict[str, Tensor]:
         f"its state dict has {len(others)} entries that are not tensors: "
         f"{_names(others)}.",
     )
+    if all(name.startswith(_PARALLEL) for name in tensors):
+        return {name[len(_PARALLEL) :]: value for name, value in tensors.items()}
     return tensors
 
 
@@ -330,7 +335,8 @@ def _view(name: str, tensor: Tensor, contents: Mapping[str, memoryview]) -> np.n
     last = tensor.offset + sum((n - 1) * step for n, step in zip(size, stride))
     need(
         count <= storage.count and (count == 0 or last < storage.count),
-        f"tensor {short(name)} reaches outside its storage. {FETCH_AGAIN}",
+        f"tensor {short(name)} reaches outside its storage, or repeats it by expand(). "
+        "Fetch the file again, or save a contiguous() tensor.",
     )
     if not count:
         sane = math.prod(n or 1 for n in size) <= 1 << 31

@@ -2,19 +2,20 @@
 
 A pickle is a program, and a hostile one may run anything. So none is ever unpickled:
 `Machine` walks the opcodes as pickletools lists them, knows those few that torch.save
-writes for dicts of tensors, and keeps calls as descriptions. Whatever else is asked for
-is refused by name.
+writes for dicts of tensors and plain facts beside them, and keeps calls as
+descriptions. Whatever else is asked for is refused by name.
 """
 
 import dataclasses
 import pickletools
 import re
-import reprlib
 import struct
 from collections import OrderedDict
 from typing import Any, Dict, List
 
 import numpy as np
+
+from soka_tf.teachers.messages import one_line
 
 STORAGES = {
     "torch.FloatStorage": np.dtype("<f4"),
@@ -31,11 +32,27 @@ _ORDERED_DICT = "collections.OrderedDict"
 _TENSOR_V2 = "torch._utils._rebuild_tensor_v2"
 _TENSOR = "torch._utils._rebuild_tensor"
 _PARAMETER = "torch._utils._rebuild_parameter"
-_GLOBALS = {_ORDERED_DICT, _TENSOR_V2, _TENSOR, _PARAMETER, *STORAGES}
+_DESCRIBED = {_ORDERED_DICT, _TENSOR_V2, _TENSOR, _PARAMETER, *STORAGES}
+# What training scripts keep beside the tensors. Never looked up and never called: what
+# is asked of them gives an `Opaque`, whatever the arguments.
+_NUMPY = ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+_BUILTINS = ("set", "frozenset", "list", "dict", "bytes", "bytearray")
+_BUILTINS += ("int", "long", "float")
+_TORCH_DTYPES = (
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+    *("uint8", "int8", "int16", "int32", "int64", "bool"),
+)
+_UNEVALUATED = {
+    *(f"numpy.{core}.{name}" for core in ("core", "_core") for name in _NUMPY),
+    *("numpy.dtype", "numpy.ndarray", "_codecs.encode"),
+    *("collections.Counter", "collections.defaultdict"),
+    *(f"{module}.{n}" for module in ("builtins", "__builtin__") for n in _BUILTINS),
+    *("torch.Size", "torch.device", *(f"torch.{name}" for name in _TORCH_DTYPES)),
+}
 
-# A real state dict takes about 25 opcodes a tensor, and names of some 60 letters.
-_MOST_OPCODES = 200_000
-_LONGEST_TEXT = 1 << 16
+# A state dict takes about 25 opcodes a tensor; a history of losses one a number.
+_MOST_OPCODES = 500_000
+_LONGEST_TEXT = 1 << 24  # read as far as the file goes, so it costs no more than that
 FETCH_AGAIN = "Fetch or save it again."
 NOT_EXECUTED = "Nothing in it was executed."
 
@@ -85,11 +102,18 @@ class Tensor:
     stride: Any
 
 
-def short(value: Any) -> str:
-    """A value for a message, however long or deep it is."""
-    shortener = reprlib.Repr()
-    shortener.maxstring = shortener.maxlong = shortener.maxother = 80
-    return shortener.repr(value)
+class Opaque:
+    """Stands for what was asked of a harmless name; nothing is known of it."""
+
+
+class OddKey:
+    """Stands for a key that is neither text nor number.
+
+    The key itself is let go: hashing a deeply nested tuple overruns the C stack.
+    """
+
+    def __repr__(self) -> str:
+        return "a key that is neither text nor number"
 
 
 class Cursor:
@@ -128,20 +152,30 @@ _VALUES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
     *("SHORT_BINSTRING", "BINSTRING"),  # Python 2
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
-_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
+_EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_SET": Opaque}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
+class _Strange(Exception):
+    """Why a pickle, whole as it is, is none that torch.save writes for tensors."""
+
+
 def _valid(fact: Any, why: str) -> None:
+    """For what no pickle does, unless it is damaged."""
     if not fact:
         raise ValueError(why)
 
 
-def _check_keys(keys: List[Any]) -> None:
-    # Only plain keys: hashing a deeply nested tuple overruns the C stack.
-    plain = all(type(key) in (str, int) for key in keys)
-    _valid(plain, "a key that is neither text nor number")
+def _usual(fact: Any, why: str) -> None:
+    """For what a pickle may do, and those of torch.save do not."""
+    if not fact:
+        raise _Strange(why)
+
+
+def _plain_keys(keys: List[Any]) -> List[Any]:
+    return [key if type(key) in (str, int) else OddKey() for key in keys]
 
 
 class Machine:
@@ -170,7 +204,12 @@ class Machine:
         # With strict filters an odd escape in a text raises pickletools' warning.
         except (ValueError, Warning) as error:
             raise Unreadable(
-                f"its {part} is cut off or damaged ({str(error)[:99]}). {FETCH_AGAIN}"
+                f"its {part} is cut off or damaged ({one_line(error)}). {FETCH_AGAIN}"
+            ) from error
+        except _Strange as error:
+            raise Unreadable(
+                f"its {part} is not as torch.save writes it for tensors and plain "
+                f"facts ({error}). {NOT_EXECUTED} Save {{'state_dict': ...}} alone."
             ) from error
 
     def _step(self, name: str, argument: Any) -> None:
@@ -190,8 +229,11 @@ class Machine:
             self._stack.append(tuple(items))
         elif name == "APPEND":
             self._append(self._pop_items(1))
-        elif name == "APPENDS":
+        elif name in ("APPENDS", "ADDITEMS"):
             self._append(self._pop_marked())
+        elif name == "FROZENSET":
+            self._pop_marked()
+            self._stack.append(Opaque())
         elif name == "SETITEM":
             self._set(self._pop_items(2))
         elif name == "SETITEMS":
@@ -214,10 +256,11 @@ class Machine:
             self._stack.append(self._call(*self._pop_items(2)))
         elif name == "BUILD":
             state = self._pop()
-            _valid(type(self._top()) is OrderedDict, "a state for no OrderedDict")
-            # Not needed, and the only state that torch gives an OrderedDict.
-            metadata = type(state) is dict and set(state) <= {"_metadata"}
-            _valid(metadata, "an OrderedDict with a state")
+            if type(self._top()) is not Opaque:
+                _usual(type(self._top()) is OrderedDict, "a state for no OrderedDict")
+                # Not needed, and the only state that torch gives an OrderedDict.
+                metadata = type(state) is dict and set(state) <= {"_metadata"}
+                _usual(metadata, "an OrderedDict with a state")
         elif name not in ("PROTO", "FRAME"):
             raise Unreadable(
                 f"refused: its pickle has the opcode {name}, which torch.save does not "
@@ -241,22 +284,29 @@ class Machine:
         return items
 
     def _append(self, items: List[Any]) -> None:
-        _valid(type(self._top()) is list, "items for no list")
-        self._top().extend(items)
+        if type(self._top()) is not Opaque:
+            _usual(type(self._top()) is list, "items for no list")
+            self._top().extend(items)
 
     def _set(self, items: List[Any]) -> None:
-        _valid(type(self._top()) in (dict, OrderedDict), "entries for no dict")
         keys, values = items[::2], items[1::2]
         _valid(len(keys) == len(values), "a key without value")
-        _check_keys(keys)
-        self._top().update(zip(keys, values))
+        if type(self._top()) is not Opaque:
+            _usual(type(self._top()) in (dict, OrderedDict), "entries for no dict")
+            self._top().update(zip(_plain_keys(keys), values))
 
     def push_global(self, module: Any, name: Any, allowed: bool = True) -> None:
         """Pushes one of the few names allowed; refuses any other."""
         full = f"{module}.{name}" if type(module) is type(name) is str else ""
         plain = len(full) < 200 and re.fullmatch(r"\w[\w.]*", full, re.ASCII)
-        _valid(plain, "the name of a global is none")
-        if full not in _GLOBALS or not allowed:
+        _usual(plain, "the name of a global is none")
+        kind = re.fullmatch(r"torch\.(\w+)Storage", full)
+        if kind and full not in STORAGES:
+            raise Unreadable(
+                f"holds tensors of the type {kind[1]} ({full}), which is not read. "
+                "Save them as float32, by tensor.float()."
+            )
+        if full not in _DESCRIBED | _UNEVALUATED or not allowed:
             known = f" (os.{name})" if module in ("posix", "nt") else ""
             raise Refused(
                 f"refused: its pickle asks for {full}{known}, which no dict of tensors "
@@ -266,9 +316,9 @@ class Machine:
 
     def _storage(self, identity: Any) -> Storage:
         whole = type(identity) is tuple and len(identity) in (5, 6)
-        _valid(whole, "a persistent id that is no storage's")
+        _usual(whole, "a persistent id that is no storage's")
         tag, kind, key, _, count, *view = identity
-        _valid(
+        _usual(
             type(tag) is type(key) is str
             and tag == "storage"
             and type(kind) is Global
@@ -280,29 +330,31 @@ class Machine:
         )
         storage = Storage(kind.name, key, count)
         same = self.storages.setdefault(key, storage) == storage
-        _valid(same, "a storage is described in two ways")
+        _usual(same, "a storage is described in two ways")
         return storage
 
     def _call(self, function: Any, arguments: Any) -> Any:
         callable_ = type(function) is Global and type(arguments) is tuple
-        _valid(callable_, "a call of something that is no function")
+        _usual(callable_, "a call of something that is no function")
         name, count = function.name, len(arguments)
+        if name in _UNEVALUATED:
+            return Opaque()
         if name == _ORDERED_DICT and count == 0:
             return OrderedDict()
         if name == _ORDERED_DICT and count == 1 and type(arguments[0]) is list:
             # Python 2 gave its entries as a list of lists.
             pairs = arguments[0]
             entries = all(type(pair) is list and len(pair) == 2 for pair in pairs)
-            _valid(entries, "an OrderedDict of no pairs")
-            _check_keys([key for key, _ in pairs])
-            return OrderedDict(pairs)
+            _usual(entries, "an OrderedDict of no pairs")
+            keys = _plain_keys([key for key, _ in pairs])
+            return OrderedDict(zip(keys, (value for _, value in pairs)))
         if name == _PARAMETER and count == 3 and type(arguments[0]) is Tensor:
             return arguments[0]
         if (name == _TENSOR and count == 4) or (name == _TENSOR_V2 and count in (6, 7)):
             # The seventh tells of negated or conjugated data.
             if type(arguments[0]) is Storage and not any(arguments[6:]):
                 return Tensor(*arguments[:4])
-        raise ValueError(f"{name} is called with arguments it does not take")
+        raise _Strange(f"{name} is called with arguments it does not take")
 
 
 def refuse_globals(cursor: Cursor) -> None:
@@ -315,7 +367,7 @@ def refuse_globals(cursor: Cursor) -> None:
         for opcode, argument, _ in pickletools.genops(cursor):
             if opcode.name in ("GLOBAL", "INST"):
                 machine.push_global(*argument.split(" ", 1))
-    except (ValueError, Warning):
+    except (ValueError, Warning, _Strange):
         pass  # no pickle at all, then
 
 
