@@ -140,7 +140,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize("arguments, message", MISTAKES)
 def test_mistakes_are_one_line_and_leave_nothing(
-    arguments, message, tiny, tmp_path, run
+    arguments, message, tiny, tmp_path, run, caplog
 ):
     places = {"empty": tmp_path / "empty", "two": tmp_path / "two"}
     places["empty"].mkdir()
@@ -162,6 +162,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     lines = [line for line in done.err.splitlines() if "error:" in line]
     assert len(lines) == 1 and message in lines[0] and "Traceback" not in done.err
     assert not (tmp_path / "out").exists()
+    assert "Comparing" not in caplog.text  # told before the work, not after
 
 
 def test_unlike_sizes_of_teachers_ask_for_one(tiny, tmp_path, run):

@@ -65,6 +65,30 @@ def test_targets_and_auxiliary_are_marked_only_where_there_are_some():
     assert has_colour(chosen, target) and has_colour(chosen, auxiliary)
 
 
+def test_frames_stand_around_the_numbers_that_decide(monkeypatch):
+    framed, mark = {}, similarity_figure._mark
+
+    def marks(axis, names, *rest):
+        mark(axis, names, *rest)
+        for patch in axis.patches:
+            column, row = (round(middle) for middle in patch.get_center())
+            colour = colors.to_hex(patch.get_edgecolor()).upper()
+            framed.setdefault(colour, set()).add((names[row], names[column]))
+
+    monkeypatch.setattr(similarity_figure, "_mark", marks)
+    draw_similarity(MATRIX, NAMES, NAMES[:2], "normal")
+    one, other = NAMES[:2]
+    assert framed == {
+        similarity_figure._TARGET_COLOUR: {(one, other), (other, one)},
+        similarity_figure._AUXILIARY_COLOUR: {
+            ("normal", one),
+            (one, "normal"),
+            ("normal", other),
+            (other, "normal"),
+        },
+    }
+
+
 @pytest.mark.parametrize("count", [1, 2, len(TASKS)])
 def test_any_number_of_tasks_is_drawn_with_a_margin_of_white(count):
     random = np.random.default_rng(0).normal(size=(count, 40))
