@@ -306,6 +306,7 @@ def test_read_index_hostile_header_is_refused(tmp_path, kind):
 
 PAIRS = [(b"", header()), (b"a", entry()), (b"b", entry())]
 RAW = block(PAIRS)
+SECOND = 3 + len(header())  # Where the second entry is.
 HOSTILE_TABLES = {
     "empty": (b"", "does not end as one"),
     "html": (b"<!DOCTYPE html>\n" * 9, "does not end as one"),
@@ -332,10 +333,15 @@ HOSTILE_TABLES = {
     "snappy": (table([PAIRS], compression=b"\1"), "compressed"),
     "restart inside an entry": (table([block(PAIRS, [0, 2])]), "list of whole"),
     "restart far": (table([block(PAIRS, [0, 2**31])]), "list of whole"),
-    "restarts descend": (table([block(PAIRS, [0, 15, 0])]), "list of whole"),
-    "restart not at 0": (table([block(PAIRS, [15])]), "list of whole"),
+    "restarts descend": (table([block(PAIRS, [0, SECOND, 0])]), "list of whole"),
+    "restart not at 0": (table([block(PAIRS, [SECOND])]), "list of whole"),
     "restarts beyond the block": (table([RAW[:-4] + b"\xff" * 4]), "no entries"),
     "no restarts": (table([RAW[:-4] + bytes(4)]), "no entries"),
+    "tiny block": (table([b"\0\0\0"]), "a block is not inside the file"),
+    "value ends in the restarts": (
+        table([b"\0\0\1" + struct.pack("<2I", 0, 1)]),
+        "an entry is not inside its block",
+    ),
     "shares more than there is": (
         table([b"\5\0\0" + struct.pack("<2I", 0, 1)]),
         "an entry is not inside its block",
