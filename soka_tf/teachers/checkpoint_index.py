@@ -37,7 +37,7 @@ _DTYPES = {
 }
 _FOOTER, _TRAILER, _MAGIC = 48, 5, 0xDB4775248B80FB57
 # Far above any network's: a taskbank index has some hundred names in 60 kB.
-_LARGEST_INDEX, _LONGEST_NAME = 8 << 20, 512
+_LARGEST_INDEX, _LONGEST_NAME = 2 << 20, 512
 _MOST_SHARDS, _MOST_DIMENSIONS, _LARGEST_DIMENSION = 1000, 8, 2**31 - 1
 
 

@@ -370,7 +370,7 @@ def test_read_index_key_between_wrong_blocks_is_refused(prefix):
 def test_read_index_huge_file_is_refused(prefix):
     write(prefix, b"")
     os.truncate(with_suffix(prefix, ".index"), 2**40)
-    refuse(prefix, "larger than 8388608 bytes")
+    refuse(prefix, "larger than 2097152 bytes")
 
 
 def test_read_index_missing_or_no_file_is_refused(tmp_path):
