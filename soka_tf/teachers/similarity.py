@@ -27,7 +27,7 @@ from soka_tf.teachers.teacher import PathLike, Teacher
 
 LAYERS = ("block1", "block2", "block3", "block4", "representation")
 # The paper names none. In the widest gap between the similarities of the shipped
-# teachers: over random sets of 200 rooms images no pair of them changed sides.
+# teachers on rooms.
 DEFAULT_THRESHOLD = 0.4
 FEWEST_IMAGES = 3  # two images have one dissimilarity: nothing to rank
 
