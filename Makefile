@@ -20,7 +20,7 @@ test: .venv/ready-dev
 	@$(python) -m pytest -n 2 --dist loadfile
 
 test-full: .venv/ready-dev
-	@$(python) -m pytest -n 2 --dist loadfile -m ""
+	@$(python) -m pytest -n 2 --dist loadfile -m "not benchmark"
 
 lint: .venv/ready-dev
 	@$(python) -m ruff check .

@@ -85,10 +85,12 @@ def load_taskbank(task: str, prefix: PathLike) -> Tuple[Teacher, Dict[str, Any]]
     prefix = find_prefix(prefix)
     _check_folder(row, prefix)
     entries = read_entries(prefix)
+    scopes = ("encoder", "compress1", "decoder")
+    roots = {scope: root_of(entries, scope) for scope in scopes}
 
     def name(scope: str, path: str) -> str:
         own = tf1_name(scope, path)
-        return root_of(entries, own.split("/")[0]) + own
+        return roots[own.split("/")[0]] + own
 
     networks = published.build_networks(row, entries, name)
     published.fill(

@@ -4,6 +4,7 @@ Files at full size, written by tools/write_teacher_files.py by the rule of the r
 data. Hostile and damaged ones: test_hostile_files.py.
 """
 
+import functools
 import json
 import shutil
 
@@ -46,6 +47,7 @@ def drawn_once():
         patch.setattr(parity, "draw", golden_weights.draw)
         yield
     golden_weights.draw.cache_clear()
+    load_once.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,10 @@ def convert(task, folder, **flags):
     return path
 
 
+# Loading takes seconds; who changes a teacher loads one of his own.
+load_once = functools.lru_cache(maxsize=None)(load_teacher)
+
+
 def assert_same_bits(one, other):
     one, other = teacher_variables(one), teacher_variables(other)
     assert list(one) == list(other)
@@ -123,7 +129,7 @@ SMALL = ("--encoder=26", "--slots")
 )
 def test_both_formats_give_the_same_bits(converted, task, arguments):
     teachers = [
-        load_teacher(converted(task, kind, *arguments))
+        load_once(converted(task, kind, *arguments))
         for kind in ("taskbank", "visual_prior")
     ]
     assert_same_bits(*teachers)
@@ -139,7 +145,7 @@ def test_encoders_under_feedforward_and_siamese_are_found(
     published, converted, task, root
 ):
     checkpoint, _, no_decoder = published(task)
-    teacher = load_teacher(converted(task, "taskbank"))
+    teacher = load_once(converted(task, "taskbank"))
     entries = taskbank.read_entries(str(checkpoint))
     assert no_decoder is None and teacher.decoder is None
     assert taskbank.root_of(entries, "encoder") == root
@@ -160,7 +166,7 @@ def test_encoders_under_feedforward_and_siamese_are_found(
 def test_converted_teacher_equals_the_original(
     converted, shared_folder, task, arguments
 ):
-    teacher = load_teacher(converted(task, "taskbank", *arguments))
+    teacher = load_once(converted(task, "taskbank", *arguments))
     rows = parity.check(teacher, shared_folder / "golden")
     assert {row.runtime for row in rows} == {"tf15", "tf215"}
     assert [row for row in rows if not row.passed] == []
@@ -173,7 +179,7 @@ def test_converted_teacher_equals_the_original(
 
 
 def test_loaded_teacher_of_held_out_weights_equals_its_networks(converted):
-    teacher = load_teacher(converted("depth_zbuffer", "visual_prior", *HELD_OUT))
+    teacher = load_once(converted("depth_zbuffer", "visual_prior", *HELD_OUT))
     assert_drawn(teacher, SALT)
     outputs = teacher(IMAGES)
     assert outputs["block3"].shape == (2, 16, 16, 1024)
@@ -200,7 +206,7 @@ def test_loaded_teacher_of_held_out_weights_equals_its_networks(converted):
 
 def test_colorization_is_shown_the_lightness_of_colours(converted):
     path = converted("colorization", "taskbank", "--pth_layout=zip")
-    teacher = load_teacher(path)
+    teacher = load_once(path)
     outputs = teacher(IMAGES[:1])
     assert outputs["prediction"].shape == (1, 64, 64, 313)
     grey = np.full((1, 256, 256, 3), 0.2, np.float32)
@@ -308,7 +314,7 @@ def test_reference_data_that_does_not_fit_is_refused(
             arrays = dict(file)
         change(arrays)
         np.savez(path, **arrays)
-    teacher = load_teacher(converted("normal", "taskbank"))
+    teacher = load_once(converted("normal", "taskbank"))
     with pytest.raises(UserError, match=words):
         parity.check(teacher, tmp_path)
 

@@ -425,7 +425,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
-@pytest.mark.full_size
+@pytest.mark.benchmark
 def test_rdm_of_2000_images_of_block4_stays_below_one_and_a_half_gib():
     done = subprocess.run(
         [sys.executable, "-c", _LARGE],
