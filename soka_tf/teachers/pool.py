@@ -141,6 +141,11 @@ class TeacherFiles(NamedTuple):
         _require({**self.targets, **self.auxiliaries})
 
 
+def teachers_folder(teachers_dir: Optional[PathLike]) -> pathlib.Path:
+    """The folder that teachers_dir names; None is that of the shipped teachers."""
+    return pathlib.Path(teachers_dir or SHIPPED_DIR).expanduser()
+
+
 def find_teachers(
     tasks: Sequence[str],
     auxiliaries: Sequence[str] = (),
@@ -163,9 +168,9 @@ def find_teachers(
     if repeated:
         raise UserError(
             "An auxiliary teacher must be none of the targets' and be named once. "
-            f"Received twice: {', '.join(repeated)}. Bind auxiliaries = [] or others."
+            f"Received twice: {', '.join(repeated)}. Bind auxiliary = 'none' or others."
         )
-    folder = pathlib.Path(teachers_dir or SHIPPED_DIR)
+    folder = teachers_folder(teachers_dir)
     return TeacherFiles(
         {name: folder / f"{name}.npz" for name in targets},
         {name: folder / f"{name}.npz" for name in extra},
@@ -205,16 +210,18 @@ def load_teachers(
       UserError: naming every missing file, what the folder has, and where to get
         teachers; or whatever is wrong with a file.
     """
-    folder = pathlib.Path(teachers_dir or SHIPPED_DIR)
+    folder = teachers_folder(teachers_dir)
     tasks = [get_task(name).name for name in names]
     return _load({task: folder / f"{task}.npz" for task in tasks})
 
 
 def _load(files: Mapping[str, pathlib.Path]) -> Dict[str, Teacher]:
     _require(files)
+    folders = {path.parent for path in files.values()}
+    hashes = {folder: _listed_hashes(folder) for folder in folders}
     loaded = {}
     for name, path in files.items():
-        teacher = load_teacher(path, _listed_hashes(path.parent).get(path.name))
+        teacher = load_teacher(path, hashes[path.parent].get(path.name))
         if teacher.task.name != name:
             raise UserError(
                 f"{path}: holds the teacher of {teacher.task.name!r}, its name says "

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import gin
@@ -13,7 +12,7 @@ from absl import logging
 from soka_tf.data.taskonomy import RGB, Sample, drop_damaged
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS, get_task
-from soka_tf.teachers.pool import SHIPPED_DIR
+from soka_tf.teachers.pool import teachers_folder
 from soka_tf.teachers.similarity import (
     DEFAULT_THRESHOLD,
     Choice,
@@ -96,7 +95,7 @@ def select_auxiliary(
         return Selection(tuple(get_task(name).name for name in auxiliary))
 
     targets = tuple(get_task(name).name for name in tasks)
-    folder = pathlib.Path(teachers_dir or SHIPPED_DIR).expanduser()
+    folder = teachers_folder(teachers_dir)
     there = [name for name in TASKS if (folder / f"{name}.npz").is_file()]
     if samples is None:
         others = ", ".join(name for name in there if name not in targets) or "none"
