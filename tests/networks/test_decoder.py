@@ -117,7 +117,7 @@ def test_hidden_layers_leak_a_fifth_and_kernels_begin_as_xavier():
             assert layer(tf.constant([-1.0])).numpy() == np.float32(-0.2)
         if hasattr(layer, "kernel"):
             height, width, one, other = layer.kernel.shape
-            limit = np.sqrt(6 / (height * width * (one + other)))
+            limit = np.float32(np.sqrt(6 / (height * width * (one + other))))
             assert np.abs(layer.kernel).max() <= limit
             if layer.kernel.shape.num_elements() > 1000:
                 assert np.abs(layer.kernel).max() > 0.98 * limit, layer.name
