@@ -54,9 +54,10 @@ _USER_ERRNOS = (
 
 
 def run(
-    main: Callable[[], Optional[int]],
+    main: Callable[..., Optional[int]],
     flag_values: flags.FlagValues,
     argv: Optional[Sequence[str]] = None,
+    commands: Sequence[str] = (),
 ) -> None:
     """Parses the flags, runs `main` and exits; users' mistakes become one line.
 
@@ -69,6 +70,8 @@ def run(
       flag_values: the command's own flags, so that `--help` shows only these and
         several command modules may be imported into one process.
       argv: program and arguments; `sys.argv` by default.
+      commands: where given, the first argument must be one of these words, and `main`
+        is called with it.
 
     Raises:
       SystemExit: always.
@@ -81,9 +84,10 @@ def run(
             print(_help_text(module.__doc__ or "", flag_values))
             code = 0
         else:
+            chosen = [_take_command(argv, commands)] if commands else []
             _parse_flags(flag_values, argv)
             _log_plainly()
-            code = main() or 0
+            code = main(*chosen) or 0
         sys.stdout.flush()
     except UserError as error:
         code = _fail(name, f"error: {plain_message(error)}", _EXIT_USER_ERROR)
@@ -219,6 +223,16 @@ def _fail(name: str, message: str, code: int) -> int:
     sys.stdout.flush()
     print(f"{name}: {message}", file=sys.stderr)
     return code
+
+
+def _take_command(argv: List[str], commands: Sequence[str]) -> str:
+    given = argv.pop(1) if len(argv) > 1 else "nothing"
+    if given not in commands:
+        raise UserError(
+            f"the first argument must be one of {', '.join(commands)}. Received: "
+            f"{given} (--help explains them)"
+        )
+    return given
 
 
 def _parse_flags(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:

@@ -268,12 +268,25 @@ class SokaModel(tf.keras.Model):
             bool(every) and step % every == 0,
         )
         if key not in self._compiled_steps:
-            self._compiled_steps[key] = self._make_step(*key)
+            self._compiled_steps[key] = self.make_step(*key)
         logs = self._compiled_steps[key](iterator)
         self._step_on_host += 1
         return logs
 
-    def _make_step(self, stage: str, batch_statistics: bool, measures_movement: bool):
+    def make_step(
+        self,
+        stage: str,
+        batch_statistics: bool = True,
+        measures_movement: bool = False,
+    ):
+        """Returns the step of one stage: iterator over batches -> logs.
+
+        Args:
+          stage: one of `STAGES`.
+          batch_statistics: whether BatchNorm normalises with those of the batch.
+          measures_movement: whether the logs say how far everybody moved.
+        """
+
         def step(iterator):
             # Read when the graph is traced: a stage is a graph, not a condition.
             self._stage = stage
@@ -290,7 +303,8 @@ class SokaModel(tf.keras.Model):
         """One step of the current stage.
 
         Args:
-          data: {"rgb": float32 [B, H, W, 3] in [-1, 1]}; nothing else is read.
+          data: {"rgb": float32 [B, H, W, 3] in [-1, 1]} and, where the teachers need
+            not be run, "teachers": the fields of their `TeacherOutputs`.
 
         Returns:
           Means since the last reset, by log name, and the players' movement in
@@ -299,9 +313,10 @@ class SokaModel(tf.keras.Model):
         images = data["rgb"]
         self._movement: Dict[str, tf.Tensor] = {}
         if self._stage == "joint":
-            values = self._joint_step(images)
+            values = self._joint_step(images, self._teach(data))
         else:
-            values = self._cycle(images, adversarial=self._stage == "cycle_gan")
+            adversarial = self._stage == "cycle_gan"
+            values = self._cycle(images, self._teach(data), adversarial)
         self.step.assign_add(1)
         for name, value in values.items():
             self._means[name].update_state(value)
@@ -314,10 +329,17 @@ class SokaModel(tf.keras.Model):
 
     # ------------------------------------------------------------------ the steps
 
-    def _joint_step(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
+    def _teach(self, data: Mapping[str, Any]) -> TeacherOutputs:
+        """What the teachers say: given with the batch, or found out now."""
+        if "teachers" in data:
+            return TeacherOutputs(**data["teachers"])
+        joint = self._stage == "joint" and not self.joint_amalgamation
+        return self.teachers(data["rgb"], () if joint else self._amalgamated_layers)
+
+    def _joint_step(
+        self, images: tf.Tensor, targets: TeacherOutputs
+    ) -> Dict[str, tf.Tensor]:
         """Step 2: encoder and decoders together."""
-        layers = self._amalgamated_layers if self.joint_amalgamation else ()
-        targets = self.teachers(images, layers)
         student = self.student
         with self._phase("joint"):
             with tf.GradientTape(persistent=True) as tape:
@@ -349,9 +371,10 @@ class SokaModel(tf.keras.Model):
             values["loss/amalgamation"] = mia.amalgamation
         return values
 
-    def _cycle(self, images: tf.Tensor, adversarial: bool) -> Dict[str, tf.Tensor]:
+    def _cycle(
+        self, images: tf.Tensor, targets: TeacherOutputs, adversarial: bool
+    ) -> Dict[str, tf.Tensor]:
         """Steps 3, 4 and 5 on one batch, sharing the teachers and one encoder pass."""
-        targets = self.teachers(images, self._amalgamated_layers)
         encoder = self.student.encoder
         with statistics(encoder, "collect") as encoder_statistics:
             with tf.GradientTape() as trunk_tape:

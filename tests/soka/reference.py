@@ -5,7 +5,8 @@ GradientTape, and differentiates one scalar loss. Whoever stands still is put ba
 the moving statistics it had. GradNorm differentiates Eq. 7 through the gradient.
 
 It borrows from a `SokaModel` the networks, the optimizers and the settings, and calls
-none of its methods. One choice the paper leaves open: the gradient norms are taken
+none of its methods. It runs eagerly, to be trusted, and in a graph, to be the baseline
+of `tools/benchmark.py cycle`. One choice the paper leaves open: the gradient norms are taken
 at the encoder as it was when the cycle began, where its own gradient is taken, too,
 with the decoders as competition left them.
 """
@@ -30,15 +31,12 @@ def joint_step(model, images):
     if model.joint_amalgamation:
         mine = model.amalgamation.trainable_variables
         move(model, tape, own, "amalgamation", mine)
-    if int(model.step) >= model.initial_losses_step:
-        record_initial_losses(model, losses)
+    record_initial_losses(model, losses, model.step >= model.initial_losses_step)
     model.step.assign_add(1)
 
 
-def cycle(model, images):
-    """Steps 3 to 5, phase by phase; with the CGAN term once its step has come."""
-    adversary = model.adversary
-    adversarial = adversary is not None and int(model.step) >= adversary.start_step
+def cycle(model, images, adversarial=False):
+    """Steps 3 to 5, phase by phase; with the CGAN term where it is told to."""
     encoder = model.student.encoder
     encoder_at_start = values(encoder.trainable_variables)
     competition(model, images, adversarial)
@@ -115,7 +113,7 @@ def weighting(model, images, adversarial, encoder_at_start):
 
     state = model.gradnorm
     kernel = encoder.last_shared_kernel
-    task_weights = tf.constant(state.task_weights.numpy())
+    task_weights = tf.identity(state.task_weights)
     with tf.GradientTape() as outer:
         outer.watch(task_weights)
         with tf.GradientTape(persistent=True) as inner:
@@ -128,7 +126,7 @@ def weighting(model, images, adversarial, encoder_at_start):
         if state.norm == "squared_l2":
             norms = [tf.square(norm) for norm in norms]
         norms = tf.stack(norms)
-        record_initial_losses(model, soft)
+        record_initial_losses(model, soft, True)
         rates = soft / state.initial_losses
         rates /= tf.reduce_mean(rates)
         targets = tf.stop_gradient(tf.reduce_mean(norms) * rates**state.alpha)
@@ -198,9 +196,9 @@ def mixed(model, soft, deceit):
 
 
 def logits(model, images, task, maps, noise):
-    step = int(model.step)
+    step = tf.cast(model.step, tf.float32)
     sigma = model.adversary.noise.get(task, 0.0) / (1 + 0.2 * step / 1000)
-    seed = tf.constant([model.seed, step * 1000 + noise], tf.int64)
+    seed = tf.stack([model.seed, model.step * 1000 + noise])
     maps = maps + sigma * tf.random.stateless_normal(maps.shape, seed)
     return model.discriminators[task](tf.concat([images, maps], -1), training=True)
 
@@ -241,10 +239,10 @@ def move(model, tape, loss, player, variables):
     model.optimizers[player].apply_gradients(zip(gradients, variables))
 
 
-def record_initial_losses(model, losses):
+def record_initial_losses(model, losses, due):
     initial = model.gradnorm.initial_losses
-    if not initial.numpy().any():
-        initial.assign(losses)
+    missing = tf.reduce_all(initial == 0)
+    initial.assign(tf.where(tf.logical_and(missing, due), losses, initial))
 
 
 def statistics_of(*networks):
@@ -258,7 +256,7 @@ def put_back(kept):
 
 
 def values(variables):
-    return [v.numpy() for v in variables]
+    return [tf.identity(v) for v in variables]
 
 
 def assign(variables, new):

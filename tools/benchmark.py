@@ -1,0 +1,62 @@
+r"""Measures the speed of soka_tf against baselines, on the machine at hand.
+
+Example (about a minute, on nothing but random numbers):
+
+    python tools/benchmark.py cycle
+
+and at the paper's size, with the numbers in a file:
+
+    python tools/benchmark.py cycle --scale=full --json=cycle.json
+
+The first word says what is measured:
+
+    cycle       a training cycle against a plain distillation step, against the three
+                phases written naively, and with the teachers' outputs cached
+
+Cases take turns, round after round; what counts are the ratios of their medians.
+Close other programs first. docs/performance.md explains the numbers.
+"""
+
+import importlib
+import pathlib
+import sys
+
+from absl import flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from soka_tf import cli  # noqa: E402 (the naive baseline lives in tests/)
+
+FLAGS = flags.FlagValues()
+_SCALE = flags.DEFINE_enum(
+    "scale", "small", ["small", "full"], "full is the paper's size", flag_values=FLAGS
+)
+_REPEATS = flags.DEFINE_integer(
+    "repeats", None, "timed rounds; what suits the scale unless told", flag_values=FLAGS
+)
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "mixed_bfloat16"],
+    "in which the networks compute, of benchmark cycle",
+    flag_values=FLAGS,
+)
+_JSON = flags.DEFINE_string(
+    "json", None, "file for all numbers, as JSON", flag_values=FLAGS
+)
+
+BENCHMARKS = ("cycle",)
+
+
+def main(benchmark: str) -> None:
+    """Runs one benchmark and reports it."""
+    from tools.benchmarks import measure
+
+    measure.check_json_path(_JSON.value)
+    module = importlib.import_module(f"tools.benchmarks.{benchmark}")
+    measured = module.run(_SCALE.value, _REPEATS.value, _PRECISION.value)
+    measure.report(benchmark, measured, _JSON.value)
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS, commands=BENCHMARKS)
