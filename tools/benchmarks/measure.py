@@ -49,7 +49,9 @@ def time_cases(
       warm_up: calls of each case before, not timed (graphs are traced there).
     """
     peaks = {}
-    progress = tqdm(total=len(cases) * (repeats + warm_up), unit="call", leave=False)
+    progress = tqdm(
+        total=len(cases) * (repeats + warm_up), unit="call", leave=False, disable=None
+    )
     for name, call in cases.items():
         progress.set_description(f"warm-up, {name}")
         gc.collect()
