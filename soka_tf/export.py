@@ -1,4 +1,4 @@
-"""Exports the student of a run as a SavedModel that needs no soka_tf.
+r"""Exports the student of a run, as a SavedModel that needs no soka_tf or as files.
 
 For example
 
@@ -7,6 +7,16 @@ For example
 Signatures: serving_default (all tasks), one a task, and representation, on uint8
 images [batch, height, width, 3]; the same with _float on float32 images in [0, 1]. Maps
 come out in physical units.
+
+Other formats are files in the same folder:
+
+    python -m soka_tf.export --model_dir=runs/demo --export_dir=runs/demo_export \
+        --format=saved_model,tflite_float16,tflite_int8,onnx
+
+student_float16.tflite, student_int8.tflite and student.onnx take uint8 images
+[batch, S, S, 3] in 0..255 that you have resized to the run's image_size S; the batch is
+1 in TensorFlow Lite, any in ONNX. What such a command writes is run on the run's
+validation images and compared with the student, in a table and in export_report.json.
 """
 
 import os
@@ -24,29 +34,67 @@ _MODEL_DIR = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _EXPORT_DIR = flags.DEFINE_string(
-    "export_dir", None, "folder of the SavedModel", required=True, flag_values=FLAGS
+    "export_dir", None, "folder of what is exported", required=True, flag_values=FLAGS
+)
+_FORMAT = flags.DEFINE_list(
+    "format",
+    ["saved_model"],
+    "what to write, of saved_model, tflite_float16, tflite_int8 and onnx",
+    flag_values=FLAGS,
+)
+_CALIBRATION_IMAGES = flags.DEFINE_integer(
+    "calibration_images",
+    100,
+    "training images that show tflite_int8 which values occur",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
 
 
 def main() -> None:
     """Restores the student and exports it."""
+    from soka_tf.serving import formats
     from soka_tf.serving.saved_model import export_student
+    from soka_tf.training import build
     from soka_tf.training import run as runs
+
+    formats.check_formats(_FORMAT.value)
+    files = [name for name in _FORMAT.value if name != formats.SAVED_MODEL]
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
     cli.parse_gin([runs.config_of(model_dir)], [], base=None)
     settings = runs.Settings()
-    signatures = export_student(
-        runs.restore_student(model_dir, settings),
-        settings.targets,
-        settings.image_size,
-        _EXPORT_DIR.value,
-        settings.antialias,
-    )
-    print(
-        f"The student of step {runs.restored_step(model_dir)} is in "
-        f"{_EXPORT_DIR.value}, with the signatures {', '.join(signatures)}."
-    )
+    student = runs.restore_student(model_dir, settings)
+    if files:  # before anything is written: the images may be gone
+        data = build.build_data(
+            settings.task_names, settings.image_size, runs.split_file(model_dir)
+        )
+    step = runs.restored_step(model_dir)
+    if formats.SAVED_MODEL in _FORMAT.value:
+        signatures = export_student(
+            student,
+            settings.targets,
+            settings.image_size,
+            _EXPORT_DIR.value,
+            settings.antialias,
+        )
+        print(
+            f"The student of step {step} is in "
+            f"{_EXPORT_DIR.value}, with the signatures {', '.join(signatures)}."
+        )
+    if files:
+        images = formats.Images(
+            formats.spread(data.train, _CALIBRATION_IMAGES.value),
+            data.validation,
+            settings.image_size,
+            settings.antialias,
+        )
+        exported = (student, settings.targets, os.path.expanduser(_EXPORT_DIR.value))
+        paths = formats.write_formats(*exported, files, images)
+        print(f"The student of step {step} is in {', '.join(paths)}.")
+        report = formats.compare(*exported, _FORMAT.value, images)
+        formats.write_report({"step": step, **report}, exported[-1])
+        print(formats.format_table(report))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""The student for runtimes that neither resize nor know TensorFlow."""
+
+import os
+import tempfile
+from typing import Dict, Optional, Sequence
+
+import tensorflow as tf
+
+from soka_tf.data import encodings
+from soka_tf.errors import UserError
+from soka_tf.tasks import Task
+
+# Scopes of what is not a network; the int8 conversion keeps them in float.
+PIXELS_SCOPE = "pixels_to_network_range"
+UNITS_SCOPE = "network_range_to_units"
+
+
+class FixedSizeStudent(tf.Module):
+    """What is converted: images of one size to all maps.
+
+    `answer` takes uint8 [batch_size, image_size, image_size, 3] in 0..255 under the
+    name `images` and returns float32 maps in physical units, by task name. It does
+    not resize: the filter that some students are trained with (`antialias`) has no
+    counterpart outside TensorFlow, and cameras' libraries resize by themselves.
+    """
+
+    def __init__(
+        self,
+        student: tf.keras.Model,
+        tasks: Sequence[Task],
+        image_size: int,
+        batch_size: Optional[int],
+    ):
+        """Names the graph; it is traced when it is converted.
+
+        Args:
+          student: an encoder in `.encoder` and task name -> decoder in `.decoders`.
+          tasks: the tasks to answer, any of the student's.
+          image_size: side of the images in pixels.
+          batch_size: images at a time; None for any number.
+        """
+        super().__init__(name="soka_student")
+        networks = [student.encoder, *(student.decoders[task.name] for task in tasks)]
+        # Variables only, see saved_model._Exported.
+        self.network_variables = [v for network in networks for v in network.variables]
+        shape = [batch_size, image_size, image_size, 3]
+        self.images_spec = tf.TensorSpec(shape, tf.uint8, name="images")
+
+        def answer(images: tf.Tensor) -> Dict[str, tf.Tensor]:
+            with tf.name_scope(PIXELS_SCOPE):
+                # The arithmetic of data.pipeline.preprocess_images.
+                images = tf.cast(images, tf.float32) / 255.0 * 2.0 - 1.0
+            representation = student.encoder(images, training=False)["representation"]
+            maps = {}
+            for task in tasks:
+                values = student.decoders[task.name](representation, training=False)
+                with tf.name_scope(UNITS_SCOPE):
+                    maps[task.name] = encodings.decode(task, values)
+            return maps
+
+        self.answer = tf.function(
+            answer, input_signature=[self.images_spec], autograph=False
+        )
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Writes a file, completely or not at all; its folder is made if need be.
+
+    Raises:
+      UserError: if the folder's name is a file's.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise UserError(f"Cannot export to {folder!r}: it is a file. Name a folder.")
+    os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp's files are private
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)

@@ -1,0 +1,328 @@
+"""The files an export may consist of, and how far each is from the float32 student."""
+
+import dataclasses
+import json
+import math
+import os
+from typing import Any, Callable, Dict, List, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tabulate import tabulate
+
+from soka_tf.data.pipeline import image_dataset, labelled_dataset
+from soka_tf.data.taskonomy import RGB, Sample
+from soka_tf.errors import UserError
+from soka_tf.evaluation.evaluator import read_truth
+from soka_tf.evaluation.metrics import MetricAccumulator
+from soka_tf.serving import onnx_file, saved_model, tflite
+from soka_tf.serving.fixed_size import FixedSizeStudent, write_file
+from soka_tf.tasks import Task, get_task
+
+SAVED_MODEL = "saved_model"
+FILES = {
+    "tflite_float16": "student_float16.tflite",
+    "tflite_int8": "student_int8.tflite",
+    "onnx": "student.onnx",
+}
+FORMATS = (SAVED_MODEL, *FILES)
+REPORT = "export_report.json"
+TABLE = "export_report.md"
+# Images to compare on. More make the table slower and hardly another one.
+_COMPARED_IMAGES = 50
+_MEBIBYTE = 2**20
+
+Answer = Callable[[np.ndarray], Dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Samples, and how they become images.
+
+    Attributes:
+      calibration: samples that show an int8 file which values occur.
+      comparison: samples to compare on, with the labels that there are.
+      size: side in pixels.
+      antialias: as the student was trained.
+    """
+
+    calibration: Sequence[Sample]
+    comparison: Sequence[Sample]
+    size: int
+    antialias: bool
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuses what cannot be written, before anything is.
+
+    Raises:
+      UserError: if a format is unknown or needs a package that is missing.
+    """
+    if not formats:
+        raise UserError(f"No format to write. Allowed: {', '.join(FORMATS)}.")
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(
+                f"Unknown format. Received: {name!r}. Allowed: {', '.join(FORMATS)}."
+            )
+    if "onnx" in formats:
+        onnx_file.require_packages()
+
+
+def write_formats(
+    student: tf.keras.Model,
+    tasks: Sequence[Task],
+    directory: str,
+    formats: Sequence[str],
+    images: Images,
+) -> List[str]:
+    """Writes files beside, or in place of, a SavedModel; each completely or not at all.
+
+    All take uint8 images [batch, S, S, 3] in 0..255 under the name `images`, S being
+    the size of training, and answer float32 maps [batch, S, S, channels] in physical
+    units by task name; TensorFlow Lite's batch is 1, ONNX's any.
+
+    Args:
+      student: in float32; an encoder in `.encoder`, decoders in `.decoders`.
+      tasks: the tasks to export, any of the student's.
+      directory: the folder to write to; it may hold other files.
+      formats: of `FILES`.
+      images: only "tflite_int8" looks at any.
+
+    Returns:
+      The paths of the files.
+
+    Raises:
+      UserError: if a format is unknown, a package is missing, the folder is a file, or
+        there are no images.
+    """
+    check_formats(formats)
+    paths = []
+    for name in formats:
+        logging.info("Converting to %s ...", name)
+        batch_size = None if name == "onnx" else 1
+        module = FixedSizeStudent(student, tasks, images.size, batch_size)
+        if name == "onnx":
+            content = onnx_file.to_onnx(module)
+        elif name == "tflite_int8":
+            content = tflite.to_int8(module, _calibration_images(images))
+        else:
+            content = tflite.to_float16(module)
+        paths.append(os.path.join(directory, FILES[name]))
+        write_file(paths[-1], content)
+    return paths
+
+
+def compare(
+    student: tf.keras.Model,
+    tasks: Sequence[Task],
+    directory: str,
+    formats: Sequence[str],
+    images: Images,
+) -> Dict[str, Any]:
+    """Runs what was written and compares it with the float32 student.
+
+    Everybody gets the same 8-bit images, at most 50, spread evenly.
+
+    Args:
+      student: as was exported.
+      tasks: as were exported.
+      directory: where the files are.
+      formats: of `FORMATS`; what to compare.
+      images: which to compare on.
+
+    Returns:
+      The content of export_report.json, all values plain: "images" (their number),
+      "student" (task -> rmse against labels, None without), and "files": format ->
+      "path", "bytes", "tasks": task -> "unit", "max_error" and "rms_error" (both from
+      the student), "rmse" and "rmse_change" (against labels; a fraction of the
+      student's rmse), None where undefined.
+    """
+    answers = {name: _load(name, directory) for name in formats}
+    reference = FixedSizeStudent(student, tasks, images.size, None).answer
+    differences = {n: {t.name: _Difference() for t in tasks} for n in formats}
+    to_truth = {
+        who: {t.name: MetricAccumulator(t) for t in tasks} for who in ("", *formats)
+    }
+    dataset, count = _comparison_batches(images, tasks)
+    for batch in dataset:
+        pixels = _to_pixels(batch[RGB])
+        expected = {k: v.numpy() for k, v in reference(tf.constant(pixels)).items()}
+        maps = {"": expected, **{n: answer(pixels) for n, answer in answers.items()}}
+        for task in tasks:
+            truth, valid = read_truth(task, batch)
+            for who, answered in maps.items():
+                if who:
+                    differences[who][task.name].update(
+                        answered[task.name], expected[task.name]
+                    )
+                if truth is not None:
+                    to_truth[who][task.name].update(answered[task.name], truth, valid)
+    rmse = {
+        who: {name: (m.result() or {}).get("rmse") for name, m in entries.items()}
+        for who, entries in to_truth.items()
+    }
+    files = {}
+    for name in formats:
+        path = _path(name, directory)
+        entries = {
+            task.name: {
+                "unit": task.unit,
+                **differences[name][task.name].result(),
+                "rmse": rmse[name][task.name],
+                "rmse_change": _change(rmse[name][task.name], rmse[""][task.name]),
+            }
+            for task in tasks
+        }
+        files[name] = {"path": path, "bytes": _size_bytes(path), "tasks": entries}
+        _warn_of_nonfinite(path, entries)
+    return {"images": count, "student": rmse[""], "files": files}
+
+
+def format_table(report: Mapping[str, Any], style: str = "simple") -> str:
+    """Returns a report of `compare` as a table, a row for each file and task.
+
+    Args:
+      report: what `compare` returned.
+      style: one of tabulate's; "github" is Markdown.
+    """
+    rows = []
+    for name, file in report["files"].items():
+        size = f"{file['bytes'] / _MEBIBYTE:.2f}"
+        for task, entry in file["tasks"].items():
+            title = get_task(task).title
+            if entry["unit"]:
+                title += f" ({entry['unit']})"
+            change = entry["rmse_change"]
+            rows.append(
+                [
+                    name,
+                    size,
+                    title,
+                    _number(entry["max_error"]),
+                    _number(entry["rms_error"]),
+                    _number(report["student"][task]),
+                    _number(entry["rmse"]),
+                    "-" if change is None else f"{change:+.2%}",
+                ]
+            )
+            name = size = ""
+    columns = ["file", "MiB", "task", "largest error", "rms error"]
+    columns += ["student's rmse", "its rmse", "change"]
+    return tabulate(
+        rows,
+        columns,
+        tablefmt=style,
+        colalign=("left", "right", "left", *["right"] * 5),
+        disable_numparse=True,
+    )
+
+
+def write_report(report: Mapping[str, Any], directory: str) -> None:
+    """Writes export_report.json and the same as a Markdown table."""
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    write_file(os.path.join(directory, REPORT), text.encode())
+    about = (
+        f"Errors are differences from the float32 student on {report['images']} "
+        "validation images; rmse is against labels.\n"
+    )
+    table = format_table(report, "github") + "\n\n" + about
+    write_file(os.path.join(directory, TABLE), table.encode())
+
+
+class _Difference:
+    """The largest and the rms difference of everything seen."""
+
+    def __init__(self):
+        self._largest, self._squared, self._values = 0.0, 0.0, 0
+
+    def update(self, values: np.ndarray, expected: np.ndarray) -> None:
+        difference = values.astype(np.float64) - expected
+        self._largest = np.maximum(self._largest, np.abs(difference).max())
+        self._squared += np.sum(difference**2)
+        self._values += difference.size
+
+    def result(self) -> Dict[str, Any]:
+        if not np.isfinite(self._squared):
+            return {"max_error": None, "rms_error": None}
+        rms = math.sqrt(self._squared / self._values)
+        return {"max_error": float(self._largest), "rms_error": rms}
+
+
+def _warn_of_nonfinite(path: str, entries: Mapping[str, Any]) -> None:
+    for task, entry in entries.items():
+        if entry["max_error"] is None:
+            logging.warning(
+                "%s: answers for %s are not finite. Do not use it.", path, task
+            )
+
+
+def _calibration_images(images: Images) -> np.ndarray:
+    dataset = image_dataset(
+        images.calibration,
+        images.size,
+        batch_size=1,
+        seed=0,
+        steps=len(images.calibration),
+        antialias=images.antialias,
+    )
+    return np.concatenate([_to_pixels(batch[RGB]) for batch in dataset])
+
+
+def _comparison_batches(images: Images, tasks: Sequence[Task]):
+    samples = spread(images.comparison, _COMPARED_IMAGES)
+    dataset = labelled_dataset(samples, tasks, images.size, 1, images.antialias)
+    return dataset, len(samples)
+
+
+def spread(samples: Sequence[Sample], most: int) -> List[Sample]:
+    """Chooses at most so many samples, evenly and always the same."""
+    count = min(most, len(samples))
+    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int)
+    return [samples[i] for i in chosen]
+
+
+def _to_pixels(rgb: tf.Tensor) -> np.ndarray:
+    """[-1, 1] to 8 bits, which is what the files take."""
+    return np.rint((np.asarray(rgb) + 1) * 127.5).astype(np.uint8)
+
+
+def _path(name: str, directory: str) -> str:
+    return directory if name == SAVED_MODEL else os.path.join(directory, FILES[name])
+
+
+def _load(name: str, directory: str) -> Answer:
+    path = _path(name, directory)
+    if name == "onnx":
+        return onnx_file.load(path)
+    if name != SAVED_MODEL:
+        return tflite.load(path)
+    model = tf.saved_model.load(path)
+
+    def answer(pixels: np.ndarray) -> Dict[str, np.ndarray]:
+        maps = model.signatures[saved_model.DEFAULT](images=tf.constant(pixels))
+        return {name: values.numpy() for name, values in maps.items()}
+
+    return answer
+
+
+def _size_bytes(path: str) -> int:
+    """Of a file, or of what a SavedModel needs of its folder."""
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    size = os.path.getsize(os.path.join(path, "saved_model.pb"))
+    for folder, _, names in os.walk(os.path.join(path, "variables")):
+        size += sum(os.path.getsize(os.path.join(folder, name)) for name in names)
+    return size
+
+
+def _change(rmse, reference):
+    """How much larger an rmse is, as a fraction."""
+    return None if rmse is None or not reference else rmse / reference - 1
+
+
+def _number(value) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}"
