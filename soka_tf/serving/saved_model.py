@@ -24,12 +24,15 @@ import soka_tf
 from soka_tf.data import encodings
 from soka_tf.data.pipeline import preprocess_images
 from soka_tf.errors import UserError
+from soka_tf.networks import folding
+from soka_tf.networks.processor import has_amx
 from soka_tf.tasks import Task
 
 DEFAULT = "serving_default"
 REPRESENTATION = "representation"
 FLOAT_SUFFIX = "_float"
 METADATA = os.path.join("assets.extra", "metadata.json")
+PRECISIONS = (*folding.PRECISIONS, "auto")
 _METADATA_FORMAT = 1
 _GRAPH = "saved_model.pb"
 
@@ -40,6 +43,7 @@ def export_student(
     image_size: int,
     directory: str,
     antialias: bool = False,
+    precision: str = "float32",
 ) -> List[str]:
     """Exports a student, completely or not at all.
 
@@ -55,7 +59,9 @@ def export_student(
                                                          [batch, h, w, 8], no unit
 
     The loaded object itself may be called with either dtype and answers all tasks.
-    `assets.extra/metadata.json` names tasks, units, shapes and the soka_tf version.
+    `assets.extra/metadata.json` names tasks, units, shapes, the precision and the
+    soka_tf version. The networks are folded (`soka_tf.networks.folding`): BatchNorm is
+    part of the convolutions, and weights are constants of the graph, not variables.
 
     Args:
       student: an encoder in `.encoder` and task name -> decoder in `.decoders`.
@@ -63,14 +69,18 @@ def export_student(
       image_size: side in pixels that images are resized to.
       directory: the folder to write; an earlier export there is replaced.
       antialias: as the student was trained.
+      precision: in which the networks compute: "float32", the student's own answers;
+        "bfloat16", half the size and several times faster on a processor with AMX,
+        slower elsewhere; or "auto", what suits the processor of this machine.
 
     Returns:
       The names of the signatures.
 
     Raises:
-      UserError: if the folder holds something else than a SavedModel, or the student
-        has no decoder for a task.
+      UserError: if the folder holds something else than a SavedModel, the student has
+        no decoder for a task, or the precision is unknown.
     """
+    precision = choose_precision(precision)
     directory = os.path.abspath(os.path.expanduser(directory))
     _check_directory(directory)
     missing = [task.name for task in tasks if task.name not in student.decoders]
@@ -79,7 +89,7 @@ def export_student(
             f"The student cannot export {', '.join(missing) or 'no task at all'}. "
             f"Its tasks: {', '.join(student.decoders)}."
         )
-    module, signatures = _build(student, tasks, image_size, antialias)
+    module, signatures = _build(student, tasks, image_size, antialias, precision)
     parent, name = os.path.split(directory)
     os.makedirs(parent, exist_ok=True)
     temporary = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
@@ -87,7 +97,7 @@ def export_student(
         os.chmod(temporary, 0o755)  # mkdtemp's folders are private
         with _quiet():
             tf.saved_model.save(module, temporary, signatures=signatures)
-        metadata = _metadata(tasks, image_size, antialias, signatures)
+        metadata = _metadata(tasks, image_size, antialias, precision, signatures)
         path = os.path.join(temporary, METADATA)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
@@ -98,16 +108,39 @@ def export_student(
     return sorted(signatures)
 
 
-class _Exported(tf.Module):
-    """What is saved: variables and graphs, no Keras object.
+def choose_precision(precision: str) -> str:
+    """Returns "float32" or "bfloat16"; for "auto" what suits this machine.
 
-    Keras networks as attributes would have each of their layers traced and saved once
-    more, so only their variables are; the graphs capture these.
+    Raises:
+      UserError: if the precision is none of `PRECISIONS`.
     """
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"The precision of an export must be one of {', '.join(PRECISIONS)}. "
+            f"Received: {precision!r}. Give another --precision or "
+            "run.export_precision."
+        )
+    amx = has_amx()
+    if precision == "auto":
+        precision = "bfloat16" if amx else "float32"
+        logging.info(
+            "This processor has %s AMX: the export computes in %s.",
+            "" if amx else "no",
+            precision,
+        )
+    elif amx and precision == "float32":
+        logging.info(
+            "This processor has AMX: with precision bfloat16 the export would be "
+            "several times faster (docs/performance.md)."
+        )
+    return precision
 
-    def __init__(self, networks: Sequence[tf.keras.Model], answer_all: Callable):
+
+class _Exported(tf.Module):
+    """What is saved: graphs, no Keras object."""
+
+    def __init__(self, answer_all: Callable):
         super().__init__(name="soka_student")
-        self.network_variables = [v for network in networks for v in network.variables]
         self._answer_all = answer_all
 
     @tf.function(autograph=False)
@@ -123,23 +156,27 @@ def _trace(function: Callable, shape: Sequence[Optional[int]]) -> Callable:
 
 
 def _build(
-    student: tf.keras.Model, tasks: Sequence[Task], image_size: int, antialias: bool
+    student: tf.keras.Model,
+    tasks: Sequence[Task],
+    image_size: int,
+    antialias: bool,
+    precision: str,
 ) -> Tuple[_Exported, Dict[str, Any]]:
     """Returns what is to be saved and its signatures."""
+    encoder = folding.fold(student.encoder, precision)
 
     # Tracing a network takes seconds, so each is traced once, on its own; the other
     # functions only call the resulting graphs.
     def encode(images):
-        representation = student.encoder(images, training=False)["representation"]
-        return tf.cast(representation, tf.float32)
+        return encoder(images, training=False)["representation"]
 
     encode = _trace(encode, [None, image_size, image_size, 3])
 
     def decoder(task):
+        network = folding.fold(student.decoders[task.name], precision)
+
         def decode(representation):
-            prediction = student.decoders[task.name](representation, training=False)
-            # float32 first: under mixed precision a network may answer in 16 bits.
-            return encodings.decode(task, tf.cast(prediction, tf.float32))
+            return encodings.decode(task, network(representation, training=False))
 
         return _trace(decode, encode.output_shapes)
 
@@ -160,8 +197,7 @@ def _build(
 
     answers = {DEFAULT: answer(list(decoders)), REPRESENTATION: answer_representation}
     answers.update((name, answer([name])) for name in decoders)
-    networks = [student.encoder, *(student.decoders[task.name] for task in tasks)]
-    module = _Exported(networks, answers[DEFAULT])
+    module = _Exported(answers[DEFAULT])
     signatures = {}
     for suffix, dtype in (("", tf.uint8), (FLOAT_SUFFIX, tf.float32)):
         images = tf.TensorSpec([None, None, None, 3], dtype, name="images")
@@ -176,6 +212,7 @@ def _metadata(
     tasks: Sequence[Task],
     image_size: int,
     antialias: bool,
+    precision: str,
     signatures: Mapping[str, Any],
 ) -> Dict[str, Any]:
     representation = signatures[REPRESENTATION].structured_outputs[REPRESENTATION]
@@ -184,6 +221,7 @@ def _metadata(
         "soka_tf": soka_tf.__version__,
         "image_size": image_size,
         "antialias": antialias,
+        "precision": precision,
         "input": "images: uint8 [batch, height, width, 3] in 0..255; for signatures "
         f"that end in {FLOAT_SUFFIX}: float32 in [0, 1]",
         "signatures": sorted(signatures),
