@@ -42,6 +42,13 @@ _FORMAT = flags.DEFINE_list(
     "what to write, of saved_model, tflite_float16, tflite_int8 and onnx",
     flag_values=FLAGS,
 )
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "bfloat16", "auto"],
+    "in which the SavedModel computes; auto: bfloat16 where this processor has AMX",
+    flag_values=FLAGS,
+)
 _CALIBRATION_IMAGES = flags.DEFINE_integer(
     "calibration_images",
     100,
@@ -77,6 +84,7 @@ def main() -> None:
             settings.image_size,
             _EXPORT_DIR.value,
             settings.antialias,
+            _PRECISION.value,
         )
         print(
             f"The student of step {step} is in "

@@ -94,6 +94,7 @@ def main() -> None:
             settings.image_size,
             export_dir,
             settings.antialias,
+            settings.export_precision,
         )
         lines.append(f"  SavedModel    {export_dir}")
     print("\n".join(lines))

@@ -33,6 +33,7 @@ _FREE_BINDINGS = (
     "run.checkpoint_every_steps",
     "run.evaluation_batch_size",
     "run.export",
+    "run.export_precision",
     "run.keep_checkpoints",
     "run.log_every_steps",
     "run.movement_every_steps",
@@ -64,6 +65,7 @@ class Settings:
       panel_images: validation images on a panel.
       evaluation_batch_size: images of an evaluation step.
       export: whether a SavedModel is written at the end.
+      export_precision: of its computations, see `serving.saved_model`.
     """
 
     tasks: Sequence[str]
@@ -80,6 +82,7 @@ class Settings:
     panel_images: int = 6
     evaluation_batch_size: int = 16
     export: bool = True
+    export_precision: str = "float32"
 
     def __post_init__(self):
         for name in (
