@@ -13,6 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from soka_tf.errors import UserError
+from soka_tf.networks.processor import cpu_info, has_amx
 
 _GIB = 1 << 30
 
@@ -150,11 +151,6 @@ def check_json_path(path: Optional[str]) -> None:
         )
 
 
-def has_amx() -> bool:
-    """Whether the processor multiplies bfloat16 matrices by itself (AMX)."""
-    return "amx_bf16" in _cpu_flags()
-
-
 def _write_json(path: str, content: Mapping[str, Any]) -> None:
     file = pathlib.Path(os.path.expanduser(path))
     temporary = file.with_name(file.name + ".tmp")
@@ -167,23 +163,7 @@ def _number(value: Optional[float]) -> str:
 
 
 def _processor() -> str:
-    return _cpu_line("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> Sequence[str]:
-    return (_cpu_line("flags") or "").split()
-
-
-def _cpu_line(key: str) -> Optional[str]:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return None
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return None
+    return cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def _reset_peak() -> None:
