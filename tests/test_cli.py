@@ -372,6 +372,46 @@ def test_run_two_commands_in_one_process_do_not_clash():
         flags.DEFINE_string("model_dir", None, "", flag_values=own)
 
 
+@pytest.mark.parametrize(
+    "argv, code, calls",
+    [
+        (["fly", "north"], 0, ["north"]),
+        (["fly", "south", "--high"], 0, ["south high"]),
+        (["fly"], 2, []),
+        (["fly", "west"], 2, []),
+        (["fly", "--high", "north"], 2, []),
+        (["fly", "north", "south"], 2, []),
+    ],
+)
+def test_run_commands_first_argument_is_one_of_them_and_given_to_main(
+    argv, code, calls, capsys
+):
+    called = []
+    own = flags.FlagValues()
+    high = flags.DEFINE_boolean("high", False, "", flag_values=own)
+
+    def main(direction):
+        called.append(direction + (" high" if high.value else ""))
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main, own, argv, commands=("north", "south"))
+    assert ended.value.code == code and called == calls
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == (1 if code else 0)
+
+
+@pytest.mark.parametrize(
+    "given, received", [([], "nothing"), (["west"], "west"), (["--high"], "--high")]
+)
+def test_run_commands_unknown_word_is_named_with_those_allowed(given, received, capsys):
+    own = flags.FlagValues()
+    with pytest.raises(SystemExit):
+        cli.run(lambda _: None, own, ["fly", *given], commands=("north", "south"))
+    errors = capsys.readouterr().err
+    assert "the first argument must be one of north, south" in errors
+    assert f"Received: {received} (" in errors
+
+
 # start-up
 
 

@@ -35,6 +35,11 @@ def run_tool(name: str, *arguments: str, capsys) -> Result:
     tool = load_tool(name)
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        cli.run(tool.main, tool.FLAGS, [f"{name}.py", *map(str, arguments)])
+        cli.run(
+            tool.main,
+            tool.FLAGS,
+            [f"{name}.py", *map(str, arguments)],
+            commands=getattr(tool, "BENCHMARKS", ()),
+        )
     printed = capsys.readouterr()
     return Result(ended.value.code, printed.out, printed.err)

@@ -12,6 +12,10 @@ The first word says what is measured:
 
     cycle       a training cycle against a plain distillation step, against the three
                 phases written naively, and with the teachers' outputs cached
+    input       a cycle fed from files against one fed from memory; reading alone
+    similarity  RDMs and similarity of teachers against NumPy and SciPy in memory
+    roofline    multiply-adds against the machine's peak, layer by layer; the cost of a
+                cycle by tasks, image size and width
 
 Cases take turns, round after round; what counts are the ratios of their medians.
 Close other programs first. docs/performance.md explains the numbers.
@@ -38,14 +42,14 @@ _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "mixed_bfloat16"],
-    "in which the networks compute, of benchmark cycle",
+    "in which the networks compute",
     flag_values=FLAGS,
 )
 _JSON = flags.DEFINE_string(
     "json", None, "file for all numbers, as JSON", flag_values=FLAGS
 )
 
-BENCHMARKS = ("cycle",)
+BENCHMARKS = ("cycle", "input", "similarity", "roofline")
 
 
 def main(benchmark: str) -> None:

@@ -16,6 +16,7 @@ class ConvolutionCount(NamedTuple):
       kernel_shape: as Keras keeps it: (height, width, in, out), of a transposed
         convolution (height, width, out, in).
       stride: along both axes; what a transposed convolution enlarges by.
+      transposed: whether it is a transposed convolution.
       multiply_adds: products that are added up, those with padding among them.
       parameters: scalars of kernel and bias.
     """
@@ -25,15 +26,14 @@ class ConvolutionCount(NamedTuple):
     output_shape: Tuple[int, int, int]
     kernel_shape: Tuple[int, int, int, int]
     stride: int
+    transposed: bool
     multiply_adds: int
     parameters: int
 
-    @property
-    def scalars_moved(self) -> int:
-        """Scalars read and written at the least: input, parameters, output."""
-        return (
-            math.prod(self.input_shape) + self.parameters + math.prod(self.output_shape)
-        )
+    def scalars_moved(self, batch_size: int = 1) -> int:
+        """Scalars read and written at the least: inputs, outputs, parameters once."""
+        pixels = math.prod(self.input_shape) + math.prod(self.output_shape)
+        return batch_size * pixels + self.parameters
 
 
 def count_multiply_adds(
@@ -96,6 +96,7 @@ def _count(
         output_shape,
         kernel_shape,
         layer.strides[0],
+        transposed,
         height * width * math.prod(kernel_shape),
         layer.count_params(),
     )

@@ -77,9 +77,15 @@ def test_count_of_a_tiny_network_equals_counting_one_by_one():
         (6, 8, 2),
     ]
     assert counts[1].input_shape == (7, 9, 3)
-    assert [c.stride for c in counts] == [1, 2, 2]
+    assert [(c.stride, c.transposed) for c in counts] == [
+        (1, False),
+        (2, False),
+        (2, True),
+    ]
     assert counts[1].parameters == 3 * 3 * 3 * 4
-    assert counts[1].scalars_moved == 7 * 9 * 3 + 3 * 3 * 3 * 4 + 3 * 4 * 4
+    moved = 7 * 9 * 3 + 3 * 4 * 4
+    assert counts[1].scalars_moved() == moved + counts[1].parameters
+    assert counts[1].scalars_moved(8) == 8 * moved + counts[1].parameters
 
 
 def test_count_of_the_full_networks_at_256_pixels_is_the_known_one():
