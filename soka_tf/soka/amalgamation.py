@@ -43,7 +43,7 @@ class LayerAmalgamation(tf.keras.layers.Layer):
           reconstruct: whether V_i [c, c_i] are needed.
           **kwargs: of the Keras layer.
         """
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.teacher_channels = tuple(teacher_channels)
         self.channels = channels
         self.mixing = mixing
@@ -93,12 +93,12 @@ class LayerAmalgamation(tf.keras.layers.Layer):
     def call(self, activations: Sequence[tf.Tensor]) -> tf.Tensor:
         """Amalgamates activations [B, h, w, c_i] into sigma [B, h, w, c]."""
         mixed = [
-            activation * weight
+            activation * tf.cast(weight, tf.float32)
             if self.mixing == "diagonal"
             else _per_position(activation, weight)
             for activation, weight in zip(activations, self.mixing_weights)
         ]
-        return self.gate * tf.add_n(mixed)
+        return tf.cast(self.gate, tf.float32) * tf.add_n(mixed)
 
     def reconstruct_teachers(self, sigma: tf.Tensor) -> List[tf.Tensor]:
         """Reads every teacher's activation back out of sigma: V_i sigma."""
@@ -145,7 +145,7 @@ class Amalgamation(tf.keras.layers.Layer):
           name: the Keras name.
           **kwargs: of the Keras layer.
         """
-        super().__init__(name=name, **kwargs)
+        super().__init__(name=name, autocast=False, **kwargs)
         if variant not in VARIANTS:
             raise ValueError(
                 f"variant must be one of {VARIANTS}. Received: {variant!r}."
@@ -202,7 +202,8 @@ class Amalgamation(tf.keras.layers.Layer):
         """
         transfer, own = [], []
         for layer in self.layer_names:
-            # float32 throughout: norms and means lose too much in half precision.
+            # Norms and means lose too much in half precision; the products of
+            # activations and W or V are computed in the layer's.
             activations = [
                 tf.stop_gradient(tf.cast(a, tf.float32)) for a in teachers[layer]
             ]
@@ -256,8 +257,12 @@ def transfer_loss(student: tf.Tensor, sigma: tf.Tensor, variant: str) -> tf.Tens
     return tf.reduce_mean(tf.square(difference))
 
 
-def _per_position(activation: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    return tf.nn.conv2d(activation, weight[None, None], strides=1, padding="VALID")
+def _per_position(activation: tf.Tensor, weight: tf.Variable) -> tf.Tensor:
+    # Inside a layer's call a variable reads as the layer's compute dtype.
+    weight = tf.convert_to_tensor(weight)
+    activation = tf.cast(activation, weight.dtype)
+    product = tf.nn.conv2d(activation, weight[None, None], strides=1, padding="VALID")
+    return tf.cast(product, tf.float32)
 
 
 def _unit_deviation(activation: tf.Tensor) -> tf.Tensor:

@@ -78,6 +78,7 @@ class SokaModel(tf.keras.Model):
         settle_step: Optional[int] = None,
         weight_decay: float = 0.0,
         seed: int = 0,
+        winograd: bool = True,
         name: str = "soka",
     ):
         """Wires the players.
@@ -102,6 +103,8 @@ class SokaModel(tf.keras.Model):
           weight_decay: L2 coefficient added to the loss of whoever moves; 0 where
             the optimizers decay the weights themselves.
           seed: of the instance noise.
+          winograd: whether, on CPUs, the decoders' second pass of a cycle computes
+            large convolutions with fewer multiplications; equal up to rounding.
           name: the Keras name.
         """
         super().__init__(name=name)
@@ -132,6 +135,8 @@ class SokaModel(tf.keras.Model):
         self.weight_decay = weight_decay
         self.seed = seed
         self.movement_every_steps = 0
+        # A GPU's own library knows this algorithm, too, and chooses by itself.
+        self.winograd = winograd and not tf.config.list_physical_devices("GPU")
         self.step = tf.Variable(
             0,
             dtype=tf.int64,
@@ -472,10 +477,12 @@ class SokaModel(tf.keras.Model):
         losses, pulls = [], []
         for i, task in enumerate(self.tasks):
             decoder = self.student.decoders[task]
-            with statistics(decoder, "keep"), tf.GradientTape() as tape:
+            decode = decoder.with_fixed_kernels if self.winograd else decoder
+            tape = tf.GradientTape(watch_accessed_variables=False)
+            with statistics(decoder, "keep"), tape:
                 tape.watch(representation)
                 prediction = {
-                    task: decoder(representation, training=self._batch_statistics)
+                    task: decode(representation, training=self._batch_statistics)
                 }
                 soft = self._soft_losses(prediction, targets)
                 loss = soft

@@ -381,6 +381,7 @@ def build_model(
     weight_decay: float = 1e-6,
     weight_decay_kind: str = "l2_loss",
     seed: int = 0,
+    winograd: bool = True,
 ) -> SokaModel:
     """Joins the parts; see `soka_tf.soka.model.SokaModel` for the arguments.
 
@@ -411,6 +412,7 @@ def build_model(
             settle_step,
             weight_decay if weight_decay_kind == "l2_loss" else 0.0,
             seed,
+            winograd,
         ),
     )
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from soka_tf.networks import winograd
 from tests.soka import reference, small
 
 THREE = (*small.TASKS, "edge_texture")
@@ -70,6 +71,13 @@ def test_cycle_equals_its_plain_form_in_every_cycle(case):
     model = small.build(**options)
     steps = 3 if case == "plain" else 2
     assert_every_step_is_equal(model, plain_cycle, steps)
+
+
+def test_cycle_with_fewer_products_equals_its_plain_form(monkeypatch):
+    monkeypatch.setattr(winograd, "LEAST_CHANNEL_PAIRS", 1)
+    model = small.build(gan=0)
+    assert model.winograd
+    assert_every_step_is_equal(model, plain_cycle, steps=2)
 
 
 @pytest.mark.parametrize(
