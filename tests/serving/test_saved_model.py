@@ -280,3 +280,54 @@ def test_sixteen_bit_students_answer_in_float32(tmp_path, images):
     loaded = tf.saved_model.load(str(tmp_path / "export"))
     maps = loaded.signatures["serving_default"](images=tf.constant(images))
     assert maps["edge_texture"].dtype == tf.float32
+
+
+@pytest.fixture(scope="module")
+def half_precision(student, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "export"
+    saved_model.export_student(
+        student, TASKS, SIZE, str(directory), precision="bfloat16"
+    )
+    return directory
+
+
+def test_bfloat16_export_answers_nearly_the_same_in_float32(
+    half_precision, loaded, images
+):
+    half = tf.saved_model.load(str(half_precision))
+    assert all(maps.dtype == tf.float32 for maps in half(tf.constant(images)).values())
+    # Maps of normals have unit length, and hardly any before, at random weights.
+    found = half.signatures["representation"](images=tf.constant(images))
+    expected = loaded.signatures["representation"](images=tf.constant(images))
+    found, expected = found["representation"], expected["representation"].numpy()
+    error = np.sqrt(np.mean((found - expected) ** 2)) / expected.std()
+    assert 1e-4 < error < 0.05
+
+
+def test_metadata_names_the_precision(export, half_precision):
+    assert saved_model.read_metadata(str(export))["precision"] == "float32"
+    assert saved_model.read_metadata(str(half_precision))["precision"] == "bfloat16"
+
+
+def test_export_holds_constants_instead_of_variables_and_batch_norm(export, loaded):
+    assert not getattr(loaded, "variables", ())
+    graph = loaded.signatures["serving_default"].graph.as_graph_def()
+    operations = {n.op for f in graph.library.function for n in f.node_def}
+    assert "Conv2D" in operations
+    assert not operations & {"FusedBatchNormV3", "ReadVariableOp"}
+
+
+@pytest.mark.parametrize("amx, chosen", [(True, "bfloat16"), (False, "float32")])
+def test_automatic_precision_is_what_the_processor_is_best_at(monkeypatch, amx, chosen):
+    monkeypatch.setattr(saved_model, "has_amx", lambda: amx)
+    assert saved_model.choose_precision("auto") == chosen
+    assert saved_model.choose_precision("float32") == "float32"
+    assert saved_model.choose_precision("bfloat16") == "bfloat16"
+
+
+def test_unknown_precision_is_refused_before_anything_is_written(tmp_path, student):
+    with pytest.raises(UserError, match="float32, bfloat16, auto. Received: 'int8'"):
+        saved_model.export_student(
+            student, TASKS, SIZE, str(tmp_path / "export"), precision="int8"
+        )
+    assert not list(tmp_path.iterdir())
