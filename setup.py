@@ -33,6 +33,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9,<3.12",
     install_requires=_requirements(),
+    # For `soka_tf.export --format=onnx`; tf2onnx 1.17 needs Python 3.10.
+    extras_require={
+        "onnx": [
+            "tf2onnx==1.17.0; python_version >= '3.10'",
+            "onnx==1.18.0; python_version >= '3.10'",
+            "onnxruntime>=1.19,<2; python_version >= '3.10'",
+        ],
+    },
     # The folder gin/ holds data only. It is installed inside the package: a
     # top-level `gin` would hide gin-config.
     packages=find_packages(include=["soka_tf", "soka_tf.*"]) + ["soka_tf.configs.gin"],

@@ -96,19 +96,20 @@ def write_formats(
     Raises:
       UserError: if a format is unknown, a package is missing, the folder is a file, or
         there are no images.
+      OSError: if the folder cannot be written to.
     """
     check_formats(formats)
+    one_image = FixedSizeStudent(student, tasks, images.size, 1)
+    any_batch = FixedSizeStudent(student, tasks, images.size, None)
     paths = []
     for name in formats:
         logging.info("Converting to %s ...", name)
-        batch_size = None if name == "onnx" else 1
-        module = FixedSizeStudent(student, tasks, images.size, batch_size)
         if name == "onnx":
-            content = onnx_file.to_onnx(module)
+            content = onnx_file.to_onnx(any_batch)
         elif name == "tflite_int8":
-            content = tflite.to_int8(module, _calibration_images(images))
+            content = tflite.to_int8(one_image, _calibration_images(images))
         else:
-            content = tflite.to_float16(module)
+            content = tflite.to_float16(one_image)
         paths.append(os.path.join(directory, FILES[name]))
         write_file(paths[-1], content)
     return paths
