@@ -5,7 +5,7 @@ exactly the images that the uninterrupted one would have seen.
 """
 
 import threading
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +23,9 @@ from soka_tf.errors import UserError
 from soka_tf.tasks import Task
 
 MASK = "mask"
+TEACHERS = "teachers"
 VALID = "valid/"  # prefix of the flags that tell which labels are there
+AUGMENTATIONS = ("none", "flip")
 
 
 def image_dataset(
@@ -34,6 +36,8 @@ def image_dataset(
     start_step: int = 0,
     steps: Optional[int] = None,
     antialias: bool = False,
+    augmentation: str = "none",
+    teachers: Optional[Callable[[tf.Tensor], Any]] = None,
 ) -> tf.data.Dataset:
     """Yields batches of images without labels: an endless chain of shuffled epochs.
 
@@ -49,23 +53,38 @@ def image_dataset(
       start_step: number of batches to pass over.
       steps: number of batches; None for no end.
       antialias: widens the filter when reducing. The original does not.
+      augmentation: "none"; or "flip", left and right exchanged in half of the images
+        at random, a function of (seed, place in the chain).
+      teachers: given the number of a sample (int64 scalar), returns in graph mode what
+        the teachers say of its image as it is, a structure of tensors.
 
     Returns:
-      A dataset of {"rgb": float32 [batch_size, image_size, image_size, 3] in [-1, 1]}.
+      A dataset of {"rgb": float32 [batch_size, image_size, image_size, 3] in [-1, 1]},
+      and, where `teachers` is given, "teachers": what it returned of the images that
+      are shown, batched.
 
     Raises:
-      UserError: if there are no samples or none of them can be read.
+      UserError: if there are no samples, none of them can be read, or `augmentation`
+        is neither or does not fit `teachers`.
     """
     _check_sizes(samples, image_size, batch_size)
+    check_augmentation(augmentation, teachers is not None)
     reader = _ImageReader(samples)
     reader.read(0)  # finds out here, not in the middle of a graph, if nothing is there
 
-    def load(index):
-        pixels = tf.numpy_function(reader.read, [index], tf.uint8, stateful=False)
+    def load(position):
+        index = _shuffled_index(position, len(samples), seed)
+        pixels, shown = tf.numpy_function(
+            reader.read, [index], [tf.uint8, tf.int64], stateful=False
+        )
         pixels.set_shape([None, None, 3])
-        return {RGB: preprocess_images(pixels[None], image_size, antialias)[0]}
+        shown.set_shape([])
+        image = preprocess_images(pixels[None], image_size, antialias)[0]
+        if augmentation == "flip":
+            image = _flip_half(image, seed, position)
+        return {RGB: image, **({TEACHERS: teachers(shown)} if teachers else {})}
 
-    dataset = _shuffled_indices(len(samples), seed, start_step * batch_size)
+    dataset = tf.data.Dataset.counter(start_step * batch_size)
     dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if steps is not None:
@@ -126,10 +145,11 @@ def labelled_dataset(
         return dict(zip(reader.names, arrays))
 
     count, first = len(samples), start_step * batch_size
+    indices = tf.data.Dataset.counter(first)
     if seed is not None:
-        indices = _shuffled_indices(count, seed, first)
+        indices = indices.map(lambda position: _shuffled_index(position, count, seed))
     else:
-        indices = tf.data.Dataset.counter(first).map(lambda position: position % count)
+        indices = indices.map(lambda position: position % count)
     if not repeat:
         indices = indices.take(max(count - first, 0))
     dataset = indices.map(load, tf.data.AUTOTUNE, deterministic=True)
@@ -159,16 +179,39 @@ def preprocess_images(
     return images * 2.0 - 1.0
 
 
-def _shuffled_indices(count: int, seed: int, first: int) -> tf.data.Dataset:
-    """Endless sample indices: one permutation after another, from any position on."""
+def check_augmentation(augmentation: str, teachers_cached: bool) -> None:
+    """Refuses an augmentation that is unknown or unknown to cached teachers.
 
-    def index_at(position):
-        epoch, place = position // count, position % count
-        return tf.random.experimental.index_shuffle(
-            place, tf.stack([tf.constant(seed, tf.int64), epoch]), count - 1
+    Raises:
+      UserError: naming the bindings.
+    """
+    if augmentation not in AUGMENTATIONS:
+        raise UserError(
+            f"run.augmentation must be one of {AUGMENTATIONS}. Received: "
+            f"{augmentation!r}."
+        )
+    if augmentation != "none" and teachers_cached:
+        raise UserError(
+            f"run.augmentation = {augmentation!r} and run.teacher_cache = True exclude "
+            "each other: the cache holds what teachers say of the images as they are. "
+            "Bind run.augmentation = 'none' or run.teacher_cache = False."
         )
 
-    return tf.data.Dataset.counter(first).map(index_at)
+
+def _flip_half(image: tf.Tensor, seed: int, position: tf.Tensor) -> tf.Tensor:
+    # The algorithm is named, for the default differs between devices.
+    number = tf.random.stateless_uniform(
+        [], tf.stack([tf.constant(seed, tf.int64), position]), alg="philox"
+    )
+    return tf.where(number < 0.5, tf.reverse(image, [1]), image)
+
+
+def _shuffled_index(position: tf.Tensor, count: int, seed: int) -> tf.Tensor:
+    """The sample at a position of an endless chain of permutations."""
+    epoch, place = position // count, position % count
+    return tf.random.experimental.index_shuffle(
+        place, tf.stack([tf.constant(seed, tf.int64), epoch]), count - 1
+    )
 
 
 def _check_sizes(samples: Sequence[Sample], image_size: int, batch_size: int) -> None:
@@ -201,12 +244,14 @@ class _ImageReader:
         self._paths = [sample.files[RGB] for sample in samples]
         self._warnings = _Warnings()
 
-    def read(self, index: int) -> np.ndarray:
-        """Returns the pixels, uint8 [height, width, 3]."""
+    def read(self, index: int) -> Tuple[np.ndarray, np.int64]:
+        """Returns pixels, uint8 [height, width, 3], and the index of their sample."""
         count = len(self._paths)
         for offset in range(count):
+            shown = (index + offset) % count
             try:
-                return taskonomy.read_pixels(self._paths[(index + offset) % count], RGB)
+                pixels = taskonomy.read_pixels(self._paths[shown], RGB)
+                return pixels, np.int64(shown)
             except DamagedFile as damage:
                 last = damage
                 self._warnings.warn(damage, "The next image takes its place.")

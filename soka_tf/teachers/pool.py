@@ -60,7 +60,7 @@ class TeacherPool:
             raise UserError(
                 f"load_pool.inputs must be one of {INPUTS_SHOWN}. Received: {inputs!r}."
             )
-        self._inputs = inputs
+        self.inputs = inputs
         self.targets = dict(targets)
         self.auxiliaries = dict(auxiliaries or {})
         for name, teacher in self.targets.items():
@@ -90,19 +90,20 @@ class TeacherPool:
         """
         predictions, features = {}, {layer: [] for layer in layers}
         for name, teacher in self.targets.items():
-            outputs = self._run(teacher, images)
+            outputs = self.run(teacher, images)
             predictions[name] = outputs["prediction"]
             for layer in layers:
                 features[layer].append(outputs[layer])
         if layers:
             for teacher in self.auxiliaries.values():
-                outputs = self._run(teacher, images)
+                outputs = self.run(teacher, images)
                 for layer in layers:
                     features[layer].append(outputs[layer])
         return TeacherOutputs(predictions, features)
 
-    def _run(self, teacher: Teacher, images: tf.Tensor) -> Dict[str, tf.Tensor]:
-        return teacher(shown_images(teacher, images, self._inputs))
+    def run(self, teacher: Teacher, images: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """Runs one of the teachers on float32 images [B, H, W, 3] in [-1, 1]."""
+        return teacher(shown_images(teacher, images, self.inputs))
 
 
 def shown_images(teacher: Teacher, images: tf.Tensor, inputs: str) -> tf.Tensor:

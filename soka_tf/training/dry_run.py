@@ -9,7 +9,7 @@ from tabulate import tabulate
 from soka_tf.errors import UserError, plain_message
 from soka_tf.training import build
 from soka_tf.training.auxiliary import select_auxiliary
-from soka_tf.training.run import Settings
+from soka_tf.training.run import Settings, assemble_model, teacher_cache
 
 
 def describe() -> str:
@@ -17,7 +17,8 @@ def describe() -> str:
 
     Returns:
       Several lines: the bindings, the devices, trainable parameters, the files of the
-      teachers and how many images there are; what is missing is named.
+      teachers, how many images there are and what a cache of the teachers' outputs
+      will take; what is missing is named.
     """
     settings = Settings()
     parts = [
@@ -27,6 +28,8 @@ def describe() -> str:
         ("Teachers", "\n".join(_teachers(settings))),
         ("Images", _images(settings)),
     ]
+    if settings.teacher_cache:
+        parts.append(("Teacher cache", _teacher_cache(settings)))
     return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in parts)
 
 
@@ -63,11 +66,35 @@ def _teachers(settings: Settings) -> List[str]:
     return [tabulate(rows, tablefmt="plain")]
 
 
+def _data(settings: Settings) -> build.Data:
+    return build.build_data(
+        settings.task_names, settings.image_size, draw=False, check_files=False
+    )
+
+
+def _teacher_cache(settings: Settings) -> str:
+    selection = select_auxiliary(
+        settings.task_names, None, settings.image_size, settings.antialias, None
+    )
+    found = build.find_teachers(settings.task_names, selection.names)
+    try:
+        found.require()
+    except UserError:
+        return "Its size is known once the teachers are there."
+    model = assemble_model(settings, build.load_pool(found))
+    cache = teacher_cache(settings, model, found)
+    try:
+        text = cache.describe(len(_data(settings).train))
+    except UserError:
+        text = cache.describe(0)
+    if selection.summary:
+        text += "; an auxiliary teacher adds to that"
+    return f"{text}."
+
+
 def _images(settings: Settings) -> str:
     try:
-        data = build.build_data(
-            settings.task_names, settings.image_size, draw=False, check_files=False
-        )
+        data = _data(settings)
     except UserError as error:
         labels = ", ".join(settings.task_names)
         return (

@@ -10,11 +10,14 @@ import gin
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.data.pipeline import image_dataset
+from soka_tf.data.pipeline import check_augmentation, image_dataset
 from soka_tf.errors import UserError
+from soka_tf.networks.folding import EXPORT_PRECISIONS
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.tasks import Task, get_targets
+from soka_tf.teachers.cache import TeacherCache
+from soka_tf.teachers.pool import TeacherFiles, TeacherPool
 from soka_tf.training import build
 from soka_tf.training.auxiliary import Selection, select_auxiliary
 from soka_tf.training.callbacks import (
@@ -29,6 +32,7 @@ _CHECKPOINTS = "checkpoints"
 # What TensorFlow raises for a checkpoint that is damaged or another model's.
 _MISFITS = (AssertionError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
 # A run may be continued with other values of these: they change no result.
+# run.teacher_cache is none of them: what it keeps is rounded to float16.
 _FREE_BINDINGS = (
     "run.checkpoint_every_steps",
     "run.evaluation_batch_size",
@@ -39,6 +43,7 @@ _FREE_BINDINGS = (
     "run.movement_every_steps",
     "run.panel_every_steps",
     "run.panel_images",
+    "run.teacher_cache_dir",
     "build_data.check_files",
     "build_data.rooms_dir",
 )
@@ -57,6 +62,10 @@ class Settings:
       seed: of the initial values, the order of the images and the instance noise.
       antialias: whether images are smoothed before they are reduced; the original
         does not.
+      augmentation: of the images to train on, "none" or "flip".
+      teacher_cache: whether the teachers' outputs are computed once per image, before
+        training, and read from disk from then on.
+      teacher_cache_dir: where they are kept; None for the default.
       log_every_steps: steps between two rows of metrics.csv.
       checkpoint_every_steps: steps between two checkpoints.
       keep_checkpoints: how many of the last ones are kept.
@@ -74,6 +83,9 @@ class Settings:
     max_steps: int
     seed: int = 0
     antialias: bool = False
+    augmentation: str = "none"
+    teacher_cache: bool = False
+    teacher_cache_dir: Optional[str] = None
     log_every_steps: int = 100
     checkpoint_every_steps: int = 1000
     keep_checkpoints: int = 3
@@ -104,6 +116,17 @@ class Settings:
                 )
             # gin reads 6e5 as a float.
             object.__setattr__(self, name, int(value))
+        if self.export_precision not in EXPORT_PRECISIONS:
+            raise UserError(
+                f"run.export_precision must be one of {', '.join(EXPORT_PRECISIONS)}. "
+                f"Received: {self.export_precision!r}."
+            )
+        if not isinstance(self.teacher_cache, bool):
+            raise UserError(
+                "run.teacher_cache must be True or False; run.teacher_cache_dir names "
+                f"the folder. Received: {self.teacher_cache!r}."
+            )
+        check_augmentation(self.augmentation, self.teacher_cache)
 
     @property
     def targets(self) -> Sequence[Task]:
@@ -123,6 +146,7 @@ class Run:
     Attributes:
       settings: of the run.
       model: the compiled model.
+      teacher_files: what its teachers were loaded from.
       data: the images.
       learning_rate: the schedule of encoder and decoders.
       config: the operative gin configuration, all values included.
@@ -131,6 +155,7 @@ class Run:
 
     settings: Settings
     model: SokaModel
+    teacher_files: TeacherFiles
     data: build.Data
     learning_rate: Any
     config: str
@@ -163,7 +188,8 @@ def build_run(model_dir: str) -> Run:
         settings.antialias,
         model_dir,
     )
-    teachers = build.load_pool(build.find_teachers(names, selection.names))
+    teacher_files = build.find_teachers(names, selection.names)
+    teachers = build.load_pool(teacher_files)
     for teacher in teachers.teachers:
         if teacher.image_size not in (None, settings.image_size):
             logging.warning(
@@ -173,9 +199,27 @@ def build_run(model_dir: str) -> Run:
                 teacher.image_size,
                 settings.image_size,
             )
+    model = assemble_model(settings, teachers)
+    players = build.build_optimizers(settings.max_steps)
+    model.compile(players.optimizers)
+    model.movement_every_steps = settings.movement_every_steps
+    return Run(
+        settings,
+        model,
+        teacher_files,
+        find_data(),
+        players.learning_rate,
+        gin.operative_config_str(),
+        selection,
+    )
+
+
+def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
+    """Builds the model of a run from the bindings, not yet compiled."""
+    names = settings.task_names
     student = build.build_student(names, seed=settings.seed)
     build.initialize_student(student, teachers)
-    model = build.build_model(
+    return build.build_model(
         student,
         teachers,
         build.build_gradnorm(names),
@@ -184,16 +228,29 @@ def build_run(model_dir: str) -> Run:
         settings.max_steps,
         seed=settings.seed,
     )
-    players = build.build_optimizers(settings.max_steps)
-    model.compile(players.optimizers)
-    model.movement_every_steps = settings.movement_every_steps
-    return Run(
-        settings,
-        model,
-        find_data(),
-        players.learning_rate,
-        gin.operative_config_str(),
-        selection,
+
+
+def teacher_cache(
+    settings: Settings, model: SokaModel, files: TeacherFiles
+) -> TeacherCache:
+    """The cache of what a run's teachers say; nothing is computed yet.
+
+    Args:
+      settings: of the run.
+      model: of the run; it decides which activations are needed.
+      files: what its teachers were loaded from.
+    """
+    only_joint = settings.max_steps <= model.joint_steps
+    needed = model.joint_amalgamation or not only_joint
+    amalgamation = model.amalgamation if needed else None
+    return TeacherCache(
+        settings.teacher_cache_dir
+        or os.path.join(build.default_cache_dir(), "teacher_outputs"),
+        model.teachers,
+        {**files.targets, **files.auxiliaries},
+        settings.image_size,
+        settings.antialias,
+        amalgamation.layer_names if amalgamation is not None else (),
     )
 
 
@@ -225,6 +282,11 @@ def train(
     if start >= settings.max_steps:
         logging.info("All %d steps are done.", settings.max_steps)
         return
+    teachers = None
+    if settings.teacher_cache:
+        cache = teacher_cache(settings, model, run.teacher_files)
+        cache.fill(run.data.train, settings.batch_size)
+        teachers = cache.reader(run.data.train)
     logging.info(
         "Training on %d images of %s; the first step of a stage takes a while.",
         len(run.data.train),
@@ -240,6 +302,8 @@ def train(
         start_step=start,
         steps=remaining,
         antialias=settings.antialias,
+        augmentation=settings.augmentation,
+        teachers=teachers,
     )
     columns = [metric.name for metric in model.metrics]
     progress = Progress(settings.max_steps)
