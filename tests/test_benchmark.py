@@ -105,9 +105,9 @@ def _check(measured, cases, ratios):
 
 
 def test_input_of_a_tiny_model_measures_every_case():
-    model = small.build()
+    model = small.build(run_eagerly=False)
     sizes = input.Scale(
-        cycle.Scale(1.0, small.SIZE, 2, 1), 32, 1, 2, (16,), 2, small.SIZE
+        cycle.Scale(1.0, small.SIZE, 2, 1), 32, 2, 2, (16,), 2, small.SIZE
     )
     measured = input.measure_input(model, sizes)
     _check(
@@ -167,7 +167,7 @@ def test_roofline_of_tiny_networks_measures_every_layer():
     kinds = ("float32", "bfloat16")
     _check(
         measured,
-        {f"{part}, {kind}" for part in parts for kind in kinds} | {"copy"},
+        {f"{part}, {kind}" for part in parts for kind in kinds} | {"copy", "call"},
         {f"{part}_{kind}_share_of_peak" for part in parts[2:] for kind in kinds},
     )
     arithmetic, single, half, costs = measured.tables.values()

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import os
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -28,6 +28,9 @@ _CONVOLUTION = ConvolutionCount(
     False,
     16 * 16 * 9 * 1024 * 1024,
     9 * 1024 * 1024,
+)
+_SMALLEST = ConvolutionCount(
+    "smallest", (1, 1, 1), (1, 1, 1), (1, 1, 1, 1), 1, False, 1, 1
 )
 
 
@@ -124,7 +127,14 @@ def measure_roofline(
     bandwidth = _copied_bytes(sizes) / seconds["copy"]
     layers = {
         f"Layers in {kind}, each alone, batch {sizes.batch_size}": _layer_table(
-            networks["float32"], sizes, kind, peaks[kind], bandwidth
+            networks["float32"],
+            sizes,
+            kind,
+            {
+                "arithmetic": 1 / peaks[kind],
+                "memory": 1 / bandwidth,
+                "call": seconds["call"],
+            },
         )
         for kind in _DTYPES
     }
@@ -139,6 +149,8 @@ def measure_roofline(
         notes=(
             f"One copy moves {bandwidth / 1e9:.1f} GB a second, read and written. "
             "The peak is the better of matrices and convolution.",
+            "A layer is bound by the highest of its floors: its multiply-adds at the "
+            "peak, its bytes at the bandwidth, its calls at that of one pixel.",
             "A cycle's forward parts are (tasks + 2) encoders, of teachers, auxiliary "
             "teacher and student, and 3 x tasks decoders.",
         ),
@@ -201,6 +213,7 @@ def _machine_cases(sizes: Scale):
         list(pool.map(lambda part: np.copyto(part[1], part[0]), parts))
 
     cases["copy"] = copy
+    cases["call"] = _alone(_SMALLEST, 1, tf.float32)
     return cases, work
 
 
@@ -244,10 +257,16 @@ def _layer_table(
     networks: Sequence[tf.keras.Model],
     sizes: Scale,
     kind: str,
-    peak: float,
-    bandwidth: float,
+    prices: Mapping[str, float],
 ) -> List[Dict[str, Any]]:
-    """Every layer of the decoder and every block of the encoder, by time and floors."""
+    """Every layer of the decoder and every block of the encoder: time, and its floors.
+
+    Args:
+      networks: encoder and decoder.
+      sizes: the benchmark's.
+      kind: "float32" or "bfloat16".
+      prices: seconds of a multiply-add, of a byte moved, and of a call for nothing.
+    """
     groups: Dict[str, List[ConvolutionCount]] = {}
     for name, network, shape in _parts(*networks, sizes.image_size):
         for count in count_multiply_adds(network, shape):
@@ -268,7 +287,9 @@ def _layer_table(
         moved = _DTYPES[kind].size * sum(
             count.scalars_moved(sizes.batch_size) for count in counts
         )
-        arithmetic, memory = macs / peak, moved / bandwidth
+        amounts = {"arithmetic": macs, "memory": moved, "call": len(counts)}
+        floors = {name: amounts[name] * price for name, price in prices.items()}
+        highest = max(floors, key=floors.__getitem__)
         rows.append(
             {
                 "layer": group,
@@ -276,10 +297,9 @@ def _layer_table(
                 "M multiply-adds": macs / 1e6,
                 "MB": moved / 1e6,
                 "ms": 1e3 * seconds,
-                "arithmetic's floor": 1e3 * arithmetic,
-                "memory's floor": 1e3 * memory,
-                "bound by": "arithmetic" if arithmetic > memory else "memory",
-                "of its floor": max(arithmetic, memory) / seconds,
+                **{f"ms, {name}": 1e3 * floor for name, floor in floors.items()},
+                "bound by": highest,
+                "floor / time": floors[highest] / seconds,
             }
         )
     return rows
