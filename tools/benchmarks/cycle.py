@@ -32,7 +32,7 @@ class Scale(NamedTuple):
     repeats: int
 
 
-SCALES = {"small": Scale(0.25, 128, 4, 15), "full": Scale(1.0, 256, 4, 7)}
+SCALES = {"small": Scale(0.5, 256, 2, 7), "full": Scale(1.0, 256, 4, 7)}
 
 
 def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
