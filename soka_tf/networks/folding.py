@@ -1,9 +1,11 @@
-"""A trained network made lean for inference: no BatchNorm, no variables.
+"""A trained network made lean for inference: BatchNorm is gone.
 
 At inference BatchNorm is a scale and a shift of every channel, which the convolution
-before it can do itself. The weights become constants of the graph, because only of
-constants TensorFlow's kernels keep the layout that suits the processor; variables are
-turned into it at every call, a third of the time of a single image.
+before it can do itself; and a transposed convolution is an ordinary one whose channels
+are spread over pixels, which the fused kernels know.
+
+Weights stay variables. Constants would spare the kernels an arrangement of the weights
+at every call, but a full-size network then takes minutes and gigabytes to export.
 """
 
 from typing import Optional, Tuple
@@ -14,6 +16,8 @@ import tensorflow as tf
 from soka_tf.networks.batch_norm import BatchNorm
 
 PRECISIONS = ("float32", "bfloat16")
+# "auto" is bfloat16 where the processor has AMX.
+EXPORT_PRECISIONS = (*PRECISIONS, "auto")
 
 
 def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
@@ -26,7 +30,8 @@ def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
         stored and all layers but those at an output compute.
 
     Returns:
-      A model of the same inputs and float32 outputs, without a variable.
+      A model of the same inputs and float32 outputs; none of its variables, which are
+      its own, is trainable.
 
     Raises:
       ValueError: if the precision is unknown or a BatchNorm has no convolution.
@@ -136,7 +141,7 @@ def sub_pixel_kernel(kernel: np.ndarray, factor: int) -> Tuple[np.ndarray, Tuple
 
 
 class _Convolution(tf.keras.layers.Layer):
-    """A convolution whose weights are constants of the graph.
+    """A convolution, and what can be fused with it.
 
     Args:
       name: name of the layer.
@@ -152,24 +157,22 @@ class _Convolution(tf.keras.layers.Layer):
     def __init__(
         self, name, dtype, kernel, bias, strides, padding, slope=None, factor=1
     ):
-        super().__init__(name=name, dtype=dtype)
-        # In a tuple of arrays nothing is tracked, and a trace makes its own constants.
-        as_dtype = tf.as_dtype(dtype).as_numpy_dtype
-        self._weights_cast = (kernel.astype(as_dtype), bias.astype(as_dtype))
+        super().__init__(name=name, dtype=dtype, trainable=False)
+        self.kernel = tf.Variable(kernel, trainable=False, name="kernel", dtype=dtype)
+        self.bias = tf.Variable(bias, trainable=False, name="bias", dtype=dtype)
         self._strides = strides
         self._padding = padding
         self._slope = slope
         self._factor = factor
 
     def call(self, inputs):
-        kernel, bias = self._weights_cast
         padding = self._padding
         if not isinstance(padding, str):
             # Not by conv2d's explicit padding, which the fused kernels do not know.
             inputs = tf.pad(inputs, padding)
             padding = "VALID"
-        x = tf.nn.conv2d(inputs, tf.constant(kernel), self._strides, padding)
-        x = tf.nn.bias_add(x, tf.constant(bias))
+        x = tf.nn.conv2d(inputs, self.kernel, self._strides, padding)
+        x = tf.nn.bias_add(x, self.bias)
         if self._slope is not None:
             x = tf.nn.leaky_relu(x, self._slope)
         return tf.nn.depth_to_space(x, self._factor) if self._factor > 1 else x

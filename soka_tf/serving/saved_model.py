@@ -32,7 +32,7 @@ DEFAULT = "serving_default"
 REPRESENTATION = "representation"
 FLOAT_SUFFIX = "_float"
 METADATA = os.path.join("assets.extra", "metadata.json")
-PRECISIONS = (*folding.PRECISIONS, "auto")
+PRECISIONS = folding.EXPORT_PRECISIONS
 _METADATA_FORMAT = 1
 _GRAPH = "saved_model.pb"
 
@@ -61,7 +61,7 @@ def export_student(
     The loaded object itself may be called with either dtype and answers all tasks.
     `assets.extra/metadata.json` names tasks, units, shapes, the precision and the
     soka_tf version. The networks are folded (`soka_tf.networks.folding`): BatchNorm is
-    part of the convolutions, and weights are constants of the graph, not variables.
+    part of the convolutions.
 
     Args:
       student: an encoder in `.encoder` and task name -> decoder in `.decoders`.
@@ -137,10 +137,15 @@ def choose_precision(precision: str) -> str:
 
 
 class _Exported(tf.Module):
-    """What is saved: graphs, no Keras object."""
+    """What is saved: variables and graphs, no Keras object.
 
-    def __init__(self, answer_all: Callable):
+    Keras networks as attributes would have each of their layers traced and saved once
+    more, so only their variables are; the graphs capture these.
+    """
+
+    def __init__(self, networks: Sequence[tf.keras.Model], answer_all: Callable):
         super().__init__(name="soka_student")
+        self.network_variables = [v for network in networks for v in network.variables]
         self._answer_all = answer_all
 
     @tf.function(autograph=False)
@@ -164,6 +169,7 @@ def _build(
 ) -> Tuple[_Exported, Dict[str, Any]]:
     """Returns what is to be saved and its signatures."""
     encoder = folding.fold(student.encoder, precision)
+    folded = {t.name: folding.fold(student.decoders[t.name], precision) for t in tasks}
 
     # Tracing a network takes seconds, so each is traced once, on its own; the other
     # functions only call the resulting graphs.
@@ -173,10 +179,9 @@ def _build(
     encode = _trace(encode, [None, image_size, image_size, 3])
 
     def decoder(task):
-        network = folding.fold(student.decoders[task.name], precision)
-
         def decode(representation):
-            return encodings.decode(task, network(representation, training=False))
+            prediction = folded[task.name](representation, training=False)
+            return encodings.decode(task, prediction)
 
         return _trace(decode, encode.output_shapes)
 
@@ -197,7 +202,7 @@ def _build(
 
     answers = {DEFAULT: answer(list(decoders)), REPRESENTATION: answer_representation}
     answers.update((name, answer([name])) for name in decoders)
-    module = _Exported(answers[DEFAULT])
+    module = _Exported([encoder, *folded.values()], answers[DEFAULT])
     signatures = {}
     for suffix, dtype in (("", tf.uint8), (FLOAT_SUFFIX, tf.float32)):
         images = tf.TensorSpec([None, None, None, 3], dtype, name="images")

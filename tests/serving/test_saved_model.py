@@ -309,12 +309,15 @@ def test_metadata_names_the_precision(export, half_precision):
     assert saved_model.read_metadata(str(half_precision))["precision"] == "bfloat16"
 
 
-def test_export_holds_constants_instead_of_variables_and_batch_norm(export, loaded):
-    assert not getattr(loaded, "variables", ())
+def test_export_holds_no_batch_norm_and_its_weights_as_variables(loaded):
+    # Constants would be faster, and take gigabytes to export at full size.
+    assert len(loaded.network_variables) > 50
     graph = loaded.signatures["serving_default"].graph.as_graph_def()
     operations = {n.op for f in graph.library.function for n in f.node_def}
     assert "Conv2D" in operations
-    assert not operations & {"FusedBatchNormV3", "ReadVariableOp"}
+    assert "FusedBatchNormV3" not in operations
+    constants = [n for f in graph.library.function for n in f.node_def]
+    assert max(n.ByteSize() for n in constants if n.op == "Const") < 10_000
 
 
 @pytest.mark.parametrize("amx, chosen", [(True, "bfloat16"), (False, "float32")])
