@@ -329,3 +329,60 @@ def test_preprocess_images_keeps_the_ends_of_the_range(dtype, top):
     values = pipeline.preprocess_images(tf.constant(ends), 2).numpy()
     assert values.dtype == np.float32
     assert (values[:, :, 0] == -1).all() and (values[:, :, 1] == 1).all()
+
+
+# Augmentation
+
+
+def _halves(samples, **arguments):
+    """(left, right) of every image in a chain of batches."""
+    arguments = {"augmentation": "flip", "seed": 5, "steps": 20, **arguments}
+    dataset = pipeline.image_dataset(samples, 8, 10, **arguments)
+    batches = [batch["rgb"].numpy()[:, 0] for batch in dataset]
+    return np.concatenate(batches)[:, [0, -1], 0]
+
+
+def test_image_dataset_flip_exchanges_half_of_the_images_by_seed_and_place(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, 4:] = 255
+    Image.fromarray(pixels).save(tmp_path / "0.png")
+    samples = images.find_images(tmp_path)
+    whole = _halves(samples)
+    assert {tuple(pair) for pair in whole} == {(-1, 1), (1, -1)}
+    assert 70 < (whole[:, 0] == 1).sum() < 130
+    later = _halves(samples, start_step=7, steps=13)
+    np.testing.assert_array_equal(later, whole[70:])
+    assert (_halves(samples, seed=6) != whole).any()
+    assert (_halves(samples, augmentation="none")[:, 0] == -1).all()
+
+
+def test_image_dataset_flip_keeps_the_order(folder):
+    samples = images.find_images(folder)
+    assert _order(samples, 9, augmentation="flip") == _order(samples, 9)
+
+
+def test_image_dataset_augmentation_unknown_or_beside_cached_teachers_is_refused(
+    folder,
+):
+    samples = images.find_images(folder)
+    with pytest.raises(UserError, match="must be one of .*'flip'.* Received: 'crop'"):
+        pipeline.image_dataset(samples, 8, 2, 0, augmentation="crop")
+    message = "run.augmentation = 'flip' and run.teacher_cache = True exclude each"
+    with pytest.raises(UserError, match=message):
+        pipeline.image_dataset(
+            samples, 8, 2, 0, augmentation="flip", teachers=lambda number: number
+        )
+
+
+def test_image_dataset_teachers_are_asked_of_the_image_that_is_shown(folder):
+    os.remove(folder / "2.png")
+    (folder / "4.png").write_bytes(b"garbage")
+    names = [str(folder / f"{i}.png") for i in range(COUNT)]
+    samples = [taskonomy.Sample(n, n, {"rgb": n}) for n in names]
+    dataset = pipeline.image_dataset(
+        samples, 8, 3, seed=5, steps=10, teachers=lambda number: {"number": number}
+    )
+    shown = [(_who(batch), batch["teachers"]["number"]) for batch in dataset]
+    for who, numbers in shown:
+        assert numbers.numpy().tolist() == who
+    assert {2, 4}.isdisjoint(sum((who for who, _ in shown), []))

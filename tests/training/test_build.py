@@ -1,6 +1,7 @@
 """From bindings to parts; what does not fit is told by the binding's name."""
 
 import os
+import re
 
 import gin
 import pytest
@@ -266,6 +267,19 @@ def test_dry_run_of_rooms_counts_what_is_there(tiny, tmp_path):
     assert "0 to train on, 0 to validate on are there" in text
     assert "draws what is missing" in text and "MISSING" not in text
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_tells_what_cached_teachers_will_take(tiny, tmp_path):
+    folder = tmp_path / "cache"
+    params = ("run.teacher_cache = True", f"run.teacher_cache_dir = {str(folder)!r}")
+    cli.parse_gin(["gin/rooms/soka.gin"], tiny.params(*params))
+    text = describe()
+    (images,) = re.findall(r"(\d+) to train on", text)
+    told = rf"outputs of {images} images need [\d.]+ KiB in .*cache \([\d.]+ KiB an im"
+    assert re.search(told, text) and not folder.exists()
+    gin.clear_config()
+    cli.parse_gin(["gin/rooms/soka.gin"], tiny.params(*params, "teachers_dir = '/no'"))
+    assert "Its size is known once the teachers are there." in describe()
 
 
 def test_dry_run_of_a_misspelt_task_is_refused(tiny):

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from soka_tf.data import pipeline, taskonomy
 from soka_tf.errors import UserError, plain_message
+from soka_tf.teachers.pool import TeacherPool
 from soka_tf.training import run as runs
 from tests import tiny_runs
 
@@ -237,6 +238,88 @@ def test_run_killed_and_started_again_ends_like_an_uninterrupted_one(tiny, tmp_p
     assert [int(row["step"]) for row in rows_of(folder)] == [1, 2, 3, 4, 5, 6, 7]
 
 
+# Teachers' outputs from disk
+
+
+def caching(folder, *further):
+    return (
+        *PLAIN,
+        "run.teacher_cache = True",
+        f"run.teacher_cache_dir = {str(folder)!r}",
+        *further,
+    )
+
+
+def losses_of(model_dir):
+    return [
+        {name: float(v) for name, v in row.items() if name.startswith("loss/") and v}
+        for row in rows_of(model_dir)
+    ]
+
+
+def test_run_with_cached_teachers_never_runs_them_and_loses_only_rounding(
+    tiny, plain, tmp_path, monkeypatch
+):
+    params = caching(tmp_path / "cache")
+    run = tiny.build(tmp_path / "run", *params)
+
+    def never(*_):
+        raise AssertionError("a teacher was run")
+
+    monkeypatch.setattr(TeacherPool, "__call__", never)
+    runs.train(run, str(tmp_path / "run"))
+    # float16 rounds targets by 2^-11 at most; six steps of Adam, whose first ones have
+    # the size of the rate whatever the gradient, make that a percent of a loss. The
+    # loss of the task weights is a difference of nearly equal norms: not compared.
+    rows = list(zip(losses_of(tmp_path / "run"), losses_of(plain[1])))
+    for step, (cached, exact) in enumerate(rows, 1):
+        assert set(cached) == set(exact)
+        for name in set(exact) - {"loss/gradnorm"}:
+            tolerance = 1e-3 if step == 1 else 2e-2
+            assert cached[name] == pytest.approx(exact[name], rel=tolerance), name
+    assert losses_of(tmp_path / "run") != losses_of(plain[1])
+
+    # Stopped, and gone on elsewhere on the disk: to the same bits.
+    gin.clear_config()
+    interrupted(tiny, tmp_path / "killed", params, 4)
+    (tmp_path / "cache").rename(tmp_path / "moved")
+    again = resumed(tiny, tmp_path / "killed", caching(tmp_path / "moved"))
+    assert_same_state(again.model, run.model)
+    gin.clear_config()
+    with pytest.raises(UserError, match="run.teacher_cache: True -> False"):
+        tiny.build(tmp_path / "run", *params, "run.teacher_cache = False")
+
+
+@pytest.mark.parametrize(
+    "further, layers",
+    [
+        ([], {"block3", "representation"}),
+        (["build_amalgamation.layers = ('block3',)"], {"block3"}),
+        (["build_amalgamation.variant = None"], set()),
+        (["build_model.joint_steps = 100"], set()),
+        (
+            ["build_model.joint_steps = 100", "build_model.joint_amalgamation = True"],
+            {"block3", "representation"},
+        ),
+    ],
+)
+def test_run_caches_only_what_it_needs(tiny, tmp_path, further, layers):
+    run = tiny.build(tmp_path / "run", *caching(tmp_path / "cache", *further))
+    cache = runs.teacher_cache(run.settings, run.model, run.teacher_files)
+    assert set(cache.records["edge_texture"].shapes) == {*layers, "prediction"}
+    assert ("keypoints3d" in cache.records) == bool(layers)
+
+
+def test_run_with_flips_trains_and_refuses_cached_teachers(tiny, tmp_path):
+    flip = "run.augmentation = 'flip'"
+    run = tiny.build(tmp_path / "flip", *PLAIN, "max_steps = 1", flip)
+    runs.train(run, str(tmp_path / "flip"))
+    gin.clear_config()
+    with pytest.raises(UserError, match="run.augmentation = 'flip' and run.teacher_ca"):
+        tiny.build(tmp_path / "both", *caching(tmp_path / "cache", flip))
+    assert not (tmp_path / "cache").exists()
+
+
 # What is refused
 
 
@@ -277,6 +360,11 @@ def test_differing_bindings_read_folded_values_and_missing_ones():
     ]
     both = runs.differing_bindings(stored, current, of_both=True)
     assert both == ["run.tasks: 1 -> 2"]
+
+
+def test_settings_of_an_unknown_export_precision_are_refused():
+    with pytest.raises(UserError, match="run.export_precision must be one of float32"):
+        runs.Settings(("normal",), 8, 2, 5, export_precision="float16")
 
 
 @pytest.mark.parametrize("name", ["batch_size", "max_steps", "image_size"])
