@@ -12,6 +12,9 @@ The first word says what is measured:
 
     cycle       a training cycle against a plain distillation step, against the three
                 phases written naively, and with the teachers' outputs cached
+    teachers    our teacher, also folded and in bfloat16, against the published PyTorch
+                network of the same weights
+    inference   the exported student against its teachers, for two and three tasks
     input       a cycle fed from files against one fed from memory; reading alone
     similarity  RDMs and similarity of teachers against NumPy and SciPy in memory
     roofline    multiply-adds against the machine's peak, layer by layer; the cost of a
@@ -49,7 +52,7 @@ _JSON = flags.DEFINE_string(
     "json", None, "file for all numbers, as JSON", flag_values=FLAGS
 )
 
-BENCHMARKS = ("cycle", "input", "similarity", "roofline")
+BENCHMARKS = ("cycle", "teachers", "inference", "input", "similarity", "roofline")
 
 
 def main(benchmark: str) -> None:
