@@ -39,7 +39,7 @@ def main() -> None:
     model_dir = os.path.expanduser(_MODEL_DIR.value)
     cli.parse_gin([runs.config_of(model_dir)], _GIN_PARAM.value, base=None)
     settings = runs.Settings()
-    student = runs.restore_student(model_dir, settings)
+    student = runs.restore_student(model_dir, settings, settings.precision)
     teachers = build.load_pool(build.find_teachers(settings.task_names))
     data = build.build_data(
         settings.task_names, settings.image_size, runs.split_file(model_dir)

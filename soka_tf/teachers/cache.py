@@ -44,7 +44,7 @@ from soka_tf.data.pipeline import preprocess_images
 from soka_tf.data.taskonomy import RGB, DamagedFile, Sample, read_pixels
 from soka_tf.errors import UserError
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.teachers.teacher import PathLike, Teacher, sha256_of
+from soka_tf.teachers.teacher import PathLike, sha256_of
 
 FORMAT = 1
 IMAGE = "image"
@@ -255,12 +255,12 @@ class TeacherCache:
         self._run: Dict[str, Callable[[tf.Tensor], Any]] = {}
         self.records: Dict[str, TeacherRecords] = {}
         lending = teachers.auxiliaries if layers else {}
-        for name, teacher in {**teachers.targets, **lending}.items():
+        for name in (*teachers.targets, *lending):
             outputs = self._layers
             if name in teachers.targets:
                 outputs += (PREDICTION,)
             self._run[name] = tf.function(
-                self._runner(teacher, outputs),
+                self._runner(name, outputs),
                 input_signature=[
                     tf.TensorSpec([None, image_size, image_size, 3], tf.float32)
                 ],
@@ -274,7 +274,7 @@ class TeacherCache:
                 "image_size": image_size,
                 "antialias": bool(antialias),
                 "inputs": teachers.inputs,
-                "precision": _precision(teacher),
+                "precision": teachers.precision,
                 "outputs": {k: v.shape[1:].as_list() for k, v in shapes.items()},
             }
             self.records[name] = TeacherRecords(
@@ -395,11 +395,11 @@ class TeacherCache:
 
         return outputs
 
-    def _runner(self, teacher: Teacher, outputs: Sequence[str]):
+    def _runner(self, task: str, outputs: Sequence[str]):
         """Images -> outputs in float16, and of each [B, 3]: error, size, largest."""
 
         def run(images: tf.Tensor):
-            said = self._pool.run(teacher, images)
+            said = self._pool.run(task, images)
             values, checks = {}, {}
             for name in outputs:
                 exact = tf.cast(said[name], tf.float32)
@@ -625,18 +625,6 @@ def _folder_name(facts: Mapping[str, Any]) -> str:
             "+".join(facts["outputs"]),
         ]
     )
-
-
-def _precision(teacher: Teacher) -> str:
-    """What the teacher computes in, as its layers say."""
-    networks = [n for n in (teacher.encoder, teacher.decoder) if n is not None]
-    kinds = {
-        layer.compute_dtype
-        for network in networks
-        for layer in network.layers
-        if layer.weights
-    }
-    return "+".join(sorted(kinds))
 
 
 def _grouped(number: int) -> str:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from soka_tf.data.inputs import INPUTS
 from soka_tf.errors import UserError
+from soka_tf.networks.folding import PRECISIONS
 from soka_tf.tasks import get_targets, get_task
 from soka_tf.teachers import taskbank, visual_prior
 from soka_tf.teachers.teacher import PathLike, Teacher, load_teacher
@@ -43,6 +44,7 @@ class TeacherPool:
         targets: Mapping[str, Teacher],
         auxiliaries: Optional[Mapping[str, Teacher]] = None,
         inputs: str = "training",
+        precision: str = "float32",
     ):
         """Collects the teachers.
 
@@ -52,15 +54,24 @@ class TeacherPool:
           inputs: what the teachers are shown: "training", the images as they are; or
             "released", what Taskonomy's demonstration and similarity code show each
             task's network (`Task.released_input`), mostly images of low saturation.
+          precision: "float32", the teachers as they are; or "bfloat16", copies with
+            weights rounded to bfloat16 and BatchNorm folded in.
 
         Raises:
-          UserError: if a target's teacher has no decoder or `inputs` is neither.
+          UserError: if a target's teacher has no decoder, or `inputs` or `precision`
+            is unknown.
         """
         if inputs not in INPUTS_SHOWN:
             raise UserError(
                 f"load_pool.inputs must be one of {INPUTS_SHOWN}. Received: {inputs!r}."
             )
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"load_pool.precision must be one of {PRECISIONS}. "
+                f"Received: {precision!r}."
+            )
         self.inputs = inputs
+        self.precision = precision
         self.targets = dict(targets)
         self.auxiliaries = dict(auxiliaries or {})
         for name, teacher in self.targets.items():
@@ -69,6 +80,10 @@ class TeacherPool:
                     f"The teacher of {name!r} has an encoder only: it can be an "
                     "auxiliary, not the teacher of a target."
                 )
+
+        self._running = {**self.targets, **self.auxiliaries}
+        if precision != "float32":
+            self._running = {k: t.folded(precision) for k, t in self._running.items()}
 
     @property
     def teachers(self) -> List[Teacher]:
@@ -89,20 +104,21 @@ class TeacherPool:
           layers: the activations wanted; with none, auxiliaries are not run.
         """
         predictions, features = {}, {layer: [] for layer in layers}
-        for name, teacher in self.targets.items():
-            outputs = self.run(teacher, images)
+        for name in self.targets:
+            outputs = self.run(name, images)
             predictions[name] = outputs["prediction"]
             for layer in layers:
                 features[layer].append(outputs[layer])
         if layers:
-            for teacher in self.auxiliaries.values():
-                outputs = self.run(teacher, images)
+            for name in self.auxiliaries:
+                outputs = self.run(name, images)
                 for layer in layers:
                     features[layer].append(outputs[layer])
         return TeacherOutputs(predictions, features)
 
-    def run(self, teacher: Teacher, images: tf.Tensor) -> Dict[str, tf.Tensor]:
-        """Runs one of the teachers on float32 images [B, H, W, 3] in [-1, 1]."""
+    def run(self, name: str, images: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """Runs the teacher of a task on float32 images [B, H, W, 3] in [-1, 1]."""
+        teacher = self._running[name]
         return teacher(shown_images(teacher, images, self.inputs))
 
 
@@ -178,21 +194,25 @@ def find_teachers(
     )
 
 
-def load_pool(found: TeacherFiles, inputs: str = "training") -> TeacherPool:
+def load_pool(
+    found: TeacherFiles, inputs: str = "training", precision: str = "float32"
+) -> TeacherPool:
     """Loads the teachers of a run.
 
     Args:
       found: of `find_teachers`.
       inputs: what they are shown, see `TeacherPool`.
+      precision: in which they compute, see `TeacherPool`.
 
     Raises:
-      UserError: as `load_teachers`.
+      UserError: as `load_teachers`, and if the precision is unknown.
     """
     loaded = _load({**found.targets, **found.auxiliaries})
     return TeacherPool(
         {name: loaded[name] for name in found.targets},
         {name: loaded[name] for name in found.auxiliaries},
         inputs,
+        precision,
     )
 
 

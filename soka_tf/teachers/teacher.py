@@ -19,6 +19,7 @@ from soka_tf.errors import UserError
 from soka_tf.networks.building import scaled_filters
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import ENCODER_50, Encoder
+from soka_tf.networks.folding import fold
 from soka_tf.networks.weights import named_variables
 from soka_tf.tasks import get_task
 from soka_tf.teachers.fitting import Entry, Fault, fit, shapes_of
@@ -95,9 +96,21 @@ class Teacher(tf.keras.Model):
 
     def encode(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
         """Runs the encoder alone; returns its activations as `call` does."""
-        if self.encoder.image_channels == 1:
+        if self.encoder.input_shape[-1] == 1:
             images = INPUTS["light"](images)
         return dict(self.encoder(images, training=False))
+
+    def folded(self, precision: str) -> "Teacher":
+        """Returns a copy to be run, of fewer and faster layers; no weights to lend.
+
+        Args:
+          precision: of weights and products, see `soka_tf.networks.folding.fold`.
+        """
+        encoder, decoder = (
+            network and fold(network, precision)
+            for network in (self.encoder, self.decoder)
+        )
+        return Teacher(self.task.name, encoder, decoder, self.image_size)
 
     def count_parameters(self) -> int:
         """Scalars that were trained once: all but the moving statistics."""

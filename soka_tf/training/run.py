@@ -13,6 +13,7 @@ from absl import logging
 from soka_tf.data.pipeline import check_augmentation, image_dataset
 from soka_tf.errors import UserError
 from soka_tf.networks.folding import EXPORT_PRECISIONS
+from soka_tf.networks.precision import compute_in, hint
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.tasks import Task, get_targets
@@ -62,6 +63,8 @@ class Settings:
       seed: of the initial values, the order of the images and the instance noise.
       antialias: whether images are smoothed before they are reduced; the original
         does not.
+      precision: in which the student (and what trains it) computes, see
+        `soka_tf.networks.precision`; the teachers' is `load_pool`'s.
       augmentation: of the images to train on, "none" or "flip".
       teacher_cache: whether the teachers' outputs are computed once per image, before
         training, and read from disk from then on.
@@ -83,6 +86,7 @@ class Settings:
     max_steps: int
     seed: int = 0
     antialias: bool = False
+    precision: str = "float32"
     augmentation: str = "none"
     teacher_cache: bool = False
     teacher_cache_dir: Optional[str] = None
@@ -199,6 +203,9 @@ def build_run(model_dir: str) -> Run:
                 teacher.image_size,
                 settings.image_size,
             )
+    advice = hint(settings.precision, "run.precision")
+    if advice:
+        logging.info(advice)
     model = assemble_model(settings, teachers)
     players = build.build_optimizers(settings.max_steps)
     model.compile(players.optimizers)
@@ -217,17 +224,18 @@ def build_run(model_dir: str) -> Run:
 def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
     """Builds the model of a run from the bindings, not yet compiled."""
     names = settings.task_names
-    student = build.build_student(names, seed=settings.seed)
-    build.initialize_student(student, teachers)
-    return build.build_model(
-        student,
-        teachers,
-        build.build_gradnorm(names),
-        build.build_amalgamation(student, teachers),
-        build.build_adversary(names),
-        settings.max_steps,
-        seed=settings.seed,
-    )
+    with compute_in(settings.precision, "run.precision"):
+        student = build.build_student(names, seed=settings.seed)
+        build.initialize_student(student, teachers)
+        return build.build_model(
+            student,
+            teachers,
+            build.build_gradnorm(names),
+            build.build_amalgamation(student, teachers),
+            build.build_adversary(names),
+            settings.max_steps,
+            seed=settings.seed,
+        )
 
 
 def teacher_cache(
@@ -346,13 +354,21 @@ def split_file(model_dir: str) -> str:
     return os.path.join(model_dir, "split.json")
 
 
-def restore_student(model_dir: str, settings: Settings) -> Student:
+def restore_student(
+    model_dir: str, settings: Settings, precision: str = "float32"
+) -> Student:
     """Builds the student of a run from the bindings and loads its last checkpoint.
+
+    Args:
+      model_dir: the run's folder.
+      settings: of the run.
+      precision: in which the student is to compute; its weights are float32.
 
     Raises:
       UserError: if the folder has no checkpoint or it does not fit.
     """
-    student = build.build_student(settings.task_names, seed=settings.seed)
+    with compute_in(precision, "run.precision"):
+        student = build.build_student(settings.task_names, seed=settings.seed)
     step = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(student=student, step=step)
     path = latest_checkpoint(model_dir)

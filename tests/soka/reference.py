@@ -6,9 +6,9 @@ the moving statistics it had. GradNorm differentiates Eq. 7 through the gradient
 
 It borrows from a `SokaModel` the networks, the optimizers and the settings, and calls
 none of its methods. It runs eagerly, to be trusted, and in a graph, to be the baseline
-of `tools/benchmark.py cycle`. One choice the paper leaves open: the gradient norms are taken
-at the encoder as it was when the cycle began, where its own gradient is taken, too,
-with the decoders as competition left them.
+of `tools/benchmark.py cycle`. One choice the paper leaves open: the gradient norms are
+taken at the encoder as it was when the cycle began, where its own gradient is taken,
+too, with the decoders as competition left them.
 """
 
 import tensorflow as tf

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
@@ -115,6 +116,25 @@ def test_released_inputs_are_those_of_each_task(folder):
     )
     with pytest.raises(UserError, match="load_pool.inputs .* Received: 'demo'"):
         load_pool(found, "demo")
+
+
+def test_pool_in_bfloat16_says_nearly_the_same_and_keeps_its_teachers(folder):
+    found = find_teachers(["normal"], ["vanishing_point"], folder)
+    exact, rounded = load_pool(found), load_pool(found, precision="bfloat16")
+    for wanted, said in zip(
+        tf.nest.flatten(exact(IMAGES)), tf.nest.flatten(rounded(IMAGES))
+    ):
+        assert said.dtype == tf.float32
+        scale = np.abs(wanted).max()
+        assert 1e-5 * scale < np.abs(said - wanted).max() < 0.05 * scale
+    # Teachers to be measured or to lend their weights are those of the files.
+    assert isinstance(rounded.targets["normal"].encoder, Encoder)
+    np.testing.assert_array_equal(
+        rounded.targets["normal"](IMAGES)["prediction"],
+        exact.targets["normal"](IMAGES)["prediction"],
+    )
+    with pytest.raises(UserError, match="load_pool.precision .* Received: 'half'"):
+        load_pool(found, precision="half")
 
 
 def test_folder_that_is_not_there_has_none(tmp_path):
