@@ -166,22 +166,23 @@ def build_cases(networks: Networks, image_size: int, folder: str) -> Dict[str, P
     """
     student, teachers = networks.student, networks.teachers
 
-    # Every network has a graph of its own, shared by the cases: with constants, the
-    # graphs of a full-size case each hold hundreds of MB, several times over.
-    def graph(function):
-        return tf.function(function, autograph=False)
+    # Every network is traced once, for any batch, and shared by the cases.
+    def graph(function, channels=3):
+        spec = tf.TensorSpec([None, None, None, channels])
+        return tf.function(function, autograph=False).get_concrete_function(spec)
 
     def each(of):
         graphs = {
-            n: graph(lambda x, t=t: {"prediction": t(x)["prediction"]})
-            for n, t in of.items()
+            n: graph(functools.partial(_prediction, teacher))
+            for n, teacher in of.items()
         }
-        return lambda images, names: {n: graphs[n](images)["prediction"] for n in names}
+        return lambda images, names: {n: graphs[n](images) for n in names}
 
     def one(encoder, decoders):
         encode = graph(lambda x: encoder(x, training=False)["representation"])
         graphs = {
-            n: graph(lambda x, d=d: d(x, training=False)) for n, d in decoders.items()
+            n: graph(functools.partial(d, training=False), encode.outputs[0].shape[-1])
+            for n, d in decoders.items()
         }
 
         def predict(images, names):
@@ -208,6 +209,10 @@ def build_cases(networks: Networks, image_size: int, folder: str) -> Dict[str, P
         export_student(student, tasks, image_size, export_dir, precision="auto")
         cases[f"exported_{count}_tasks"] = _exported(export_dir)
     return cases
+
+
+def _prediction(teacher: Predict, images: tf.Tensor) -> tf.Tensor:
+    return teacher(images)["prediction"]
 
 
 def fold_teacher(teacher: Teacher, precision: str = "float32") -> Predict:
