@@ -1,6 +1,6 @@
 r"""Measures the speed of soka_tf against baselines, on the machine at hand.
 
-Example (about a minute, on nothing but random numbers):
+Example (two minutes, on nothing but random numbers):
 
     python tools/benchmark.py cycle
 
@@ -57,9 +57,13 @@ BENCHMARKS = ("cycle", "teachers", "inference", "input", "similarity", "roofline
 
 def main(benchmark: str) -> None:
     """Runs one benchmark and reports it."""
+    import tensorflow as tf
+
     from tools.benchmarks import measure
 
     measure.check_json_path(_JSON.value)
+    # Its advice on functions traced one after the other, which is what cases are.
+    tf.get_logger().setLevel("ERROR")
     module = importlib.import_module(f"tools.benchmarks.{benchmark}")
     measured = module.run(_SCALE.value, _REPEATS.value, _PRECISION.value)
     measure.report(benchmark, measured, _JSON.value)

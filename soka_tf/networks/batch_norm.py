@@ -87,16 +87,20 @@ class BatchNorm(tf.keras.layers.BatchNormalization):
             )
         if not training:
             return super().call(inputs, training=training, mask=mask)
-        # Keras' own kernel; a factor of 1 makes it return the statistics of the
-        # batch alone (the variance unbiased) instead of a moving average.
+        # Keras' own kernel; it returns the moving statistics as they would become,
+        # after what earlier passes inside the block have made of them.
+        before = (self.moving_mean, self.moving_variance)
+        for layer, *noted in scope.collected:
+            before = noted if layer is self else before
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             tf.cast(inputs, self.compute_dtype),
             self.gamma,
             self.beta,
+            *before,
             epsilon=self.epsilon,
             is_training=True,
             data_format="NHWC",
-            exponential_avg_factor=1.0,
+            exponential_avg_factor=1.0 - self.momentum,
         )
         if scope.mode == "collect":
             scope.collected.append((self, mean, variance))
@@ -144,7 +148,7 @@ def statistics(
     Args:
       networks: a layer or model, or several; all `BatchNorm` layers in them.
       mode: "update" moves the moving statistics, as Keras does; "keep" leaves them
-        alone; "collect" leaves them alone, too, but notes the batch's statistics
+        alone; "collect" leaves them alone, too, but notes what they would become
         for `apply_collected`.
 
     Yields:
@@ -176,10 +180,6 @@ def apply_collected(collected: Collected) -> None:
       collected: what `statistics(networks, "collect")` yielded; empty afterwards.
     """
     for layer, mean, variance in collected:
-        factor = 1.0 - layer.momentum
-        for moving, batch in (
-            (layer.moving_mean, mean),
-            (layer.moving_variance, variance),
-        ):
-            moving.assign((1.0 - factor) * moving + factor * batch)
+        layer.moving_mean.assign(mean)
+        layer.moving_variance.assign(variance)
     collected.clear()

@@ -18,7 +18,7 @@ _OUTPUT, _INPUT, _KERNEL = (np.kron(m, m) for m in (_A, _B, _G))
 # The transform of a mirrored filter is that of the filter with 0 and 3 exchanged.
 _MIRRORED = [4 * i + j for i in (3, 1, 2, 0) for j in (3, 1, 2, 0)]
 # Below this many input times output channels the transforms cost more than they save.
-LEAST_CHANNEL_PAIRS = 512 * 256
+LEAST_CHANNEL_PAIRS = 256 * 256
 
 
 def pays(layer: tf.keras.layers.Layer, x: tf.Tensor) -> bool:

@@ -68,7 +68,7 @@ def test_decoder_with_fixed_kernels_equals_its_call(monkeypatch):
         tf.keras.layers.Conv2D(512, 3, 2, padding="same", use_bias=False),
         tf.keras.layers.Conv2D(512, 3, padding="valid", use_bias=False),
         tf.keras.layers.Conv2D(512, 3, padding="same"),
-        tf.keras.layers.Conv2D(255, 3, padding="same", use_bias=False),
+        tf.keras.layers.Conv2D(127, 3, padding="same", use_bias=False),
         tf.keras.layers.Conv2DTranspose(512, 3, padding="same", use_bias=False),
         tf.keras.layers.Conv2D(
             512, 3, padding="same", use_bias=False, dtype="mixed_bfloat16"

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.networks.precision import compute_in
+from soka_tf.networks.processor import has_amx
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
@@ -21,10 +23,12 @@ from tools.benchmarks.measure import Measurement, time_cases
 TASKS = ("depth_zbuffer", "edge_texture")
 AUXILIARY = "keypoints3d"
 LAYERS = ("block3", "representation")
+_PLAYERS = ("encoder", "decoders", "task_weights", "amalgamation")
+_IN_BFLOAT16 = "cycle_bfloat16"
 
 
 class Scale(NamedTuple):
-    """Sizes of a benchmark: the networks' width, pixels, images a step, rounds."""
+    """Width of the networks, pixels, images a step, rounds."""
 
     width: float
     image_size: int
@@ -32,7 +36,7 @@ class Scale(NamedTuple):
     repeats: int
 
 
-SCALES = {"small": Scale(0.5, 256, 2, 7), "full": Scale(1.0, 256, 4, 7)}
+SCALES = {"small": Scale(0.25, 128, 4, 15), "full": Scale(1.0, 256, 4, 7)}
 
 
 def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
@@ -41,24 +45,34 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
     Args:
       scale: one of `SCALES`.
       repeats: timed rounds, None for the scale's.
-      precision: Keras policy of all networks.
+      precision: of the student, see `soka_tf.networks.precision`; the teachers compute
+        likewise.
     """
     sizes = SCALES[scale]
     repeats = repeats or sizes.repeats
-    tf.keras.mixed_precision.set_global_policy(precision)
-    model = build_model(sizes.width)
     random = np.random.default_rng(0)
     shape = (sizes.batch_size, sizes.image_size, sizes.image_size, 3)
     images = tf.constant(random.uniform(-1, 1, shape), tf.float32)
-    times = time_cases(step_cases(model, images), repeats)
-    tf.keras.mixed_precision.set_global_policy("float32")
+    cases = step_cases(build_model(sizes.width, precision), images)
+    notes = []
+    if scale == "full" and precision == "float32":
+        if has_amx():
+            cases[_IN_BFLOAT16] = step_case(
+                build_model(sizes.width, "mixed_bfloat16"), "cycle", {"rgb": images}
+            )
+        else:
+            notes.append("No cycle in bfloat16 beside: this processor has no AMX.")
+    times = time_cases(cases, repeats)
+    ratio = {
+        "cycle_over_joint": times.over("cycle", "joint"),
+        "cycle_over_naive": times.over("cycle", "naive"),
+        "cached_over_student": times.over("cached", "student"),
+    }
+    if _IN_BFLOAT16 in cases:
+        ratio["bfloat16_over_float32"] = times.over(_IN_BFLOAT16, "cycle")
     return Measurement(
         times.medians,
-        {
-            "cycle_over_joint": times.over("cycle", "joint"),
-            "cycle_over_naive": times.over("cycle", "naive"),
-            "cached_over_student": times.over("cached", "student"),
-        },
+        ratio,
         {
             "scale": scale,
             "precision": precision,
@@ -66,13 +80,21 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
             "auxiliaries": 1,
             **sizes._replace(repeats=repeats)._asdict(),
         },
-        peak_gib=times.peak_gib,
+        notes,
+        times.peak_gib,
     )
 
 
-def build_model(width: float) -> SokaModel:
-    """A compiled model of the paper's networks, of this width, at random weights."""
+def build_model(width: float, precision: str = "float32") -> SokaModel:
+    """A compiled model, student and teachers of one width, at random weights."""
     tf.keras.utils.set_random_seed(0)
+    with compute_in(precision):
+        model = _build_model(width, "float32" if precision == "float32" else "bfloat16")
+    model.compile({player: make_optimizer("adam", 1e-4) for player in _PLAYERS})
+    return model
+
+
+def _build_model(width: float, teachers_precision: str) -> SokaModel:
 
     def encoder() -> Encoder:
         return Encoder(width=width)
@@ -83,6 +105,7 @@ def build_model(width: float) -> SokaModel:
     teachers = TeacherPool(
         {task: Teacher(task, encoder(), decoder(task)) for task in TASKS},
         {AUXILIARY: Teacher(AUXILIARY, encoder())},
+        precision=teachers_precision,
     )
     student = Student(encoder(), {task: decoder(task) for task in TASKS})
     channels = {layer: student.encoder.output[layer].shape[-1] for layer in LAYERS}
@@ -91,7 +114,7 @@ def build_model(width: float) -> SokaModel:
         channels,
         auxiliaries=1,
     )
-    model = SokaModel(
+    return SokaModel(
         student,
         teachers,
         GradNorm(len(TASKS)),
@@ -99,11 +122,6 @@ def build_model(width: float) -> SokaModel:
         joint_amalgamation=True,
         weight_decay=1e-6,
     )
-    model.compile({player: make_optimizer("adam", 1e-4) for player in _PLAYERS})
-    return model
-
-
-_PLAYERS = ("encoder", "decoders", "task_weights", "amalgamation")
 
 
 def step_cases(model: SokaModel, images: tf.Tensor) -> Dict[str, Callable[[], Any]]:
@@ -126,19 +144,21 @@ def step_cases(model: SokaModel, images: tf.Tensor) -> Dict[str, Callable[[], An
         reference.cycle(model, images)
         return tf.identity(model.step)
 
-    def step(stage: str, data: Dict[str, Any]) -> Callable[[], Any]:
-        function = model.make_step(stage)
-        iterator = iter(tf.data.Dataset.from_tensors(data).repeat())
-        return lambda: _wait(function(iterator))
-
     return {
         "teachers": lambda: _wait(teach()),
-        "student": step("joint", given),
-        "joint": step("joint", {"rgb": images}),
-        "cycle": step("cycle", {"rgb": images}),
-        "cached": step("cycle", given),
+        "student": step_case(model, "joint", given),
+        "joint": step_case(model, "joint", {"rgb": images}),
+        "cycle": step_case(model, "cycle", {"rgb": images}),
+        "cached": step_case(model, "cycle", given),
         "naive": lambda: _wait(naive()),
     }
+
+
+def step_case(model: SokaModel, stage: str, data: Dict[str, Any]) -> Callable[[], Any]:
+    """One step of a stage on the same batch, again and again."""
+    function = model.make_step(stage)
+    iterator = iter(tf.data.Dataset.from_tensors(data).repeat())
+    return lambda: _wait(function(iterator))
 
 
 def _wait(outputs: Any) -> None:

@@ -62,9 +62,7 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
       precision: Keras policy of the networks.
     """
     sizes = SCALES[scale]
-    tf.keras.mixed_precision.set_global_policy(precision)
-    model = cycle.build_model(sizes.model.width)
-    tf.keras.mixed_precision.set_global_policy("float32")
+    model = cycle.build_model(sizes.model.width, precision)
     measured = measure_input(model, sizes, repeats)
     return measured._replace(settings={**measured.settings, "precision": precision})
 
