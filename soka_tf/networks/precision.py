@@ -9,6 +9,8 @@ from soka_tf.errors import UserError
 from soka_tf.networks.processor import has_amx
 
 PRECISIONS = ("float32", "mixed_bfloat16")
+# Scalars; in smaller networks the conversions cost more than the products save.
+_LARGE = 10_000_000
 
 
 @contextlib.contextmanager
@@ -36,14 +38,26 @@ def compute_in(precision: str, binding: str = "precision") -> Iterator[None]:
         tf.keras.mixed_precision.set_global_policy(before)
 
 
-def hint(precision: str, binding: str) -> Optional[str]:
-    """One line on a precision that does not suit this machine; None if it does."""
+def is_large(networks: tf.Module) -> bool:
+    """Whether networks are large enough to gain by bfloat16 on a processor with AMX."""
+    scalars = sum(v.shape.num_elements() for v in networks.variables)
+    return scalars >= _LARGE
+
+
+def hint(precision: str, binding: str, networks: tf.Module) -> Optional[str]:
+    """One line on a precision that does not suit this machine; None if it does.
+
+    Args:
+      precision: one of `PRECISIONS`.
+      binding: whose value it is.
+      networks: what computes in it.
+    """
     if tf.config.list_physical_devices("GPU"):
         return None  # which of them gain by it is not known here
-    if precision == "float32" and has_amx():
+    if precision == "float32" and has_amx() and is_large(networks):
         return (
-            "This processor has AMX: "
-            f"{binding} = 'mixed_bfloat16' makes a step about twice as fast "
+            "This processor has AMX: with "
+            f"{binding} = 'mixed_bfloat16' a step would be about twice as fast "
             "(docs/performance.md)."
         )
     if precision == "mixed_bfloat16" and not has_amx():

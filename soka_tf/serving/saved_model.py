@@ -25,6 +25,7 @@ from soka_tf.data import encodings
 from soka_tf.data.pipeline import preprocess_images
 from soka_tf.errors import UserError
 from soka_tf.networks import folding
+from soka_tf.networks.precision import is_large
 from soka_tf.networks.processor import has_amx
 from soka_tf.tasks import Task
 
@@ -80,6 +81,11 @@ def export_student(
       UserError: if the folder holds something else than a SavedModel, the student has
         no decoder for a task, or the precision is unknown.
     """
+    if precision == "float32" and has_amx() and is_large(student):
+        logging.info(
+            "This processor has AMX: with precision bfloat16 the export would be "
+            "several times faster (docs/performance.md)."
+        )
     precision = choose_precision(precision)
     directory = os.path.abspath(os.path.expanduser(directory))
     _check_directory(directory)
@@ -124,14 +130,9 @@ def choose_precision(precision: str) -> str:
     if precision == "auto":
         precision = "bfloat16" if amx else "float32"
         logging.info(
-            "This processor has %s AMX: the export computes in %s.",
-            "" if amx else "no",
+            "This processor has %sAMX: the export computes in %s.",
+            "" if amx else "no ",
             precision,
-        )
-    elif amx and precision == "float32":
-        logging.info(
-            "This processor has AMX: with precision bfloat16 the export would be "
-            "several times faster (docs/performance.md)."
         )
     return precision
 

@@ -203,10 +203,10 @@ def build_run(model_dir: str) -> Run:
                 teacher.image_size,
                 settings.image_size,
             )
-    advice = hint(settings.precision, "run.precision")
+    model = assemble_model(settings, teachers)
+    advice = hint(settings.precision, "run.precision", model.student)
     if advice:
         logging.info(advice)
-    model = assemble_model(settings, teachers)
     players = build.build_optimizers(settings.max_steps)
     model.compile(players.optimizers)
     model.movement_every_steps = settings.movement_every_steps

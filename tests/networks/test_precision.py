@@ -33,19 +33,24 @@ def test_unknown_precision_is_refused_by_its_binding():
 
 
 @pytest.mark.parametrize(
-    "amx, wanted, words",
+    "amx, large, wanted, words",
     [
-        (True, "float32", "twice as fast"),
-        (False, "mixed_bfloat16", "slower"),
-        (True, "mixed_bfloat16", None),
-        (False, "float32", None),
+        (True, True, "float32", "twice as fast"),
+        (True, False, "float32", None),
+        (False, False, "mixed_bfloat16", "slower"),
+        (True, True, "mixed_bfloat16", None),
+        (False, True, "float32", None),
     ],
 )
 def test_hint_is_one_line_where_another_precision_suits_better(
-    monkeypatch, amx, wanted, words
+    monkeypatch, amx, large, wanted, words
 ):
     monkeypatch.setattr(precision, "has_amx", lambda: amx)
-    said = hint(wanted, "run.precision")
+    encoder = small.encoder()
+    if large:
+        scalars = sum(v.shape.num_elements() for v in encoder.variables)
+        monkeypatch.setattr(precision, "_LARGE", scalars)
+    said = hint(wanted, "run.precision", encoder)
     assert said is None if words is None else words in said and "\n" not in said
 
 
