@@ -1,6 +1,6 @@
 r"""Measures the speed of soka_tf against baselines, on the machine at hand.
 
-Example (two minutes, on nothing but random numbers):
+Example (two to four minutes, most of them building graphs; on random numbers):
 
     python tools/benchmark.py cycle
 

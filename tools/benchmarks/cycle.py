@@ -36,7 +36,7 @@ class Scale(NamedTuple):
     repeats: int
 
 
-SCALES = {"small": Scale(0.25, 128, 4, 15), "full": Scale(1.0, 256, 4, 7)}
+SCALES = {"small": Scale(1.0, 128, 2, 5), "full": Scale(1.0, 256, 4, 7)}
 
 
 def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:

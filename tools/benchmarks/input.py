@@ -48,7 +48,7 @@ class Scale(NamedTuple):
 
 # Taskonomy's files have 512 pixels.
 SCALES = {
-    "small": Scale(cycle.SCALES["small"]._replace(repeats=3), 256, 6, 25),
+    "small": Scale(cycle.Scale(0.25, 128, 4, 3), 256, 6, 25),
     "full": Scale(cycle.SCALES["full"]._replace(repeats=3), 512, 3, 25),
 }
 
