@@ -5,7 +5,8 @@ before it can do itself; and a transposed convolution is an ordinary one whose c
 are spread over pixels, which the fused kernels know.
 
 Weights stay variables. Constants would spare the kernels an arrangement of the weights
-at every call, but TensorFlow copies them so often that a full-size export needs 10 GB.
+at every call, but TensorFlow copies them so often that a full-size export would take
+several times the memory.
 """
 
 from typing import Optional, Tuple
