@@ -38,9 +38,9 @@ def compute_in(precision: str, binding: str = "precision") -> Iterator[None]:
         tf.keras.mixed_precision.set_global_policy(before)
 
 
-def is_large(networks: tf.Module) -> bool:
+def is_large(*networks: tf.Module) -> bool:
     """Whether networks are large enough to gain by bfloat16 on a processor with AMX."""
-    scalars = sum(v.shape.num_elements() for v in networks.variables)
+    scalars = sum(v.shape.num_elements() for n in networks for v in n.variables)
     return scalars >= _LARGE
 
 

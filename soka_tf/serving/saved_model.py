@@ -81,11 +81,6 @@ def export_student(
       UserError: if the folder holds something else than a SavedModel, the student has
         no decoder for a task, or the precision is unknown.
     """
-    if precision == "float32" and has_amx() and is_large(student):
-        logging.info(
-            "This processor has AMX: with precision bfloat16 the export would be "
-            "several times faster (docs/performance.md)."
-        )
     precision = choose_precision(precision)
     directory = os.path.abspath(os.path.expanduser(directory))
     _check_directory(directory)
@@ -94,6 +89,12 @@ def export_student(
         raise UserError(
             f"The student cannot export {', '.join(missing) or 'no task at all'}. "
             f"Its tasks: {', '.join(student.decoders)}."
+        )
+    networks = (student.encoder, *(student.decoders[task.name] for task in tasks))
+    if precision == "float32" and has_amx() and is_large(*networks):
+        logging.info(
+            "This processor has AMX: with precision bfloat16 the export would be "
+            "several times faster (docs/performance.md)."
         )
     module, signatures = _build(student, tasks, image_size, antialias, precision)
     parent, name = os.path.split(directory)
