@@ -45,6 +45,7 @@ def main() -> None:
     from soka_tf.serving.saved_model import export_student
     from soka_tf.training import run as runs
     from soka_tf.training.dry_run import describe
+    from soka_tf.training.strategy import build_strategy
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
     stored = os.path.join(model_dir, runs.CONFIG_FILE)
@@ -57,20 +58,22 @@ def main() -> None:
         print(describe())
         return
 
+    strategy = build_strategy()
     logging.info("Loading teachers, finding or drawing images ...")
-    run = runs.build_run(model_dir)
+    run = runs.build_run(model_dir, strategy)
     for name in cli.unused_bindings():
         logging.warning("The binding %s is used by nothing in this run.", name)
-    runs.claim(model_dir, run.config)
-    writer = runs.summary_writer(model_dir)
-    log_selection(run.selection, model_dir, writer)
+    folder = run.output_dir  # the run's, but for workers beside the chief
+    runs.claim(model_dir, run.config, folder == model_dir)
+    writer = runs.summary_writer(folder)
+    log_selection(run.selection, folder, writer)
     settings, student = run.settings, run.model.student
     panels = PanelCallback(
         student,
         run.model.teachers.targets,
         fixed_batch(run),
         settings.targets,
-        os.path.join(model_dir, "panels"),
+        os.path.join(folder, "panels"),
         settings.panel_every_steps,
         writer,
     )
@@ -78,7 +81,7 @@ def main() -> None:
     logging.info(
         "Measuring teachers and student on %d images ...", len(run.data.validation)
     )
-    result = evaluate_run(run, model_dir)
+    result = evaluate_run(run, folder)
     lines = ["", format_table(result), "", f"Everything is in {model_dir}:"]
     lines += [
         f"  pictures      {os.path.join(model_dir, 'panels')}, "
@@ -87,7 +90,7 @@ def main() -> None:
     ]
     if settings.export:
         logging.info("Exporting the student ...")
-        export_dir = os.path.join(model_dir, "saved_model")
+        export_dir = os.path.join(folder, "saved_model")
         export_student(
             student,
             settings.targets,

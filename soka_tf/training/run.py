@@ -1,9 +1,12 @@
 """A run: its settings, its parts, its training, and going on after an interruption."""
 
+import atexit
 import dataclasses
 import functools
 import os
 import re
+import shutil
+import tempfile
 from typing import Any, Dict, List, Optional, Sequence
 
 import gin
@@ -27,6 +30,11 @@ from soka_tf.training.callbacks import (
     Progress,
     text_summaries,
 )
+from soka_tf.training.strategy import (
+    describe_devices,
+    lost_workers,
+    worker_index,
+)
 
 CONFIG_FILE = "operative_config.gin"
 _CHECKPOINTS = "checkpoints"
@@ -47,6 +55,10 @@ _FREE_BINDINGS = (
     "run.teacher_cache_dir",
     "build_data.check_files",
     "build_data.rooms_dir",
+    "build_strategy.name",
+    "build_strategy.logical_cpus",
+    "strategy",
+    "logical_cpus",
 )
 
 
@@ -155,6 +167,9 @@ class Run:
       learning_rate: the schedule of encoder and decoders.
       config: the operative gin configuration, all values included.
       selection: the auxiliary teachers, and why these.
+      strategy: where it computes.
+      output_dir: where this process writes: the chief into the run's folder, other
+        workers into one that is thrown away.
     """
 
     settings: Settings
@@ -164,18 +179,23 @@ class Run:
     learning_rate: Any
     config: str
     selection: Selection
+    strategy: tf.distribute.Strategy
+    output_dir: str
 
 
-def build_run(model_dir: str) -> Run:
+def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None) -> Run:
     """Builds all parts from the bindings.
 
     Args:
       model_dir: the run's folder.
+      strategy: of `build_strategy`; None for TensorFlow's current one.
 
     Raises:
       UserError: if files are missing or bindings do not fit each other.
     """
     settings = Settings()
+    strategy = strategy or tf.distribute.get_strategy()
+    logging.info(describe_devices(strategy, settings.batch_size))
     # Before rooms are drawn or a split is read that another configuration would need.
     _refuse_differences(model_dir, gin.config_str(), of_both=True)
     names = settings.task_names
@@ -193,7 +213,11 @@ def build_run(model_dir: str) -> Run:
         model_dir,
     )
     teacher_files = build.find_teachers(names, selection.names)
-    teachers = build.load_pool(teacher_files)
+    with strategy.scope():
+        teachers = build.load_pool(teacher_files)
+        model = assemble_model(settings, teachers)
+        players = build.build_optimizers(settings.max_steps)
+        model.compile(players.optimizers)
     for teacher in teachers.teachers:
         if teacher.image_size not in (None, settings.image_size):
             logging.warning(
@@ -203,12 +227,9 @@ def build_run(model_dir: str) -> Run:
                 teacher.image_size,
                 settings.image_size,
             )
-    model = assemble_model(settings, teachers)
     advice = hint(settings.precision, "run.precision", model.student)
     if advice:
         logging.info(advice)
-    players = build.build_optimizers(settings.max_steps)
-    model.compile(players.optimizers)
     model.movement_every_steps = settings.movement_every_steps
     return Run(
         settings,
@@ -218,6 +239,8 @@ def build_run(model_dir: str) -> Run:
         players.learning_rate,
         gin.operative_config_str(),
         selection,
+        strategy,
+        model_dir if worker_index(strategy) == 0 else _throw_away_folder(),
     )
 
 
@@ -281,10 +304,11 @@ def train(
         finite, or no image can be read any more.
     """
     settings, model = run.settings, run.model
-    claim(model_dir, run.config)
-    writer = writer or summary_writer(model_dir)
-    manager = _manager(model_dir, model, settings.keep_checkpoints)
-    start = _restore(model, manager)
+    claim(model_dir, run.config, run.output_dir == model_dir)
+    writer = writer or summary_writer(run.output_dir)
+    # Every worker must save, for replicas' statistics are gathered while saving.
+    manager = _manager(run.output_dir, model, settings.keep_checkpoints)
+    start = _restore(model, manager, model_dir)
     if start:
         logging.info("Continuing from step %d of %s.", start, model_dir)
     if start >= settings.max_steps:
@@ -302,23 +326,30 @@ def train(
     )
     remaining = settings.max_steps - start
     text_summaries(writer, {"gin/operative_config": run.config}, start)
-    dataset = image_dataset(
-        run.data.train,
-        settings.image_size,
-        settings.batch_size,
-        settings.seed,
-        start_step=start,
-        steps=remaining,
-        antialias=settings.antialias,
-        augmentation=settings.augmentation,
-        teachers=teachers,
-    )
+
+    def share_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        workers = context.num_input_pipelines
+        return image_dataset(
+            run.data.train,
+            settings.image_size,
+            settings.batch_size,
+            settings.seed,
+            start_step=start,
+            steps=remaining,
+            antialias=settings.antialias,
+            augmentation=settings.augmentation,
+            teachers=teachers,
+            workers=workers,
+            worker=context.input_pipeline_id,
+            replicas=context.num_replicas_in_sync // workers,
+        )
+
     columns = [metric.name for metric in model.metrics]
     progress = Progress(settings.max_steps)
     own = [
         progress,
         MetricLog(
-            os.path.join(model_dir, "metrics.csv"),
+            os.path.join(run.output_dir, "metrics.csv"),
             columns,
             settings.log_every_steps,
             run.learning_rate,
@@ -330,9 +361,14 @@ def train(
     ]
     try:
         # One epoch: everything that happens now and then happens by steps.
-        model.fit(
-            dataset, epochs=1, steps_per_epoch=remaining, callbacks=own, verbose=0
-        )
+        with lost_workers("During training"):
+            model.fit(
+                run.strategy.distribute_datasets_from_function(share_of_worker),
+                epochs=1,
+                steps_per_epoch=remaining,
+                callbacks=own,
+                verbose=0,
+            )
     except tf.errors.UnknownError as error:
         # tf.data hands on what a reader raised as text only.
         told = re.search(r"UserError: (.+)", str(error))
@@ -455,13 +491,13 @@ def _parse_bindings(text: str) -> Dict[str, str]:
     return bindings
 
 
-def claim(model_dir: str, config: str) -> None:
-    """Stores the configuration, or refuses to go on with another one."""
-    os.makedirs(model_dir, exist_ok=True)
+def claim(model_dir: str, config: str, chief: bool = True) -> None:
+    """Stores the configuration (the chief does), or refuses to go on with another."""
     _refuse_differences(model_dir, config)
     path = os.path.join(model_dir, CONFIG_FILE)
-    if os.path.exists(path):
+    if os.path.exists(path) or not chief:
         return
+    os.makedirs(model_dir, exist_ok=True)
     temporary = path + ".tmp"
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(config)
@@ -502,8 +538,10 @@ def _manager(model_dir: str, model: SokaModel, keep: int) -> tf.train.Checkpoint
     )
 
 
-def _restore(model: SokaModel, manager: tf.train.CheckpointManager) -> int:
-    path = _last_there(tf.train.get_checkpoint_state(manager.directory))
+def _restore(
+    model: SokaModel, manager: tf.train.CheckpointManager, model_dir: str
+) -> int:
+    path = _last_there(tf.train.get_checkpoint_state(_checkpoint_dir(model_dir)))
     if path is None:
         return 0
     try:
@@ -514,6 +552,12 @@ def _restore(model: SokaModel, manager: tf.train.CheckpointManager) -> int:
             f"({_first_line(error)}). Remove it to go on from the one before."
         ) from error
     return int(model.step.numpy())
+
+
+def _throw_away_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="soka_tf_worker_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _first_line(error: Exception) -> str:
