@@ -38,6 +38,9 @@ def image_dataset(
     antialias: bool = False,
     augmentation: str = "none",
     teachers: Optional[Callable[[tf.Tensor], Any]] = None,
+    workers: int = 1,
+    worker: int = 0,
+    replicas: int = 1,
 ) -> tf.data.Dataset:
     """Yields batches of images without labels: an endless chain of shuffled epochs.
 
@@ -45,10 +48,14 @@ def image_dataset(
     starts at 0. Only rgb files are ever opened. A file that cannot be read is named in
     one warning, and the next sample of the list takes its place.
 
+    However many workers and replicas there are, together they see in every step the
+    images that one process would see in it: each worker reads its part of the batch
+    only, and hands it out in equal consecutive elements, one a replica.
+
     Args:
       samples: where the images are.
       image_size: side of the images in pixels.
-      batch_size: images per batch, over all replicas.
+      batch_size: images per batch, over all replicas of all workers.
       seed: of the order.
       start_step: number of batches to pass over.
       steps: number of batches; None for no end.
@@ -57,22 +64,29 @@ def image_dataset(
         at random, a function of (seed, place in the chain).
       teachers: given the number of a sample (int64 scalar), returns in graph mode what
         the teachers say of its image as it is, a structure of tensors.
+      workers: number of processes that share every batch.
+      worker: number of this one, from 0.
+      replicas: replicas of each worker; that many elements make a step.
 
     Returns:
-      A dataset of {"rgb": float32 [batch_size, image_size, image_size, 3] in [-1, 1]},
-      and, where `teachers` is given, "teachers": what it returned of the images that
-      are shown, batched.
+      A dataset of {"rgb": float32 [batch_size / (workers * replicas), image_size,
+      image_size, 3] in [-1, 1]}, and, where `teachers` is given, "teachers": what it
+      returned of the images that are shown, batched.
 
     Raises:
-      UserError: if there are no samples, none of them can be read, or `augmentation`
-        is neither or does not fit `teachers`.
+      UserError: if there are no samples, none of them can be read, the batch cannot be
+        shared out evenly, or `augmentation` is neither or does not fit `teachers`.
     """
     _check_sizes(samples, image_size, batch_size)
+    _check_shares(batch_size, workers, worker, replicas)
     check_augmentation(augmentation, teachers is not None)
     reader = _ImageReader(samples)
     reader.read(0)  # finds out here, not in the middle of a graph, if nothing is there
+    per_worker = batch_size // workers
 
-    def load(position):
+    def load(number):
+        step, place = number // per_worker, number % per_worker
+        position = step * batch_size + worker * per_worker + place
         index = _shuffled_index(position, len(samples), seed)
         pixels, shown = tf.numpy_function(
             reader.read, [index], [tf.uint8, tf.int64], stateful=False
@@ -84,11 +98,11 @@ def image_dataset(
             image = _flip_half(image, seed, position)
         return {RGB: image, **({TEACHERS: teachers(shown)} if teachers else {})}
 
-    dataset = tf.data.Dataset.counter(start_step * batch_size)
+    dataset = tf.data.Dataset.counter(start_step * per_worker)
     dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    dataset = dataset.batch(per_worker // replicas, drop_remainder=True)
     if steps is not None:
-        dataset = dataset.take(steps)
+        dataset = dataset.take(steps * replicas)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
@@ -220,6 +234,22 @@ def _check_sizes(samples: Sequence[Sample], image_size: int, batch_size: int) ->
     for name, value in (("image_size", image_size), ("batch_size", batch_size)):
         if value < 1:
             raise UserError(f"{name} must be at least 1. Received: {value}.")
+
+
+def _check_shares(batch_size: int, workers: int, worker: int, replicas: int) -> None:
+    if workers < 1 or replicas < 1 or not 0 <= worker < workers:
+        raise UserError(
+            "workers and replicas must be at least 1, and worker a number from 0 below "
+            f"workers. Received: workers {workers}, worker {worker}, replicas "
+            f"{replicas}."
+        )
+    shares = workers * replicas
+    if batch_size % shares:
+        raise UserError(
+            f"batch_size must be a multiple of {shares}, for each of the {workers} "
+            f"workers has {replicas} replicas and all get as many images. Received: "
+            f"{batch_size}. Bind batch_size = {-(-batch_size // shares) * shares}."
+        )
 
 
 class _Warnings:

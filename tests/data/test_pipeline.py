@@ -386,3 +386,50 @@ def test_image_dataset_teachers_are_asked_of_the_image_that_is_shown(folder):
     for who, numbers in shown:
         assert numbers.numpy().tolist() == who
     assert {2, 4}.isdisjoint(sum((who for who, _ in shown), []))
+
+
+# Several workers and replicas
+
+
+@pytest.mark.parametrize("workers, replicas", [(1, 1), (1, 2), (2, 1), (2, 3)])
+def test_image_dataset_workers_and_replicas_share_the_batches_of_one_process(
+    folder, workers, replicas
+):
+    samples = images.find_images(folder)
+
+    def batches(**shares):
+        dataset = pipeline.image_dataset(
+            samples,
+            8,
+            12,
+            seed=5,
+            start_step=3,
+            steps=4,
+            **shares,
+        )
+        return list(dataset)
+
+    for arguments in ({"augmentation": "flip"}, {"teachers": lambda number: number}):
+        whole = batches(**arguments)
+        parts = [
+            batches(workers=workers, worker=w, replicas=replicas, **arguments)
+            for w in range(workers)
+        ]
+        assert all(len(part) == 4 * replicas for part in parts)
+        for step, batch in enumerate(whole):
+            own = slice(step * replicas, (step + 1) * replicas)
+            shares = [element for part in parts for element in part[own]]
+            for key, values in batch.items():
+                together = tf.concat([share[key] for share in shares], axis=0)
+                np.testing.assert_array_equal(together, values)
+            assert len({share["rgb"].shape[0] for share in shares}) == 1
+
+
+def test_image_dataset_batch_that_cannot_be_shared_evenly_is_refused(folder):
+    samples = images.find_images(folder)
+    message = "batch_size must be a multiple of 6, .* Received: 8. Bind batch_size = 12"
+    with pytest.raises(UserError, match=message):
+        pipeline.image_dataset(samples, 8, 8, seed=0, workers=2, replicas=3)
+    for wrong in ({"worker": 1}, {"workers": 0}, {"replicas": 0}, {"worker": -1}):
+        with pytest.raises(UserError, match="Received: workers"):
+            pipeline.image_dataset(samples, 8, 8, seed=0, **wrong)
