@@ -29,6 +29,19 @@ from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
 
 STAGES = ("joint", "cycle", "cycle_gan")
+# Terms in the order in which a step computes them -> their phase of a cycle. All are
+# logged but the competition's losses, those the decoders are moved by.
+PHASES = {
+    "loss/competition": "competition",
+    "loss/generator": "competition",
+    "loss/discriminator": "competition",
+    "loss/soft": "collaboration",
+    "gradient_norm": "collaboration",
+    "loss/transfer": "collaboration",
+    "loss/amalgamation": "collaboration",
+    "loss/gradnorm": "weighting",
+    "task_weight": "weighting",
+}
 Tensors = List[tf.Tensor]
 
 
@@ -145,6 +158,14 @@ class SokaModel(tf.keras.Model):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
         self._means = {name: tf.keras.metrics.Mean(name) for name in self._log_names()}
+        self._terms = self._term_names()
+        self._not_finite_since = tf.Variable(
+            [-1] * len(self._terms),
+            dtype=tf.int64,
+            trainable=False,
+            name="not_finite_since",
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
         self._stage = "joint"
         self._batch_statistics = True
         self._measures_movement = False
@@ -253,9 +274,28 @@ class SokaModel(tf.keras.Model):
             return "cycle_gan"
         return "cycle"
 
+    def phase_of(self, term: str, step: int) -> str:
+        """The phase in which a step computes a term of `first_not_finite`."""
+        if self.stage_at(step) == "joint":
+            return "joint"
+        return PHASES[term if term in PHASES else term.rsplit("/", 1)[0]]
+
+    def first_not_finite(self) -> Dict[str, int]:
+        """What has been NaN or infinite in this `fit`, for whoever reports it.
+
+        Returns:
+          Term, with its task where it has one, such as "loss/soft/normal" -> the step,
+          counted from 0, that first computed such a value; the first step first, and
+          within it what was computed first.
+        """
+        since = zip(self._terms, self._not_finite_since.numpy())
+        found = {term: int(step) for term, step in since if step >= 0}
+        return dict(sorted(found.items(), key=lambda item: item[1]))
+
     def fit(self, *args, **kwargs):
         """Keras' `fit`, from the step that `self.step` holds."""
         self._step_on_host = int(self.step.numpy())
+        self._not_finite_since.assign([-1] * len(self._terms))
         return super().fit(*args, **kwargs)
 
     def make_train_function(self, force: bool = False):
@@ -322,10 +362,12 @@ class SokaModel(tf.keras.Model):
         else:
             adversarial = self._stage == "cycle_gan"
             values = self._cycle(images, self._teach(data), adversarial)
+        self._note_not_finite(values)
         self.step.assign_add(1)
-        for name, value in values.items():
-            self._means[name].update_state(value)
-        return {**{n: self._means[n].result() for n in values}, **self._movement}
+        logged = [name for name in values if name in self._means]
+        for name in logged:
+            self._means[name].update_state(values[name])
+        return {**{n: self._means[n].result() for n in logged}, **self._movement}
 
     @property
     def metrics(self) -> List[tf.keras.metrics.Metric]:
@@ -435,6 +477,7 @@ class SokaModel(tf.keras.Model):
                 losses = self._with_deceit(losses, deceits)
                 values.update(self._named("loss/generator", deceits))
             total = tf.reduce_sum(self.gradnorm.task_weights * losses)
+        values.update(self._named("loss/competition", losses))
         self._apply("decoders", tape.gradient(total, self.decoder_variables))
         if adversarial:
             values.update(self._discriminate(images, predictions, targets))
@@ -635,6 +678,28 @@ class SokaModel(tf.keras.Model):
             kinds += ["loss/generator", "loss/discriminator"]
         names = [f"{kind}/{task}" for kind in kinds for task in self.tasks]
         return names + ["loss/transfer", "loss/amalgamation", "loss/gradnorm"]
+
+    def _term_names(self) -> List[str]:
+        """All terms, those of the tasks with their task, as `PHASES` orders them."""
+        logged = self._log_names()
+        terms = []
+        for kind in PHASES:
+            of_tasks = [f"{kind}/{task}" for task in self.tasks]
+            if kind == "loss/competition":
+                terms += of_tasks
+            else:
+                terms += [name for name in (kind, *of_tasks) if name in logged]
+        return terms
+
+    def _note_not_finite(self, values: Mapping[str, tf.Tensor]) -> None:
+        """Keeps, for every term, the first step at which it was not finite."""
+        zero = tf.zeros([])
+        wrong = ~tf.math.is_finite(
+            tf.stack([values.get(term, zero) for term in self._terms])
+        )
+        since = self._not_finite_since
+        first = tf.logical_and(wrong, since < 0)
+        since.assign(tf.where(first, self.step, since))
 
     @contextlib.contextmanager
     def _phase(self, phase: str) -> Iterator[None]:

@@ -56,8 +56,9 @@ def test_step_computes_nothing_twice_and_nothing_unused(stage):
     ]
     assert len(trained) - sum(trained) == sum(taught)
 
-    # Moving statistics move once; beside them L_i(0) and, in a cycle, the weights.
-    moved = 2 * (in_encoder + in_decoders) + (2 if cycle else 1)
+    # Moving statistics move once; beside them L_i(0), the note of what is not finite
+    # and, in a cycle, the weights.
+    moved = 2 * (in_encoder + in_decoders) + (3 if cycle else 2)
     assert kinds["AssignVariableOp"] == moved
 
 

@@ -159,3 +159,39 @@ def test_impossible_settings_are_refused():
     turned = small.build(tasks=small.TASKS[::-1], auxiliaries=0, variant=None)
     with pytest.raises(ValueError, match="the same tasks in the same order"):
         SokaModel(model.student, turned.teachers, GradNorm(2))
+
+
+def test_first_not_finite_names_terms_in_the_order_of_their_making():
+    model = small.build(joint_steps=1, gan=2)
+    images = small.batches(3)
+    start = small.trained_state(model)
+    fit(model, images)
+    assert model.first_not_finite() == {}
+    small.set_state(model, start)
+    images[1, 0, 0, 0, 0] = np.nan
+    fit(model, images)
+    found = model.first_not_finite()
+    assert min(found.values()) == 1
+    # The decoders meet it first; what the next stage alone computes follows.
+    first = f"loss/competition/{small.TASKS[0]}"
+    assert next(iter(found)) == first
+    assert model.phase_of(first, found[first]) == "competition"
+    assert model.phase_of("loss/gradnorm", 1) == "weighting"
+    last = f"loss/discriminator/{small.TASKS[1]}"
+    assert list(found)[-1] == last and found[last] == 2
+    assert list(found.values()) == sorted(found.values())
+    assert {f"loss/soft/{t}" for t in small.TASKS} <= set(found)
+
+    # A joint step has one phase, and a new `fit` forgets.
+    small.set_state(model, start)
+    fit(model, images[1:2])
+    found = model.first_not_finite()
+    assert set(found) == {f"loss/soft/{t}" for t in small.TASKS}
+    assert {model.phase_of(term, step) for term, step in found.items()} == {"joint"}
+
+
+def test_phases_cover_every_log():
+    model = small.build(gan=0)
+    assert GAN_LOGS <= set(model._terms)
+    for term in model._terms:
+        assert model.phase_of(term, 0) in ("competition", "collaboration", "weighting")

@@ -203,7 +203,7 @@ def test_every_variable_belongs_to_one_player_and_one_optimizer(options):
     assert len(unmoved) == (3 if options.get("train_compress") is False else 0)
     assert set(moved) - set(trainable) == {id(model.gradnorm.task_weights)}
 
-    bookkeeping = [model.step, model.gradnorm.initial_losses]
+    bookkeeping = [model.step, model.gradnorm.initial_losses, model._not_finite_since]
     bookkeeping += [v for metric in model.metrics for v in metric.variables]
     bookkeeping += [
         v for optimizer in model.optimizers.values() for v in small.slots(optimizer)
