@@ -2,8 +2,9 @@
 
 import collections
 import os
-from typing import List
+from typing import List, Tuple
 
+from soka_tf.data import files
 from soka_tf.data.taskonomy import RGB, Sample
 from soka_tf.errors import UserError
 
@@ -16,7 +17,8 @@ def find_images(folder_or_file: str) -> List[Sample]:
     Hidden files and folders (also macOS' "._" companions) are passed over.
 
     Args:
-      folder_or_file: path of a folder or of one image.
+      folder_or_file: path of a folder or of one image, local or of any file system
+        that TensorFlow knows.
 
     Returns:
       Samples sorted by key. The key is the path below the folder without suffix; where
@@ -25,19 +27,9 @@ def find_images(folder_or_file: str) -> List[Sample]:
     Raises:
       UserError: if there is nothing of that name, or no image in it.
     """
-    root = os.path.expanduser(os.fspath(folder_or_file))
-    kinds = " ".join(SUFFIXES)
-    if os.path.isdir(root):
-        names = _image_names(root)
-        if not names:
-            raise UserError(f"There is no image in {root!r}. Looked for {kinds}.")
-    elif os.path.exists(root):
-        root, name = os.path.split(root)
-        names = [name]
-        if not name.lower().endswith(SUFFIXES):
-            raise UserError(f"{folder_or_file!r} is not an image. Allowed: {kinds}.")
-    else:
-        raise UserError(f"There is no file or folder {root!r}.")
+    root = files.expand(folder_or_file)
+    with files.reading(root):
+        root, names = _images_of(root)
 
     stems = [os.path.splitext(name)[0] for name in names]
     times = collections.Counter(stems)
@@ -49,13 +41,29 @@ def find_images(folder_or_file: str) -> List[Sample]:
     return sorted(samples, key=lambda sample: sample.key)
 
 
+def _images_of(root: str) -> Tuple[str, List[str]]:
+    """The folder, and the images' paths below it."""
+    kinds = " ".join(SUFFIXES)
+    if files.is_folder(root):
+        names = _image_names(root)
+        if not names:
+            raise UserError(f"There is no image in {root!r}. Looked for {kinds}.")
+        return root, names
+    if not files.exists(root):
+        raise UserError(f"There is no file or folder {root!r}.")
+    folder, name = os.path.split(root)
+    if not name.lower().endswith(SUFFIXES):
+        raise UserError(f"{root!r} is not an image. Allowed: {kinds}.")
+    return folder, [name]
+
+
 def _image_names(root: str) -> List[str]:
     names = []
-    for folder, subfolders, files in os.walk(root):
+    for folder, subfolders, found in files.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         names += [
             os.path.relpath(os.path.join(folder, name), root)
-            for name in files
+            for name in found
             if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         ]
     return names

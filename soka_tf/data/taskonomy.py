@@ -4,7 +4,7 @@ A sample is one view of one point of one building; its files are spread over dom
 
     point_{P}_view_{V}_domain_{D}.png
 
-This module does not need TensorFlow.
+This module does not need TensorFlow, but for paths such as gs://bucket/folder.
 """
 
 import concurrent.futures
@@ -31,6 +31,7 @@ import tqdm
 from absl import logging
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from soka_tf.data import files
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
@@ -90,7 +91,7 @@ def find_samples(
 
     Args:
       root: folder of `{building}/{domain}/`, `{domain}/taskonomy/{building}/` or
-        `{domain}/{building}/`.
+        `{domain}/{building}/`, local or of any file system that TensorFlow knows.
       domains: label domains wanted beside rgb. Where one of them is masked, its mask,
         depth_zbuffer, is taken along.
       buildings: names of buildings; None for all.
@@ -103,11 +104,22 @@ def find_samples(
     Raises:
       UserError: if there is no such folder or building, or no rgb image in it.
     """
-    root = os.path.expanduser(os.fspath(root))
-    if not os.path.isdir(root):
-        raise UserError(
-            f"There is no folder {root!r}. Give the folder that holds the buildings."
-        )
+    root = files.expand(root)
+    with files.reading(root):
+        if not files.is_folder(root):
+            raise UserError(
+                f"There is no folder {root!r}. Give the folder that holds the "
+                "buildings."
+            )
+        return _find_samples(root, domains, buildings, warn)
+
+
+def _find_samples(
+    root: str,
+    domains: Sequence[str],
+    buildings: Optional[Sequence[str]],
+    warn: Callable[[str], None],
+) -> List[Sample]:
     layout, known = _detect_layout(root)
     if isinstance(buildings, str):
         buildings = [buildings]
@@ -119,12 +131,12 @@ def find_samples(
     domains = _with_mask(domains)
     samples, without_rgb = [], 0
     for building in dict.fromkeys(buildings):
-        files: Dict[Tuple[str, str], Dict[str, str]] = {}
+        found: Dict[Tuple[str, str], Dict[str, str]] = {}
         for domain in domains:
             folder = _folder(layout, root, building, domain)
             for point_view, path in _files_of(folder, domain):
-                files.setdefault(point_view, {}).setdefault(domain, path)
-        for (point, view), paths in files.items():
+                found.setdefault(point_view, {}).setdefault(domain, path)
+        for (point, view), paths in found.items():
             if RGB in paths:
                 name = f"{building}/point_{point}"
                 samples.append(Sample(f"{name}_view_{view}", name, paths))
@@ -220,7 +232,7 @@ def read_pixels(path: str, domain: str) -> np.ndarray:
       DamagedFile: if the file cannot be read whole, or cannot belong to the domain.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with files.opened(path) as file, Image.open(file, formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise DamagedFile(
@@ -252,7 +264,8 @@ def read_vanishing_point(path: str) -> np.ndarray:
       DamagedFile: if the file holds anything else.
     """
     try:
-        values = np.load(path, allow_pickle=False)
+        with files.opened(path) as file:
+            values = np.load(file, allow_pickle=False)
         values = np.asarray(values, np.float32).reshape(-1)
     except Exception as error:
         raise DamagedFile(path, _reason(path, error)) from error
@@ -338,22 +351,15 @@ def _folder(layout: str, root: str, building: str, domain: str) -> str:
     return os.path.join(*(names.get(part, part) for part in parts))
 
 
-def _subfolders(folder: str) -> List[str]:
-    if not os.path.isdir(folder):
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")
-
-
 def _detect_layout(root: str) -> Tuple[str, List[str]]:
     """The first layout under which there is an rgb folder, and its buildings."""
     candidates = (
-        [name for name in _subfolders(root) if name != RGB],
-        _subfolders(os.path.join(root, RGB, "taskonomy")),
-        _subfolders(os.path.join(root, RGB)),
+        [name for name in files.subfolders(root) if name != RGB],
+        files.subfolders(os.path.join(root, RGB, "taskonomy")),
+        files.subfolders(os.path.join(root, RGB)),
     )
     for layout, names in zip(_LAYOUTS, candidates):
-        found = [n for n in names if os.path.isdir(_folder(layout, root, n, RGB))]
+        found = [n for n in names if files.is_folder(_folder(layout, root, n, RGB))]
         if found:
             return layout, found
     looked = ", ".join(
@@ -361,8 +367,10 @@ def _detect_layout(root: str) -> Tuple[str, List[str]]:
         for layout in _LAYOUTS
     )
     hint = "Any other folder of images can be used for training without labels."
-    if os.path.isdir(os.path.join(root, RGB)):
-        parent, name = os.path.split(os.path.abspath(root))
+    if files.is_folder(os.path.join(root, RGB)):
+        parent, name = os.path.split(
+            root if files.is_remote(root) else os.path.abspath(root)
+        )
         hint = (
             f"It looks like one building: give the folder above it, {parent!r}, and "
             f"the building {name!r}."
@@ -384,13 +392,13 @@ def _unknown_building(
 
 def _files_of(folder: str, domain: str) -> Iterable[Tuple[Tuple[str, str], str]]:
     """Yields ((point, view), path) of the files of one domain in one folder."""
-    if not os.path.isdir(folder):
+    if not files.is_folder(folder):
         return
     aliases = TASKS[domain].aliases if domain in TASKS else ()
     names = "|".join(map(re.escape, (domain, *aliases)))
     suffix = "npy" if domain == VANISHING_POINT else "png"
     pattern = re.compile(rf"point_(\d+)_view_(\d+)_domain_(?:{names})\.{suffix}")
-    for name in sorted(os.listdir(folder)):
+    for name in files.names(folder):
         match = pattern.fullmatch(name)
         if match:
             yield (match[1], match[2]), os.path.join(folder, name)
@@ -528,17 +536,17 @@ def _check_label(path: str, domain: str, pixels: np.ndarray) -> None:
 
 def _reason(path: str, error: Exception) -> str:
     """Says in words what is wrong with a file that could not be read."""
-    if not os.path.exists(path):
-        return "there is no such file"
-    if os.path.isdir(path):
-        return "it is a folder"
     try:
-        with open(path, "rb") as file:
+        if not files.exists(path):
+            return "there is no such file"
+        if files.is_folder(path):
+            return "it is a folder"
+        with files.opened(path) as file:
             start = file.read(64).lstrip().lower()
+        if not files.size(path):
+            return "the file is empty"
     except OSError as denied:
         return str(denied.strerror)
-    if not os.path.getsize(path):
-        return "the file is empty"
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"version https://git-lfs")):
         return "it holds text, not an image (a failed download?)"
     if isinstance(

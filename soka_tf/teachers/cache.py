@@ -40,6 +40,7 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
+from soka_tf.data import files as data_files
 from soka_tf.data.pipeline import preprocess_images
 from soka_tf.data.taskonomy import RGB, DamagedFile, Sample, read_pixels
 from soka_tf.errors import UserError
@@ -444,7 +445,7 @@ def image_key(path: str) -> bytes:
       DamagedFile: if it cannot be read.
     """
     try:
-        return bytes.fromhex(sha256_of(path))
+        return hashlib.sha256(data_files.read_bytes(path)).digest()
     except OSError as error:
         raise DamagedFile(path, error.strerror or str(error)) from error
 
