@@ -2,10 +2,12 @@
 
 F(2x2, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
 (CVPR 2016): four outputs of a 3x3 filter cost 16 multiplications instead of 36. The
-kernel's transform is as large as the kernel times 16 / 9 and is made once for the pass
-forward and the pass back, which is why it pays where a kernel is not trained: in the
-collaboration phase.
+kernel's transform is as large as the kernel times 16 / 9, so that it pays where a kernel
+stands still: in the collaboration phase, whose passes forward and back share one, and in
+a network that is no longer trained.
 """
+
+from typing import Any, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -30,12 +32,31 @@ def pays(layer: tf.keras.layers.Layer, x: tf.Tensor) -> bool:
     """
     return (
         type(layer) is tf.keras.layers.Conv2D
-        and layer.kernel_size == (3, 3)
-        and layer.strides == (1, 1)
-        and layer.padding == "same"
         and not layer.use_bias
         and layer.compute_dtype == "float32"
-        and x.shape[-1] * layer.filters >= LEAST_CHANNEL_PAIRS
+        and pays_for(
+            (*layer.kernel_size, x.shape[-1], layer.filters),
+            layer.strides,
+            layer.padding,
+        )
+    )
+
+
+def pays_for(
+    kernel_shape: Sequence[int], strides: Tuple[int, int], padding: Any
+) -> bool:
+    """Whether `conv2d` computes a float32 convolution faster than `tf.nn.conv2d`.
+
+    Args:
+      kernel_shape: [h, w, C, K].
+      strides: of both axes.
+      padding: "same", of any case, qualifies.
+    """
+    return (
+        tuple(kernel_shape[:2]) == (3, 3)
+        and tuple(strides) == (1, 1)
+        and str(padding).lower() == "same"
+        and kernel_shape[2] * kernel_shape[3] >= LEAST_CHANNEL_PAIRS
     )
 
 
@@ -51,20 +72,25 @@ def conv2d(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 [B, H, W, K].
     """
-    transformed = _transform_kernel(tf.stop_gradient(kernel))
+    transformed = transform_kernel(tf.stop_gradient(kernel))
 
     @tf.custom_gradient
     def convolve(x):
         def gradient(upstream):
             return _convolve(upstream, transformed, backwards=True)
 
-        return _convolve(x, transformed, backwards=False), gradient
+        return conv2d_transformed(x, transformed), gradient
 
     return convolve(x)
 
 
-def _transform_kernel(kernel: tf.Tensor) -> tf.Tensor:
-    """G g G' of every filter, [16, C, K]."""
+def conv2d_transformed(x: tf.Tensor, transformed: tf.Tensor) -> tf.Tensor:
+    """`conv2d` by a kernel that `transform_kernel` has transformed, for inference."""
+    return _convolve(x, transformed, backwards=False)
+
+
+def transform_kernel(kernel: tf.Tensor) -> tf.Tensor:
+    """G g G' of every filter: float32 [3, 3, C, K] to [16, C, K]."""
     inputs, outputs = kernel.shape[2], kernel.shape[3]
     flat = tf.reshape(kernel, [9, inputs * outputs])
     return tf.reshape(tf.matmul(_KERNEL, flat), [16, inputs, outputs])

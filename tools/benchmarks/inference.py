@@ -102,9 +102,11 @@ def measure_inference(
         ratio,
         {"exported_precision": best, **sizes._asdict()},
         notes=[
-            "student, teachers: both folded, in float32. unfolded: both as Keras runs "
-            f"them, in float32. exported: by export_student(precision='auto'), {best}, "
-            "uint8 images to maps in physical units."
+            "student, teachers: both folded with fast convolutions, as "
+            "export_student(precision='auto') does without AMX, in float32. unfolded: "
+            "both as Keras runs them, in float32. exported: by "
+            f"export_student(precision='auto'), {best}, uint8 images to maps in "
+            "physical units."
         ],
         peak_gib=peaks,
         tables={
@@ -194,7 +196,8 @@ def build_cases(networks: Networks, image_size: int, folder: str) -> Dict[str, P
     predictions = {
         "teachers": each({name: fold_teacher(t) for name, t in teachers.items()}),
         "student": one(
-            fold(student.encoder), {n: fold(d) for n, d in student.decoders.items()}
+            fold(student.encoder, fast=True),
+            {n: fold(d, fast=True) for n, d in student.decoders.items()},
         ),
         "unfolded_teachers": each(teachers),
         "unfolded_student": one(student.encoder, student.decoders),
@@ -217,8 +220,8 @@ def _prediction(teacher: Predict, images: tf.Tensor) -> tf.Tensor:
 
 def fold_teacher(teacher: Teacher, precision: str = "float32") -> Predict:
     """A folded teacher: images to "representation" and "prediction"."""
-    encoder = fold(teacher.encoder, precision)
-    decoder = fold(teacher.decoder, precision)
+    encoder = fold(teacher.encoder, precision, fast=True)
+    decoder = fold(teacher.decoder, precision, fast=True)
 
     def predict(images):
         representation = encoder(images, training=False)["representation"]
