@@ -2,9 +2,9 @@
 
 F(2x2, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks"
 (CVPR 2016): four outputs of a 3x3 filter cost 16 multiplications instead of 36. The
-kernel's transform is as large as the kernel times 16 / 9, so that it pays where a kernel
-stands still: in the collaboration phase, whose passes forward and back share one, and in
-a network that is no longer trained.
+kernel's transform is as large as the kernel times 16 / 9, so that it pays where a
+kernel stands still: in the collaboration phase, whose passes forward and back share
+one, and in a network that is no longer trained.
 """
 
 from typing import Any, Sequence, Tuple
