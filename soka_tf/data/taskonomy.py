@@ -128,7 +128,7 @@ def _find_samples(
         if building not in known:
             raise UserError(_unknown_building(building, known, root, layout))
 
-    domains = _with_mask(domains)
+    domains = with_mask(domains)
     samples, without_rgb = [], 0
     for building in dict.fromkeys(buildings):
         found: Dict[Tuple[str, str], Dict[str, str]] = {}
@@ -156,6 +156,14 @@ def _find_samples(
         if not any(domain in sample.files for sample in samples):
             warn(f"{root}: no sample has a file of the domain {domain!r}.")
     return sorted(samples, key=lambda sample: sample.key)
+
+
+def with_mask(domains: Iterable[str]) -> List[str]:
+    """Returns rgb, the domains and, if one of them is masked, the mask; each once."""
+    wanted = [RGB, *domains]
+    if any(domain in TASKS and TASKS[domain].masked for domain in wanted):
+        wanted.append(MASK_DOMAIN)
+    return list(dict.fromkeys(wanted))
 
 
 def split_samples(
@@ -274,6 +282,17 @@ def read_vanishing_point(path: str) -> np.ndarray:
     return values
 
 
+def read_file(path: str, domain: str) -> np.ndarray:
+    """Reads a file of any domain: `read_pixels` or `read_vanishing_point`.
+
+    Raises:
+      DamagedFile: if it cannot be read or cannot belong to the domain.
+    """
+    if domain == VANISHING_POINT:
+        return read_vanishing_point(path)
+    return read_pixels(path, domain)
+
+
 def drop_damaged(
     samples: Sequence[Sample], domains: Sequence[str], workers: int = 8
 ) -> Tuple[List[Sample], Dict[str, str]]:
@@ -293,14 +312,14 @@ def drop_damaged(
     Raises:
       UserError: if nothing is left.
     """
-    domains = _with_mask(domains)
+    domains = with_mask(domains)
 
     def reasons(sample: Sample) -> Dict[str, str]:
         found = {}
         for domain in domains:
             if domain in sample.files:
                 try:
-                    _read(sample.files[domain], domain)
+                    read_file(sample.files[domain], domain)
                 except DamagedFile as damage:
                     found[domain] = damage.reason
         return found
@@ -335,14 +354,6 @@ def drop_damaged(
             f"{next(iter(damaged.items()), ('', 'there are no samples'))}."
         )
     return good, damaged
-
-
-def _with_mask(domains: Iterable[str]) -> List[str]:
-    """Rgb, the domains and, if one of them is masked, the mask; each once."""
-    wanted = [RGB, *domains]
-    if any(domain in TASKS and TASKS[domain].masked for domain in wanted):
-        wanted.append(MASK_DOMAIN)
-    return list(dict.fromkeys(wanted))
 
 
 def _folder(layout: str, root: str, building: str, domain: str) -> str:
@@ -472,12 +483,6 @@ def _write_json(path: str, content: Mapping[str, object]) -> None:
     os.replace(temporary, path)
 
 
-def _read(path: str, domain: str) -> np.ndarray:
-    if domain == VANISHING_POINT:
-        return read_vanishing_point(path)
-    return read_pixels(path, domain)
-
-
 def _without(sample: Sample, damaged_domains: Iterable[str]) -> Sample:
     gone = set(damaged_domains)
     if MASK_DOMAIN in gone:
@@ -541,6 +546,8 @@ def _reason(path: str, error: Exception) -> str:
             return "there is no such file"
         if files.is_folder(path):
             return "it is a folder"
+        if isinstance(error, files.ChangedPart):
+            return str(error.strerror)
         with files.opened(path) as file:
             start = file.read(64).lstrip().lower()
         if not files.size(path):

@@ -42,6 +42,7 @@ from absl import logging
 
 from soka_tf.data import files as data_files
 from soka_tf.data.pipeline import preprocess_images
+from soka_tf.data.records import FRAME_AFTER, FRAME_BEFORE
 from soka_tf.data.taskonomy import RGB, DamagedFile, Sample, read_pixels
 from soka_tf.errors import UserError
 from soka_tf.teachers.pool import TeacherPool
@@ -54,7 +55,6 @@ _MANIFEST = "manifest.json"
 _SHARD_BYTES = 128 << 20  # what a kill loses at most, for each teacher
 _SHARD_RECORDS = 1024
 _DISK_MARGIN = 256 << 20  # left free, for the indices and whatever else is written
-_FRAME_BEFORE, _FRAME_AFTER = 12, 4  # a TFRecord's length and checksums
 # Rounding of normal float16 numbers is at most 2^-11 of each value.
 _ROUNDING = 2.0**-10
 
@@ -92,7 +92,7 @@ class TeacherRecords:
         self.shapes: Dict[str, List[int]] = self.manifest["outputs"]
         zeros = {k: np.zeros(shape, np.float16) for k, shape in self.shapes.items()}
         self.record_bytes = len(_serialize(bytes(32), zeros))
-        self.record_bytes += _FRAME_BEFORE + _FRAME_AFTER
+        self.record_bytes += FRAME_BEFORE + FRAME_AFTER
         self._records: Dict[bytes, Record] = {}
 
     def open(self) -> None:
@@ -178,9 +178,9 @@ class TeacherRecords:
                 content = _serialize(image, outputs)
                 with _writing(self.folder):
                     writer.write(content)
-                start = end + _FRAME_BEFORE
+                start = end + FRAME_BEFORE
                 index[image] = [start, len(content), zlib.crc32(content)]
-                end = start + len(content) + _FRAME_AFTER
+                end = start + len(content) + FRAME_AFTER
             with _writing(self.folder):
                 writer.close()
                 if not index:

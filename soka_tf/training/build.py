@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from soka_tf.data import rooms as room_drawing
 from soka_tf.data.images import find_images
+from soka_tf.data.records import find_records
 from soka_tf.data.taskonomy import Sample, drop_damaged, find_samples, split_samples
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
@@ -70,6 +71,7 @@ def build_data(
     images_dir: Optional[str] = None,
     taskonomy_dir: Optional[str] = None,
     buildings: Optional[Sequence[str]] = None,
+    records_dir: Optional[str] = None,
     rooms_dir: Optional[str] = None,
     rooms_seed: int = 2,
     rooms: int = 100,
@@ -80,7 +82,7 @@ def build_data(
     split_seed: int = 0,
     check_files: bool = True,
 ) -> Data:
-    """Finds the images: those of a folder, else Taskonomy's, else procedural rooms.
+    """Finds the images: packed ones, a folder's, Taskonomy's, else procedural rooms.
 
     Args:
       tasks: the student's tasks, for the labels of the validation images.
@@ -90,6 +92,7 @@ def build_data(
       images_dir: any folder of images; trains without labels.
       taskonomy_dir: root of a Taskonomy folder (docs: three layouts).
       buildings: of Taskonomy; None for all that are there.
+      records_dir: shards that hold the files of either; used before all others.
       rooms_dir: where rooms are kept; $SOKA_TF_CACHE or ~/.cache/soka_tf unless told.
       rooms_seed: of the rooms; the shipped teachers saw other seeds.
       rooms: number of rooms.
@@ -104,8 +107,11 @@ def build_data(
       UserError: if there are no images, or no labels where they are needed.
     """
     domains = ["depth_zbuffer", *(task.name for task in get_targets(tasks))]
-    if images_dir or taskonomy_dir:
-        if images_dir:
+    if records_dir or images_dir or taskonomy_dir:
+        if records_dir:
+            samples = find_records(records_dir, domains, buildings)
+            source = f"records in {records_dir}"
+        elif images_dir:
             samples, source = find_images(images_dir), f"images of {images_dir}"
         else:
             samples = find_samples(taskonomy_dir, ["rgb", *domains], buildings)
@@ -131,7 +137,8 @@ def build_data(
         if task not in room_drawing.DOMAINS:
             raise UserError(
                 f"tasks: procedural rooms have no ground truth for {task!r}. They have "
-                f"{', '.join(room_drawing.DOMAINS)}. Bind taskonomy_dir or images_dir."
+                f"{', '.join(room_drawing.DOMAINS)}. Bind taskonomy_dir, images_dir or "
+                "records_dir."
             )
     root = os.path.join(
         rooms_dir or default_cache_dir(),

@@ -1,0 +1,372 @@
+"""Files of a data set packed into TFRecord shards, each file still read by itself.
+
+    <folder>/
+        records.json                    what the shards were made from, and how
+        rgb-00000-of-00016.tfrecord     tf.train.Example: "key", "point", "domain",
+                                        "name" and "content", the file's bytes
+        rgb-00000-of-00016.json         where each file's bytes are, and their CRC-32
+
+Few large files are kinder to network disks than millions of small ones, and any reader
+of TFRecords can read them in their order, which is mixed. Training reads single files
+out of them, as parts (`soka_tf.data.files`), so that it sees the same images in the
+same steps as from the files. A shard counts once its index is there, which is written
+last.
+"""
+
+import concurrent.futures
+import hashlib
+import io
+import json
+import os
+import zlib
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+from absl import logging
+from PIL import Image
+
+from soka_tf.data import encodings, files, taskonomy
+from soka_tf.data.taskonomy import RGB, DamagedFile, Sample
+from soka_tf.errors import UserError
+
+FORMAT = 1
+# A TFRecord's length and checksums around its content.
+FRAME_BEFORE, FRAME_AFTER = 12, 4
+_MANIFEST = "records.json"
+_SHARD_BYTES = 256 << 20
+_DISK_MARGIN = 256 << 20  # left free, for the indices and whatever else is written
+_FEATURES = ("key", "point", "domain", "name", "content")
+_THREADS = 8
+
+
+def find_records(
+    folder: str, domains: Sequence[str], buildings: Optional[Sequence[str]] = None
+) -> List[Sample]:
+    """Finds the samples of a folder of records.
+
+    Args:
+      folder: of `write_records`, local or of any file system that TensorFlow knows.
+      domains: label domains wanted beside rgb, and the mask that belongs to them.
+      buildings: names of buildings; None for all.
+
+    Returns:
+      The samples that the files gave, but for images that were damaged; their files are
+      parts of shards.
+
+    Raises:
+      UserError: if the folder is not one of records, is not finished, or has no such
+        building.
+    """
+    folder = files.expand(folder)
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        raise UserError(
+            f"{folder}: not a folder of records, it has no {_MANIFEST}. Give the "
+            "--out_dir of tools/prepare_records.py."
+        )
+    found: Dict[str, Tuple[str, Dict[str, str]]] = {}
+    for domain in taskonomy.with_mask(domains):
+        if domain not in manifest["domains"]:
+            logging.warning("%s: the records have no domain %r.", folder, domain)
+            continue
+        for shard in _shards(folder, domain, manifest["shards"]):
+            index = _read_index(shard)
+            if index is None:
+                raise UserError(
+                    f"{shard}: missing, unfinished or damaged. Run "
+                    "tools/prepare_records.py again with the same flags: it makes what "
+                    "is missing."
+                )
+            for key, point, *place in index["files"]:
+                if domain == RGB:
+                    found[key] = point, {RGB: str(files.Part(shard, *place))}
+                elif key in found:  # not of an image that was left out
+                    found[key][1][domain] = str(files.Part(shard, *place))
+    samples = [Sample(key, *found[key]) for key in sorted(found)]
+    return samples if buildings is None else _of_buildings(folder, samples, buildings)
+
+
+def write_records(
+    samples: Sequence[Sample],
+    folder: str,
+    source: str,
+    shards: Optional[int] = None,
+    image_size: Optional[int] = None,
+    antialias: bool = False,
+) -> None:
+    """Packs the files of samples into shards; what is there and whole is kept.
+
+    An image that cannot be read is named in a warning and left out. A damaged label is
+    named too, and kept: training finds it as damaged as the file is.
+
+    Args:
+      samples: what to pack, all domains of it.
+      folder: for the shards.
+      source: where the samples come from, in words, for the manifest.
+      shards: of every domain; None for about 256 MiB of the largest domain in each.
+      image_size: None keeps the bytes of all files. Else images, not labels, are
+        resized to this side in pixels and stored as PNG, rounded to 8 bits.
+      antialias: smooths images before they are reduced.
+
+    Raises:
+      UserError: if the folder holds other records, the disk is too small or cannot be
+        written, or no image can be read.
+    """
+    folder = files.expand(folder)
+    sizes = _sizes(samples, image_size)
+    if RGB not in sizes:
+        raise UserError(f"{source}: none of the {len(samples)} images is there.")
+    present = _read_manifest(folder) or {}
+    shards = shards or present.get("shards")
+    shards = shards or min(len(samples), -(-max(sizes.values()) // _SHARD_BYTES))
+    manifest = {
+        "format": FORMAT,
+        "source": source,
+        "domains": sorted(sizes),
+        "shards": shards,
+        "image_size": image_size,
+        "antialias": antialias,
+    }
+    for name in ("domains", "shards", "image_size", "antialias"):
+        value = manifest[name]
+        if present.get(name, value) != value:
+            raise UserError(
+                f"{folder} holds records with {name} = {present[name]!r}. Received: "
+                f"{value!r}. Give the same flags to go on, or another --out_dir."
+            )
+    # Mixed, so that whoever reads a shard in its order sees all buildings in it.
+    mixed = sorted(samples, key=lambda s: hashlib.sha256(s.key.encode()).digest())
+    plan = []
+    for domain in manifest["domains"]:
+        having = [sample for sample in mixed if domain in sample.files]
+        for number, shard in enumerate(_shards(folder, domain, shards)):
+            own = having[number::shards]
+            if not _is_whole(shard, own):
+                plan.append((domain, shard, own))
+    total, at_most = sum(sizes.values()), "at most " if image_size else ""
+    missing = sum(_estimate(s, d, image_size) for d, _, own in plan for s in own)
+    told = (
+        f"{len(samples)} samples, {len(manifest['domains']) * shards} shards, "
+        f"{at_most}{_mib(total)} in {folder}, {_mib(total - missing)} of it is there"
+    )
+    free = files.free_bytes(folder)
+    if free is not None and missing and missing + _DISK_MARGIN > free:
+        raise UserError(
+            f"{told}: {at_most}{_mib(missing)} more than there is room for. The disk "
+            f"has {_mib(free)} free, of which {_mib(_DISK_MARGIN)} must remain. Make "
+            "room, give another --out_dir, fewer --domains or --image_size."
+        )
+    logging.info("%s.", told)
+    try:
+        files.write_bytes(
+            os.path.join(folder, _MANIFEST), json.dumps(manifest, indent=1).encode()
+        )
+        _remove_leftovers(folder)
+        with tqdm.tqdm(
+            total=missing, desc="packing", unit="B", unit_scale=True, disable=None
+        ) as bar:
+            for domain, shard, own in plan:
+                bar.set_postfix_str(os.path.basename(shard))
+                _write_shard(shard, own, domain, image_size, antialias, bar)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{folder}: the records cannot be written ({error}). What is there stays: "
+            "make room and give the same command again."
+        ) from error
+    if not any(_read_index(s)["files"] for s in _shards(folder, RGB, shards)):
+        raise UserError(f"{source}: none of the {len(samples)} images can be read.")
+
+
+def _write_shard(
+    shard: str,
+    samples: Sequence[Sample],
+    domain: str,
+    image_size: Optional[int],
+    antialias: bool,
+    bar: tqdm.tqdm,
+) -> None:
+    temporary = files.temporary_name(shard)
+    index, end = [], 0
+    try:
+        files.make_folder(os.path.dirname(shard))
+        with tf.io.TFRecordWriter(temporary) as writer:
+            for sample, name, content in _contents(
+                samples, domain, image_size, antialias
+            ):
+                bar.update(_estimate(sample, domain, image_size))
+                if content is None:
+                    continue
+                values = (sample.key, sample.point, domain, name)
+                record = _serialize(values, content)
+                writer.write(record)
+                # Where the file's own bytes stand in the example.
+                offset = end + FRAME_BEFORE + record.index(content)
+                place = [offset, len(content), zlib.crc32(content), name]
+                index.append([sample.key, sample.point, *place])
+                end += FRAME_BEFORE + len(record) + FRAME_AFTER
+        # An older index must not be taken for that of the new shard.
+        files.remove(_index_of(shard))
+        files.replace(temporary, shard)
+    finally:
+        files.remove(temporary)
+    described = {
+        "bytes": end,
+        "keys": _digest(samples),
+        "files": index,
+    }
+    files.write_bytes(_index_of(shard), json.dumps(described).encode())
+
+
+def _contents(
+    samples: Sequence[Sample],
+    domain: str,
+    image_size: Optional[int],
+    antialias: bool,
+) -> Iterator[Tuple[Sample, str, Optional[bytes]]]:
+    """Each sample, its file's name and what to store of it, None if damaged."""
+
+    def load(sample: Sample) -> Optional[bytes]:
+        path = sample.files[domain]
+        try:
+            pixels = taskonomy.read_file(path, domain)
+            if domain == RGB and image_size:
+                return _resized(pixels, image_size, antialias)
+        except DamagedFile as damage:
+            if domain == RGB:
+                logging.warning("%s: %s. It is left out.", path, damage.reason)
+                return None
+            logging.warning("%s: %s. It does not count.", path, damage.reason)
+        try:
+            return files.read_bytes(path)
+        except OSError:
+            return None  # named above
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        # By portions: `map` would hold the contents of a whole shard in memory.
+        for start in range(0, len(samples), 4 * _THREADS):
+            some = samples[start : start + 4 * _THREADS]
+            for sample, content in zip(some, pool.map(load, some)):
+                path = sample.files[domain]
+                part = files.parse_part(path)
+                name = part.name if part else os.path.basename(path)
+                if image_size and domain == RGB:
+                    name = f"{os.path.splitext(name)[0]}.png"
+                yield sample, name, content
+
+
+def _resized(pixels: np.ndarray, size: int, antialias: bool) -> bytes:
+    values = encodings.resize(pixels.astype(float), size, antialias, repeat_rim=True)
+    file = io.BytesIO()
+    Image.fromarray(np.rint(values).astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _serialize(values: Sequence[str], content: bytes) -> bytes:
+    contents = [*(value.encode() for value in values), content]
+    return tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+                for name, value in zip(_FEATURES, contents)
+            }
+        )
+    ).SerializeToString(deterministic=True)
+
+
+def _is_whole(shard: str, samples: Sequence[Sample]) -> bool:
+    """Whether a shard holds these samples and every byte of it is as written."""
+    index = _read_index(shard)
+    if index is None or index["keys"] != _digest(samples):
+        return False
+    try:
+        for _, _, *place in index["files"]:
+            files.read_part(files.Part(shard, *place))
+    except OSError:
+        return False
+    return True
+
+
+def _read_index(shard: str) -> Optional[Dict[str, Any]]:
+    """Where the files of a shard are; None if shard or index are not whole."""
+    try:
+        index = json.loads(files.read_bytes(_index_of(shard)))
+        return index if index["bytes"] == files.size(shard) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _read_manifest(folder: str) -> Optional[Dict[str, Any]]:
+    path = os.path.join(folder, _MANIFEST)
+    try:
+        if not files.exists(path):
+            return None
+        manifest = json.loads(files.read_bytes(path))
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
+        return manifest
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}). Remove the folder and prepare the "
+            "records again."
+        ) from error
+
+
+def _of_buildings(
+    folder: str, samples: Sequence[Sample], buildings: Sequence[str]
+) -> List[Sample]:
+    wanted = [buildings] if isinstance(buildings, str) else list(buildings)
+    known = sorted({sample.key.split("/")[0] for sample in samples})
+    unknown = [building for building in wanted if building not in known]
+    if unknown:
+        raise UserError(
+            f"There is no building {unknown[0]!r} in the records {folder!r}. Those "
+            f"there are: {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}."
+        )
+    return [sample for sample in samples if sample.key.split("/")[0] in wanted]
+
+
+def _shards(folder: str, domain: str, count: int) -> List[str]:
+    return [
+        os.path.join(folder, f"{domain}-{number:05d}-of-{count:05d}.tfrecord")
+        for number in range(count)
+    ]
+
+
+def _index_of(shard: str) -> str:
+    return f"{os.path.splitext(shard)[0]}.json"
+
+
+def _remove_leftovers(folder: str) -> None:
+    for name in files.names(folder):
+        if name.endswith(".tmp"):
+            files.remove(os.path.join(folder, name))
+
+
+def _digest(samples: Sequence[Sample]) -> str:
+    keys = "\n".join(sample.key for sample in samples)
+    return hashlib.sha256(keys.encode()).hexdigest()
+
+
+def _sizes(samples: Sequence[Sample], image_size: Optional[int]) -> Mapping[str, int]:
+    sizes: Dict[str, int] = {}
+    for sample in samples:
+        for domain in sample.files:
+            estimate = _estimate(sample, domain, image_size)
+            sizes[domain] = sizes.get(domain, 0) + estimate
+    return sizes
+
+
+def _estimate(sample: Sample, domain: str, image_size: Optional[int]) -> int:
+    """Bytes of a file; of a resized image, which nobody knows yet, the most."""
+    if image_size and domain == RGB:
+        return 3 * image_size * image_size + 1024
+    try:
+        return files.size(sample.files[domain])
+    except OSError:
+        return 0  # named when it is read
+
+
+def _mib(count: float) -> str:
+    return f"{count / 2**20:.1f} MiB"

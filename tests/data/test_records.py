@@ -1,0 +1,189 @@
+"""Records give what the files give; what is damaged is noticed; packing goes on."""
+
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from soka_tf.data import files, images, pipeline, records, rooms, taskonomy
+from soka_tf.errors import UserError
+from soka_tf.tasks import get_targets
+from soka_tf.training.build import build_data
+
+TASKS = ["depth_zbuffer", "edge_texture"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("taskonomy")
+    views = dict(folder=str(root), seed=3, rooms=3, views=2, size=16)
+    rooms.generate_rooms(domains=["rgb", *TASKS, "vanishing_point"], **views)
+    # A label that is not there, and one that is damaged.
+    os.remove(root / "rooms/edge_texture/point_0_view_0_domain_edge_texture.png")
+    bad = root / "rooms/depth_zbuffer/point_1_view_1_domain_depth_zbuffer.png"
+    bad.write_bytes(bad.read_bytes()[:99])
+    return root
+
+
+@pytest.fixture(scope="module")
+def packed(folder, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp("records") / "here")
+    samples = taskonomy.find_samples(folder, [*TASKS, "vanishing_point"])
+    records.write_records(samples, out, "rooms", shards=2)
+    return out
+
+
+@pytest.fixture
+def copied(packed, tmp_path):
+    return shutil.copytree(packed, tmp_path / "copied")
+
+
+def _same(one, other):
+    tf.nest.map_structure(np.testing.assert_array_equal, list(one), list(other))
+
+
+def test_records_give_the_splits_and_batches_of_the_files_bit_for_bit(folder, packed):
+    options = dict(tasks=TASKS, image_size=16, validation_fraction=0.34)
+    here = build_data(taskonomy_dir=str(folder), **options)
+    there = build_data(records_dir=packed, images_dir="ignored", **options)
+    for one, other in zip(here[:2], there[:2]):
+        assert [s.key for s in one] == [s.key for s in other]
+        assert [s.point for s in one] == [s.point for s in other]
+        assert all(files.parse_part(p) for s in other for p in s.files.values())
+    shown = dict(image_size=8, batch_size=4, seed=2, start_step=3, steps=5)
+    _same(*(pipeline.image_dataset(data.train, **shown) for data in (here, there)))
+    tasks = get_targets(TASKS)
+    measured = [
+        list(pipeline.labelled_dataset(data.validation + data.train, tasks, 16, 3))
+        for data in (here, there)
+    ]
+    _same(*measured)
+    flags = np.concatenate([b["valid/depth_zbuffer"] for b in measured[1]])
+    assert flags.sum() == len(flags) - 1  # the damaged label is as damaged
+
+
+def test_records_hold_numbers_and_tf_examples_too(folder, packed):
+    samples = records.find_records(packed, ["vanishing_point"])
+    key = samples[0].key
+    path = samples[0].files["vanishing_point"]
+    original = taskonomy.find_samples(folder, ["vanishing_point"])[0]
+    assert original.key == key
+    np.testing.assert_array_equal(
+        taskonomy.read_vanishing_point(path),
+        taskonomy.read_vanishing_point(original.files["vanishing_point"]),
+    )
+    shard = files.parse_part(samples[0].files["rgb"]).file
+    for record in tf.data.TFRecordDataset(shard):
+        read = tf.train.Example.FromString(record.numpy()).features.feature
+        if read["key"].bytes_list.value[0].decode() == key:
+            break
+    content = files.read_bytes(original.files["rgb"])
+    assert read["content"].bytes_list.value[0] == content
+    assert read["domain"].bytes_list.value[0] == b"rgb"
+
+
+def test_records_in_another_file_system_give_the_same(folder, packed):
+    samples = taskonomy.find_samples(folder, TASKS)
+    try:
+        records.write_records(samples, "ram://records", "rooms", shards=2)
+        here, there = (
+            records.find_records(where, TASKS) for where in (packed, "ram://records")
+        )
+        shown = dict(image_size=8, batch_size=4, seed=2, steps=2)
+        _same(*(pipeline.image_dataset(found, **shown) for found in (here, there)))
+    finally:
+        tf.io.gfile.rmtree("ram://records")
+
+
+def test_records_one_flipped_byte_is_one_warning_and_the_next_image(copied, caplog):
+    samples = records.find_records(str(copied), ["rgb"])
+    part = files.parse_part(samples[2].files["rgb"])
+    with open(part.file, "r+b") as file:
+        file.seek(part.offset + part.length // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    replaced = [*samples[:2], samples[3], *samples[3:]]
+    shown = dict(image_size=8, batch_size=4, seed=2, steps=6)
+    caplog.clear()
+    _same(*(pipeline.image_dataset(found, **shown) for found in (replaced, samples)))
+    assert len(caplog.records) == 1
+    message = caplog.records[0].getMessage()
+    assert "its bytes are not those that were written" in message
+    assert os.path.basename(part.file) in message and part.name in message
+
+
+def test_write_records_goes_on_where_it_was_and_mends_what_is_damaged(
+    folder, copied, packed, caplog
+):
+    samples = taskonomy.find_samples(folder, [*TASKS, "vanishing_point"])
+    shards = sorted(copied.glob("*.tfrecord"))
+    lost, spoilt, *kept = shards
+    lost.with_suffix(".json").unlink()
+    content = bytearray(spoilt.read_bytes())
+    content[200] ^= 1
+    spoilt.write_bytes(content)
+    (copied / "x.tfrecord.0.tmp").write_bytes(b"left by a kill")
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    with pytest.raises(UserError, match=f"{lost.name}: missing, unfinished"):
+        records.find_records(str(copied), TASKS)
+    records.write_records(samples, str(copied), "rooms")
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    names = sorted(os.listdir(copied))
+    assert names == sorted(os.listdir(packed))
+    for name in names:
+        assert (copied / name).read_bytes() == files.read_bytes(f"{packed}/{name}")
+
+
+def test_write_records_damaged_image_is_named_and_left_out(tmp_path, caplog):
+    for i in range(3):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "1.png").write_bytes(b"garbage")
+    out = str(tmp_path / "out")
+    records.write_records(images.find_images(tmp_path), out, "photos")
+    assert [s.key for s in records.find_records(out, [])] == ["0", "2"]
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == 1 and "1.png" in warnings[0]
+    assert "It is left out" in warnings[0]
+
+
+def test_write_records_resized_are_small_pngs_rounded_to_8_bits(folder, tmp_path):
+    samples = taskonomy.find_samples(folder, ["depth_zbuffer"])
+    out = str(tmp_path / "small")
+    records.write_records(samples, out, "rooms", image_size=8)
+    small = records.find_records(out, ["depth_zbuffer"])
+    pixels = taskonomy.read_pixels(small[0].files["rgb"], "rgb")
+    assert pixels.shape == (8, 8, 3)
+    shown = dict(image_size=8, batch_size=4, seed=2, steps=2)
+    for one, other in zip(
+        pipeline.image_dataset(samples, **shown), pipeline.image_dataset(small, **shown)
+    ):
+        difference = np.abs(one["rgb"] - other["rgb"]).max()
+        assert 0 < difference <= 1 / 255 + 1e-6  # half a step of 2 / 255
+    label = samples[0].files["depth_zbuffer"]
+    assert files.read_bytes(small[0].files["depth_zbuffer"]) == files.read_bytes(label)
+
+
+def test_write_records_other_flags_or_too_small_a_disk_are_refused(
+    folder, copied, tmp_path, monkeypatch
+):
+    samples = taskonomy.find_samples(folder, [*TASKS, "vanishing_point"])
+    with pytest.raises(UserError, match="with shards = 2. Received: 3. Give the same"):
+        records.write_records(samples, str(copied), "rooms", shards=3)
+    monkeypatch.setattr(files, "free_bytes", lambda folder: 1 << 20)
+    message = re.compile("more than there is room for. The disk has 1.0 MiB free")
+    with pytest.raises(UserError, match=message):
+        records.write_records(samples, str(tmp_path / "new"), "rooms")
+    assert not (tmp_path / "new").exists()
+
+
+def test_find_records_buildings_and_folders_that_are_not_there(packed, tmp_path):
+    assert len(records.find_records(packed, [], "rooms")) == 6
+    with pytest.raises(UserError, match="no building 'wiconisco' .* there are: rooms"):
+        records.find_records(packed, [], ["wiconisco"])
+    with pytest.raises(UserError, match="not a folder of records"):
+        records.find_records(str(tmp_path), [])
