@@ -4,6 +4,7 @@ Which example comes when is a function of (seed, step) alone, so that a resumed 
 exactly the images that the uninterrupted one would have seen.
 """
 
+import re
 import threading
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.data import encodings, taskonomy
+from soka_tf.data import encodings, files, taskonomy
 from soka_tf.data.taskonomy import (
     MASK_DOMAIN,
     RGB,
@@ -26,6 +27,7 @@ MASK = "mask"
 TEACHERS = "teachers"
 VALID = "valid/"  # prefix of the flags that tell which labels are there
 AUGMENTATIONS = ("none", "flip")
+_READ_AT_ONCE = 16  # files, by each worker of a tf.data service
 
 
 def image_dataset(
@@ -104,6 +106,130 @@ def image_dataset(
     if steps is not None:
         dataset = dataset.take(steps * replicas)
     return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def service_dataset(
+    samples: Sequence[Sample],
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    service: str,
+    job: str,
+    start_step: int = 0,
+    antialias: bool = False,
+    augmentation: str = "none",
+    workers: int = 1,
+    replicas: int = 1,
+) -> tf.data.Dataset:
+    """Yields batches of images that the workers of a tf.data service have read.
+
+    Python does not run there, so images are decoded by TensorFlow: JPEG and PNG only,
+    16-bit ones cut to 8 and not rounded, cameras' EXIF orientation not obeyed. Of
+    ordinary 8-bit files the pixels are those of `image_dataset`. What is lost:
+
+    - The order. Every place of the endless chain of shuffled epochs is read once, by
+      whichever worker is free, so no two runs have the same batches. After a resume,
+      images that had been read ahead come twice.
+    - The place of an image that cannot be read: the next place follows, with a warning
+      in the log of the service's worker. The CRC-32 of a records' part is not checked.
+    - The teachers' cached outputs.
+
+    Images must be where the service's workers see them under the same paths.
+
+    Args:
+      samples: where the images are.
+      image_size: as in `image_dataset`, like `batch_size`, `seed`, `start_step`,
+        `antialias`, `augmentation`, `workers` and `replicas`.
+      batch_size: images per batch, over all replicas of all workers.
+      seed: of the order in which places are handed out, and of the flips.
+      service: address of the dispatcher, "grpc://host:port".
+      job: name of the run; processes of one run must give the same, for they share
+        its images out among them, and other runs another.
+      start_step: number of batches to pass over.
+      antialias: widens the filter when reducing.
+      augmentation: "none" or "flip".
+      workers: number of training processes that share every batch.
+      replicas: replicas of each of them.
+
+    Returns:
+      An endless dataset of {"rgb": float32 [batch_size / (workers * replicas),
+      image_size, image_size, 3] in [-1, 1]}.
+
+    Raises:
+      UserError: if the address is not one, an image is neither JPEG nor PNG, or as in
+        `image_dataset`.
+    """
+    _check_sizes(samples, image_size, batch_size)
+    _check_shares(batch_size, workers, 0, replicas)
+    check_augmentation(augmentation, teachers_cached=False)
+    if not re.fullmatch(r"grpc://[^/:]+:\d+", service):
+        raise UserError(
+            "run.data_service must be None or the address of a tf.data service's "
+            f"dispatcher, 'grpc://host:port'. Received: {service!r}."
+        )
+    paths = [sample.files[RGB] for sample in samples]
+    for path in paths:
+        if not path.lower().endswith((".png", ".jpg", ".jpeg")):
+            raise UserError(
+                f"{path}: run.data_service reads PNG and JPEG only. Convert the image "
+                "or bind run.data_service = None."
+            )
+    count, read = len(paths), _graph_reader(paths)
+
+    def load(position, content):
+        # Not decode_image, whose JPEGs are up to 5 grey levels off. Takes PNG as well.
+        pixels = tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE")
+        image = preprocess_images(pixels[None], image_size, antialias)[0]
+        if augmentation == "flip":
+            image = _flip_half(image, seed, position)
+        return {RGB: image}
+
+    def content(position):
+        index = _shuffled_index(position, count, seed)
+        return read(index).map(lambda content: load(position, content))
+
+    dataset = tf.data.Dataset.range(start_step * batch_size, tf.int64.max)
+    dataset = dataset.interleave(
+        content, _READ_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False
+    )
+    dataset = dataset.ignore_errors(log_warning=True)
+    dataset = dataset.batch(batch_size // (workers * replicas), drop_remainder=True)
+    dataset = dataset.apply(
+        tf.data.experimental.service.distribute(
+            # Places are shared out as they are asked for, none to two workers.
+            tf.data.experimental.service.ShardingPolicy.DYNAMIC,
+            service,
+            job_name=f"{job}-{start_step}",
+        )
+    )
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _graph_reader(paths: Sequence[str]) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """Index -> a dataset of one element, the bytes of a file or part, in graph mode."""
+    parts = [files.parse_part(path) for path in paths]
+    if None in parts:
+        names = tf.constant(paths)
+        return lambda index: tf.data.Dataset.from_tensors(index).map(
+            lambda index: tf.io.read_file(names[index])
+        )
+    sizes = {file: files.size(file) for file in {part.file for part in parts}}
+    shards = {file: number for number, file in enumerate(sizes)}
+    names = tf.constant(list(sizes))
+    places = tf.constant(
+        [
+            (shards[p.file], p.offset, p.length, sizes[p.file] - p.offset - p.length)
+            for p in parts
+        ],
+        tf.int64,
+    )
+
+    def read(index: tf.Tensor) -> tf.data.Dataset:
+        shard, before, length, after = tf.unstack(places[index])
+        # The only op that reads from within a file: one record between two margins.
+        return tf.data.FixedLengthRecordDataset(names[shard], length, before, after)
+
+    return read
 
 
 def labelled_dataset(

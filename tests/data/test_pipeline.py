@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import encodings, images, pipeline, taskonomy
+from soka_tf.data import encodings, files, images, pipeline, records, taskonomy
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
@@ -433,3 +433,70 @@ def test_image_dataset_batch_that_cannot_be_shared_evenly_is_refused(folder):
     for wrong in ({"worker": 1}, {"workers": 0}, {"replicas": 0}, {"worker": -1}):
         with pytest.raises(UserError, match="Received: workers"):
             pipeline.image_dataset(samples, 8, 8, seed=0, **wrong)
+
+
+# The tf.data service
+
+
+@pytest.fixture
+def service():
+    """The address of a dispatcher with two workers, in this process."""
+    remote = tf.data.experimental.service
+    dispatcher = remote.DispatchServer()
+    address = dispatcher.target.split("://")[1]
+    workers = [
+        remote.WorkerServer(remote.WorkerConfig(dispatcher_address=address))
+        for _ in range(2)
+    ]
+    yield dispatcher.target
+    del workers, dispatcher
+
+
+def test_service_dataset_reads_every_place_of_the_chain_once(folder, service):
+    samples = images.find_images(folder)
+    batches = _service(samples, service, "whole", 14, start_step=2)
+    counts = np.bincount(sum(batches, []), minlength=COUNT)
+    assert counts.sum() == 42 and counts.min() >= 4 and counts.max() <= 8
+
+
+def _service(samples, service, job, batches, **arguments):
+    dataset = pipeline.service_dataset(samples, 8, 3, 5, service, job, **arguments)
+    assert dataset.element_spec["rgb"].shape == (3, 8, 8, 3)
+    return [_who(batch) for batch in dataset.take(batches)]
+
+
+def test_service_dataset_reads_records_and_drops_what_is_damaged(
+    folder, service, tmp_path_factory
+):
+    out = str(tmp_path_factory.mktemp("service") / "out")
+    records.write_records(images.find_images(folder), out, "greys", shards=2)
+    samples = records.find_records(out, [])
+    part = files.parse_part(samples[3].files["rgb"])
+    with open(part.file, "r+b") as file:
+        file.seek(part.offset)
+        file.write(b"0000")
+    batches = _service(samples, service, "records", 14)
+    assert set(sum(batches, [])) == set(range(COUNT)) - {3}
+
+
+def test_service_dataset_pixels_are_those_of_python(tmp_path, service):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (4, 4, 3)).repeat(8, 0).repeat(8, 1)
+    for suffix in ("png", "jpg"):
+        place = tmp_path / suffix
+        place.mkdir()
+        Image.fromarray(pixels.astype(np.uint8)).save(place / f"0.{suffix}")
+        samples = images.find_images(place)
+        here = next(iter(pipeline.image_dataset(samples, 32, 1, 0)))["rgb"]
+        there = pipeline.service_dataset(samples, 32, 1, 0, service, suffix)
+        difference = np.abs(here - next(iter(there))["rgb"]).max()
+        assert difference <= (0 if suffix == "png" else 1.01 * 2 / 255)
+
+
+def test_service_dataset_wrong_address_or_kind_of_file_is_refused(folder):
+    samples = images.find_images(folder)
+    with pytest.raises(UserError, match="'grpc://host:port'. Received: 'host:1'"):
+        _service(samples, "host:1", "job", 1)
+    tiff = [taskonomy.Sample("a", "a", {"rgb": "a.tiff"})]
+    with pytest.raises(UserError, match="a.tiff: run.data_service reads PNG and JPEG"):
+        _service(tiff, "grpc://host:1", "job", 1)
