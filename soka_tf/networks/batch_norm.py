@@ -8,9 +8,21 @@ ties both to `training=True`; `statistics` separates them.
 import contextlib
 import dataclasses
 import threading
-from typing import FrozenSet, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    FrozenSet,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import tensorflow as tf
+
+from soka_tf.networks.replicas import mean_over_replicas, replica_count
 
 MODES = ("update", "keep", "collect")
 
@@ -47,11 +59,13 @@ class BatchNorm(tf.keras.layers.BatchNormalization):
 
     Momentum 0.9, epsilon 1e-5, scale and centre; the moving variance takes the
     unbiased batch variance. Outside of any `statistics` block, and in mode "update",
-    it is Keras' layer bit for bit.
+    it is Keras' layer bit for bit, unless it is synchronized over several replicas.
 
     Args:
       momentum: share of the old value in a moving statistic's update.
       epsilon: added to the variance.
+      synchronized: whether, among replicas, the batch is the global one. Nothing
+        changes where there is one replica.
       name: name of the layer.
       **kwargs: as `tf.keras.layers.BatchNormalization`.
     """
@@ -60,10 +74,17 @@ class BatchNorm(tf.keras.layers.BatchNormalization):
         self,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
+        synchronized: bool = False,
         name: Optional[str] = None,
         **kwargs,
     ):
         super().__init__(momentum=momentum, epsilon=epsilon, name=name, **kwargs)
+        # Keras' argument would give up its fused kernel on one replica, too.
+        self.synchronized = synchronized
+
+    def get_config(self) -> Dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "synchronized": self.synchronized}
 
     def call(self, inputs, training=None, mask=None):
         """Normalises the inputs.
@@ -78,33 +99,78 @@ class BatchNorm(tf.keras.layers.BatchNormalization):
           float [B, H, W, C] of the layer's compute dtype.
         """
         scope = _innermost_scope(self)
-        if scope is None or scope.mode == "update" or not self.trainable:
+        mode = "update" if scope is None else scope.mode
+        over_replicas = self.synchronized and replica_count() > 1
+        if not self.trainable or (mode == "update" and not over_replicas):
             return super().call(inputs, training=training, mask=mask)
         if tf.is_tensor(training):
             raise ValueError(
-                f"{self.name}: in mode {scope.mode!r} training must be known while "
+                f"{self.name}: in mode {mode!r} training must be known while "
                 f"tracing. Received: training={training}. Allowed: True or False."
             )
         if not training:
             return super().call(inputs, training=training, mask=mask)
-        # Keras' own kernel; it returns the moving statistics as they would become,
-        # after what earlier passes inside the block have made of them.
+        # The moving statistics become what they would, after what earlier passes
+        # inside the block have made of them.
         before = (self.moving_mean, self.moving_variance)
-        for layer, *noted in scope.collected:
+        for layer, *noted in scope.collected if scope else ():
             before = noted if layer is self else before
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            tf.cast(inputs, self.compute_dtype),
-            self.gamma,
-            self.beta,
-            *before,
-            epsilon=self.epsilon,
-            is_training=True,
-            data_format="NHWC",
-            exponential_avg_factor=1.0 - self.momentum,
-        )
-        if scope.mode == "collect":
+        inputs = tf.cast(inputs, self.compute_dtype)
+        if over_replicas:
+            outputs, mean, variance = self._normalize_global_batch(inputs, *before)
+        else:
+            outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+                inputs,
+                self.gamma,
+                self.beta,
+                *before,
+                epsilon=self.epsilon,
+                is_training=True,
+                data_format="NHWC",
+                exponential_avg_factor=1.0 - self.momentum,
+            )
+        if mode == "collect":
             scope.collected.append((self, mean, variance))
+        elif mode == "update":
+            self.moving_mean.assign(mean)
+            self.moving_variance.assign(variance)
         return outputs
+
+    def _normalize_global_batch(
+        self, inputs: tf.Tensor, moving_mean: tf.Tensor, moving_variance: tf.Tensor
+    ) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """What the fused kernel computes, by the statistics of all replicas' inputs.
+
+        Returns:
+          The outputs [B, H, W, C] and what the moving statistics become, float32 [C].
+        """
+        x = tf.cast(inputs, tf.float32)
+        # Mean and variance by one message. Seen from the moving mean, which all
+        # replicas share, the square of the mean is small and its subtraction exact.
+        shift = tf.stop_gradient(tf.convert_to_tensor(moving_mean))
+        shifted = x - shift
+        moments = [shifted, tf.square(shifted)]
+        moments = tf.stack([tf.reduce_mean(m, axis=(0, 1, 2)) for m in moments])
+        first, second = tf.unstack(mean_over_replicas(moments))
+        mean = shift + first
+        variance = tf.maximum(second - tf.square(first), 0.0)
+        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+        outputs = (shifted - first) * scale + self.beta
+
+        count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]) * replica_count(), tf.float32)
+        unbiased = variance * count / tf.maximum(count - 1.0, 1.0)
+        new = 1.0 - self.momentum
+        return (
+            tf.cast(outputs, inputs.dtype),
+            moving_mean + new * (mean - moving_mean),
+            moving_variance + new * (unbiased - moving_variance),
+        )
+
+
+def synchronize(network: tf.keras.Model, synchronized: bool) -> None:
+    """Says of all BatchNorm layers of a network whether they are synchronized."""
+    for layer in _batch_norms(network):
+        layer.synchronized = synchronized
 
 
 def _innermost_scope(layer: BatchNorm) -> Optional[_Scope]:

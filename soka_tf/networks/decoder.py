@@ -24,7 +24,7 @@ from typing import Any, Dict, Optional, Tuple
 import tensorflow as tf
 
 from soka_tf.networks import winograd
-from soka_tf.networks.batch_norm import BatchNorm
+from soka_tf.networks.batch_norm import BatchNorm, synchronize
 from soka_tf.networks.building import check_integers, check_positive, scaled_filters
 
 _Layers = Tuple[Tuple[str, int], ...]
@@ -125,6 +125,7 @@ class Decoder(tf.keras.Model):
       min_filters: fewest filters of any layer but the output, for small widths.
       representation_channels: channels of the input.
       layout: "map", or "colours" for the original's colorization.
+      synchronized: whether batch normalisation is by the batch of all replicas.
       name: name of the model.
 
     Raises:
@@ -139,6 +140,7 @@ class Decoder(tf.keras.Model):
         min_filters: int = 1,
         representation_channels: int = 8,
         layout: str = "map",
+        synchronized: bool = False,
         name: str = "decoder",
     ):
         check_positive(
@@ -176,6 +178,7 @@ class Decoder(tf.keras.Model):
             name=f"decoder_output/{parts.activation.capitalize()}",
         )(x)
         super().__init__(representation, prediction, name=name)
+        synchronize(self, synchronized)
         # A plain object, because Keras would track a bare dictionary.
         self._parts = _Parts(
             {
@@ -185,6 +188,7 @@ class Decoder(tf.keras.Model):
                 "min_filters": int(min_filters),
                 "representation_channels": int(representation_channels),
                 "layout": layout,
+                "synchronized": synchronized,
                 "name": name,
             }
         )

@@ -14,7 +14,7 @@ from typing import Any, Dict, Sequence
 
 import tensorflow as tf
 
-from soka_tf.networks.batch_norm import BatchNorm
+from soka_tf.networks.batch_norm import BatchNorm, synchronize
 from soka_tf.networks.building import (
     as_float32,
     check_integers,
@@ -42,6 +42,7 @@ class Discriminator(tf.keras.Model):
       channels: channels of the map.
       width: multiplies the filters of all layers but the output.
       strides: of conv1, conv2 and conv3, each 1 to 4; smaller images want less.
+      synchronized: whether batch normalisation is by the batch of all replicas.
       name: name of the model.
 
     Raises:
@@ -53,6 +54,7 @@ class Discriminator(tf.keras.Model):
         channels: int,
         width: float = 1.0,
         strides: Sequence[int] = (4, 4, 4),
+        synchronized: bool = False,
         name: str = "discriminator",
     ):
         check_positive("Discriminator", channels=channels, width=width)
@@ -79,12 +81,14 @@ class Discriminator(tf.keras.Model):
             x = tf.keras.layers.LeakyReLU(0.2, name=f"{layer_name}/LeakyRelu")(x)
         x = tf.keras.layers.Conv2D(1, 4, padding="same", name="conv5")(x)
         super().__init__(pairs, as_float32(x, "logits"), name=name)
+        synchronize(self, synchronized)
         # A plain object, because Keras would track a bare dictionary.
         self._parts = _Parts(
             {
                 "channels": int(channels),
                 "width": float(width),
                 "strides": strides,
+                "synchronized": synchronized,
                 "name": name,
             }
         )

@@ -19,7 +19,7 @@ from typing import Any, Dict, Sequence
 
 import tensorflow as tf
 
-from soka_tf.networks.batch_norm import BatchNorm
+from soka_tf.networks.batch_norm import BatchNorm, synchronize
 from soka_tf.networks.building import (
     as_float32,
     check_integers,
@@ -106,6 +106,7 @@ class Encoder(tf.keras.Model):
         never stride.
       representation_channels: channels of the representation.
       image_channels: channels of the images; the original's colorization sees one.
+      synchronized: whether batch normalisation is by the batch of all replicas.
       name: name of the model.
 
     Raises:
@@ -119,6 +120,7 @@ class Encoder(tf.keras.Model):
         strides: Sequence[int] = (2, 2, 2, 2),
         representation_channels: int = 8,
         image_channels: int = 3,
+        synchronized: bool = False,
         name: str = "encoder",
     ):
         units = check_integers("Encoder", "units", units, 4, range(1, 100))
@@ -157,6 +159,7 @@ class Encoder(tf.keras.Model):
         super().__init__(
             images, {**features, "representation": representation}, name=name
         )
+        synchronize(self, synchronized)
         self._parts = _Parts(
             config={
                 "units": units,
@@ -164,6 +167,7 @@ class Encoder(tf.keras.Model):
                 "strides": strides,
                 "representation_channels": int(representation_channels),
                 "image_channels": int(image_channels),
+                "synchronized": synchronized,
                 "name": name,
             },
             trunk=tf.keras.Model(images, features, name=f"{name}_trunk"),

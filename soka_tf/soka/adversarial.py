@@ -5,6 +5,8 @@ The supplement gives its weights and its start only: docs/deviations.md.
 
 import tensorflow as tf
 
+from soka_tf.networks.replicas import replica_count, replica_index
+
 REAL_LABEL = 0.9  # one-sided label smoothing of the original; fake is 0
 GENERATOR_LABEL = 1.0
 
@@ -39,10 +41,18 @@ def instance_noise(
       maps: [B, H, W, C], never the image.
       step: int64 scalar, steps since the start.
       sigma: standard deviation at step 0 (Taskonomy: 0.1, 0.03 for depth).
-      seed: int [2]; the noise depends on it alone, so a resumed run repeats it.
+      seed: int [2]; the noise depends on it and on an image's place in the global
+        batch alone, so a resumed run repeats it, on as many replicas as it likes.
     """
     scale = sigma / (1.0 + 0.2 * tf.cast(step, tf.float32) / 1000.0)
-    noise = tf.random.stateless_normal(tf.shape(maps), seed=seed, dtype=tf.float32)
+    shape = tf.shape(maps)
+    if replica_count() > 1:
+        # Each draws for all and takes its part: numbers are cheap beside networks.
+        shape = tf.concat([replica_count() * shape[:1], shape[1:]], axis=0)
+    noise = tf.random.stateless_normal(shape, seed=seed, dtype=tf.float32)
+    if replica_count() > 1:
+        batch = tf.shape(maps)[0]
+        noise = tf.ensure_shape(noise[replica_index() * batch :][:batch], maps.shape)
     return maps + tf.cast(scale * noise, maps.dtype)
 
 

@@ -4,6 +4,12 @@ from typing import Dict, List, Mapping, NamedTuple, Sequence
 
 import tensorflow as tf
 
+from soka_tf.networks.replicas import (
+    gather_replicas,
+    mean_over_replicas,
+    replica_count,
+)
+
 VARIANTS = ("literal", "normalized", "outer_product", "reconstruction")
 MIXINGS = ("matrix", "diagonal")
 _EPSILON = 1e-12
@@ -210,7 +216,7 @@ class Amalgamation(tf.keras.layers.Layer):
             mine = tf.cast(student[layer], tf.float32)
             part = self.amalgamations[layer]
             if self.variant == "reconstruction":
-                activations = [_unit_deviation(a) for a in activations]
+                activations = _unit_deviation(activations)
                 sigma = part(activations)
                 own.append(self._reconstruction_error(part, sigma, activations))
                 sigma = tf.stop_gradient(sigma)
@@ -249,9 +255,11 @@ def transfer_loss(student: tf.Tensor, sigma: tf.Tensor, variant: str) -> tf.Tens
     if variant == "literal":
         return tf.reduce_mean(tf.square(student - sigma))
     if variant == "outer_product":
+        # A replica's rows of the global batch's products; the mean over the replicas
+        # of what it returns is the loss of the global batch.
         difference = _outer_product(student) - _outer_product(sigma)
-        batch = tf.cast(tf.shape(difference)[0], difference.dtype)
-        return tf.reduce_sum(tf.square(difference)) / tf.square(batch)
+        size = tf.cast(tf.size(difference), difference.dtype)
+        return tf.reduce_sum(tf.square(difference)) / size
     # A mean over channels, too: a layer of unit vectors weighs as 1 / channels.
     difference = _unit_length(student) - _unit_length(sigma)
     return tf.reduce_mean(tf.square(difference))
@@ -267,9 +275,17 @@ def _per_position(activation: tf.Tensor, weight: tf.Variable) -> tf.Tensor:
     return tf.cast(tf.reshape(product, shape), tf.float32)
 
 
-def _unit_deviation(activation: tf.Tensor) -> tf.Tensor:
+def _unit_deviation(activations: Sequence[tf.Tensor]) -> List[tf.Tensor]:
     """Divides by the standard deviation over the batch, one scalar a teacher."""
-    return activation / (tf.math.reduce_std(activation) + 1e-6)
+    if replica_count() == 1:
+        deviations = [tf.math.reduce_std(a) for a in activations]
+    else:
+        means = mean_over_replicas([tf.reduce_mean(a) for a in activations])
+        variances = mean_over_replicas(
+            [tf.reduce_mean(tf.square(a - m)) for a, m in zip(activations, means)]
+        )
+        deviations = [tf.sqrt(variance) for variance in variances]
+    return [a / (deviation + 1e-6) for a, deviation in zip(activations, deviations)]
 
 
 def _unit_length(activation: tf.Tensor) -> tf.Tensor:
@@ -277,7 +293,10 @@ def _unit_length(activation: tf.Tensor) -> tf.Tensor:
 
 
 def _outer_product(activation: tf.Tensor) -> tf.Tensor:
-    """Row-normalised similarities [B, B] of the batch's flattened activations."""
+    """Row-normalised similarities [B, B] of the batch's flattened activations.
+
+    Among replicas [B, R * B], the rows of a replica's images.
+    """
     flat = tf.reshape(activation, [tf.shape(activation)[0], -1])
-    product = tf.matmul(flat, flat, transpose_b=True)
+    product = tf.matmul(flat, gather_replicas(flat), transpose_b=True)
     return tf.math.l2_normalize(product, axis=1, epsilon=_EPSILON)

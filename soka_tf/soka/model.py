@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from soka_tf.networks.batch_norm import apply_collected, statistics
 from soka_tf.networks.discriminator import Discriminator
+from soka_tf.networks.replicas import mean_over_replicas, replica_count
 from soka_tf.soka.adversarial import discriminator_loss, generator_loss, instance_noise
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.distillation import KINDS, soft_target_losses
@@ -235,8 +236,9 @@ class SokaModel(tf.keras.Model):
             )
         super().compile(optimizer=optimizers["encoder"], **kwargs)
         self.optimizers = {player: optimizers[player] for player in wanted}
-        for player, variables in wanted.items():
-            _create_slots(self.optimizers[player], variables)
+        with self.distribute_strategy.scope():
+            for player, variables in wanted.items():
+                _create_slots(self.optimizers[player], variables)
         self._compiled_steps = {}
 
     @property
@@ -362,12 +364,19 @@ class SokaModel(tf.keras.Model):
         else:
             adversarial = self._stage == "cycle_gan"
             values = self._cycle(images, self._teach(data), adversarial)
+        if replica_count() > 1:
+            means = tf.unstack(mean_over_replicas(tf.stack(list(values.values()))))
+            values = dict(zip(values, means))
         self._note_not_finite(values)
         self.step.assign_add(1)
-        logged = [name for name in values if name in self._means]
-        for name in logged:
-            self._means[name].update_state(values[name])
-        return {**{n: self._means[n].result() for n in logged}, **self._movement}
+        logs = {}
+        for name in values:
+            if name in self._means:
+                mean = self._means[name]
+                mean.update_state(values[name])
+                # Equal on all replicas; result() would ask them all, one by one.
+                logs[name] = tf.math.divide_no_nan(mean.total, mean.count)
+        return {**logs, **self._movement}
 
     @property
     def metrics(self) -> List[tf.keras.metrics.Metric]:
@@ -410,7 +419,7 @@ class SokaModel(tf.keras.Model):
                 own = self.amalgamation.trainable_variables
                 self._apply("amalgamation", tape.gradient(mia.amalgamation, own))
         due = self.step >= self.initial_losses_step
-        self.gradnorm.record_initial(self._over_replicas(losses), due)
+        self.gradnorm.record_initial(mean_over_replicas(losses), due)
         values = self._named("loss/soft", losses)
         values.update(self._named("task_weight", self.gradnorm.task_weights))
         if self.joint_amalgamation:
@@ -447,10 +456,10 @@ class SokaModel(tf.keras.Model):
         del compress_tape
 
         with self._phase("weighting"):
-            losses = self._over_replicas(losses)
+            losses = mean_over_replicas(losses)
             self.gradnorm.record_initial(losses, tf.constant(True))
             values["loss/gradnorm"] = self.gradnorm.step(
-                losses, norms, self.optimizers["task_weights"], self._replicas
+                losses, norms, self.optimizers["task_weights"], replica_count()
             )
         values.update(self._named("loss/soft", losses))
         values.update(self._named("task_weight", self.gradnorm.task_weights))
@@ -541,15 +550,13 @@ class SokaModel(tf.keras.Model):
     ) -> tf.Tensor:
         """||grad_W L_i|| at the last shared layer, of the whole batch; float32 [n]."""
         kernel = self.student.encoder.last_shared_kernel
-        norms = []
-        for pull in pulls:
-            gradient = compress_tape.gradient(
-                representation, kernel, output_gradients=pull
-            )
-            # The norm of a replica's gradient is not the norm of the batch's.
-            gradient = self._over_replicas(tf.cast(gradient, tf.float32))
-            norms.append(tf.norm(gradient))
-        return tf.stack(norms)
+        gradients = [
+            compress_tape.gradient(representation, kernel, output_gradients=pull)
+            for pull in pulls
+        ]
+        gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
+        # The norm of a replica's gradient is not the norm of the batch's.
+        return tf.stack([tf.norm(g) for g in mean_over_replicas(gradients)])
 
     def _collaborate(
         self,
@@ -612,10 +619,6 @@ class SokaModel(tf.keras.Model):
     def _amalgamated_layers(self) -> Sequence[str]:
         return self.amalgamation.layer_names if self.amalgamation is not None else ()
 
-    @property
-    def _replicas(self) -> int:
-        return self.distribute_strategy.num_replicas_in_sync
-
     def _soft_losses(
         self, predictions: Mapping[str, tf.Tensor], targets: TeacherOutputs
     ) -> tf.Tensor:
@@ -657,15 +660,9 @@ class SokaModel(tf.keras.Model):
             decay = self.adversary.weight_decay
         if decay:
             gradients = with_weight_penalty(gradients, variables, decay)
-        if self._replicas > 1:
-            gradients = [g / self._replicas for g in gradients]
+        if replica_count() > 1:
+            gradients = [g / replica_count() for g in gradients]
         self.optimizers[player].apply_gradients(zip(gradients, variables))
-
-    def _over_replicas(self, value: tf.Tensor) -> tf.Tensor:
-        """The mean over replicas."""
-        if self._replicas == 1:
-            return value
-        return tf.distribute.get_replica_context().all_reduce("MEAN", value)
 
     def _named(self, prefix: str, values: Any) -> Dict[str, tf.Tensor]:
         if not isinstance(values, list):
@@ -754,7 +751,11 @@ def _create_slots(
         optimizer.build(variables)
         return
     values = [variable.numpy() for variable in variables]
-    optimizer.apply_gradients([(tf.zeros_like(v), v) for v in variables])
+
+    def apply_nothing():
+        optimizer.apply_gradients([(tf.zeros_like(v), v) for v in variables])
+
+    tf.distribute.get_strategy().run(apply_nothing)
     for variable, value in zip(variables, values):  # weight decay needs no gradient
         variable.assign(value)
     optimizer.iterations.assign(0)

@@ -185,6 +185,7 @@ def build_student(
     representation_channels: int = 8,
     decoder_width: float = 1.0,
     decoder_min_filters: int = 1,
+    synchronized_batch_norm: bool = True,
     seed: int = 0,
 ) -> Student:
     """Builds the student, randomly initialised (Step 1).
@@ -197,10 +198,17 @@ def build_student(
       representation_channels: of the shared representation.
       decoder_width: of the decoders, 1 is the paper's.
       decoder_min_filters: least filters of a decoder's layer.
+      synchronized_batch_norm: whether BatchNorm is by the batch of all replicas.
       seed: of the initial values.
     """
     tf.keras.utils.set_random_seed(seed)
-    encoder = Encoder(units, width, strides, representation_channels)
+    encoder = Encoder(
+        units,
+        width,
+        strides,
+        representation_channels,
+        synchronized=synchronized_batch_norm,
+    )
     upsamplings = int(math.log2(encoder.output_stride))
     decoders = {
         task.name: Decoder(
@@ -209,6 +217,7 @@ def build_student(
             upsamplings=upsamplings,
             min_filters=decoder_min_filters,
             representation_channels=representation_channels,
+            synchronized=synchronized_batch_norm,
             name=f"decoder_{task.name}",
         )
         for task in get_targets(tasks)
@@ -332,6 +341,7 @@ def build_adversary(
     noise_sigma: float = 0.1,
     depth_noise_sigma: float = 0.03,
     weight_decay: float = 1e-5,
+    synchronized_batch_norm: bool = True,
 ) -> Optional[Adversary]:
     """Builds the CGAN term, or nothing where it is not enabled.
 
@@ -345,6 +355,7 @@ def build_adversary(
       noise_sigma: standard deviation of the instance noise at step 0.
       depth_noise_sigma: the same for depth tasks.
       weight_decay: L2 coefficient, ten times the student's.
+      synchronized_batch_norm: whether BatchNorm is by the batch of all replicas.
     """
     if not enabled:
         return None
@@ -355,6 +366,7 @@ def build_adversary(
                 task.channels,
                 width=width,
                 strides=strides,
+                synchronized=synchronized_batch_norm,
                 name=f"discriminator_{task.name}",
             )
             for task in targets

@@ -234,10 +234,11 @@ def test_half_precision_keep_equals_update():
 
 
 def test_config_round_trip_keeps_momentum_and_epsilon():
-    layer = BatchNorm(momentum=0.8, epsilon=1e-3, name="bn")
+    layer = BatchNorm(momentum=0.8, epsilon=1e-3, synchronized=True, name="bn")
     twin = BatchNorm.from_config(layer.get_config())
     assert twin.get_config() == layer.get_config()
     assert (twin.momentum, twin.epsilon, twin.name) == (0.8, 1e-3, "bn")
+    assert twin.synchronized and not BatchNorm().synchronized
     assert (BatchNorm().momentum, BatchNorm().epsilon) == (0.9, 1e-5)
 
 

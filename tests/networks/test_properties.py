@@ -26,6 +26,7 @@ SMALL = {
             strides=(2, 2, 2, 1),
             representation_channels=6,
             image_channels=2,
+            synchronized=True,
             name="small_encoder",
         ),
     ),
@@ -38,6 +39,7 @@ SMALL = {
             min_filters=4,
             representation_channels=6,
             layout="map",
+            synchronized=True,
             name="small_decoder",
         ),
     ),
@@ -50,12 +52,19 @@ SMALL = {
             min_filters=6,
             representation_channels=3,
             layout="colours",
+            synchronized=False,
             name="small_decoder_of_colours",
         ),
     ),
     "discriminator": (
         Discriminator,
-        dict(channels=2, width=0.05, strides=(2, 3, 2), name="small_discriminator"),
+        dict(
+            channels=2,
+            width=0.05,
+            strides=(2, 3, 2),
+            synchronized=True,
+            name="small_discriminator",
+        ),
     ),
 }
 
