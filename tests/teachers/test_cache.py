@@ -1,9 +1,11 @@
 """Teachers' outputs on disk: right, shared, mended, refused; never of another image."""
 
 import collections
+import copy
 import fcntl
 import hashlib
 import json
+import pathlib
 import shutil
 import threading
 
@@ -17,7 +19,7 @@ from soka_tf.data.pipeline import image_dataset
 from soka_tf.errors import UserError
 from soka_tf.teachers import cache as caches
 from soka_tf.teachers import pool as pools
-from soka_tf.teachers.cache import TeacherCache
+from soka_tf.teachers.cache import TeacherCache, TeacherRecords
 from soka_tf.teachers.pool import find_teachers, load_pool
 from soka_tf.teachers.teacher import load_teacher, save_teacher, teacher_variables
 from tests import tiny_runs
@@ -28,14 +30,33 @@ LAYERS = ("block3", "representation")
 SIZE = 16
 
 
+_made = {}
+
+
 def make(tiny, folder, tasks=PAIR, auxiliaries=(AUXILIARY,), **arguments):
-    found = find_teachers(
-        tasks, auxiliaries, arguments.pop("teachers_dir", tiny.teachers)
-    )
-    pool = load_pool(found, arguments.pop("inputs", "training"))
-    files = {**found.targets, **found.auxiliaries}
-    arguments = {"image_size": SIZE, "layers": LAYERS, **arguments}
-    return TeacherCache(folder, pool, files, **arguments)
+    """A cache in this folder; teachers are traced once for all of the same settings."""
+    arguments = {
+        "teachers_dir": tiny.teachers,
+        "inputs": "training",
+        "image_size": SIZE,
+        "layers": LAYERS,
+        **arguments,
+    }
+    key = (tuple(tasks), tuple(auxiliaries), *sorted(arguments.items()))
+    teachers_dir, inputs = arguments.pop("teachers_dir"), arguments.pop("inputs")
+    if key not in _made:
+        found = find_teachers(tasks, auxiliaries, teachers_dir)
+        files = {**found.targets, **found.auxiliaries}
+        pool = load_pool(found, inputs)
+        _made[key] = TeacherCache(folder, pool, files, **arguments)
+    cache = copy.copy(_made[key])
+    cache.folder = pathlib.Path(folder)
+    cache._pool, cache._run = copy.copy(cache._pool), dict(cache._run)
+    cache.records = {
+        name: TeacherRecords(cache.folder / records.folder.name, records.manifest)
+        for name, records in cache.records.items()
+    }
+    return cache
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,6 +64,7 @@ def teachers_read_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pools, "load_teacher", tiny_runs.load_teacher_once)
         yield
+    _made.clear()
 
 
 @pytest.fixture
