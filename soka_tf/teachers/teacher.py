@@ -382,7 +382,9 @@ def _check_scale(manifest: Mapping[str, Any], arrays: Mapping[str, Entry]) -> No
             raise TypeError(f"{part} is {short(config)}")
         for key, value in config.items():
             for item in value if type(value) is list else (value,):
-                if type(item) is str or item is None:
+                if type(item) is bool:
+                    sane = key == "synchronized"
+                elif type(item) is str or item is None:
                     sane = len(item or "") <= 100
                 else:
                     sane = type(item) in (int, float) and 0 <= item <= _LARGEST_NUMBER
