@@ -27,6 +27,13 @@ _GIN_PARAM = flags.DEFINE_multi_string(
     'bindings that differ from the run\'s: "run.evaluation_batch_size = 4"',
     flag_values=FLAGS,
 )
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint",
+    "last",
+    ["last", "best"],
+    "which student; best: that of the least validation/mean",
+    flag_values=FLAGS,
+)
 
 
 def main() -> None:
@@ -39,12 +46,14 @@ def main() -> None:
     model_dir = os.path.expanduser(_MODEL_DIR.value)
     cli.parse_gin([runs.config_of(model_dir)], _GIN_PARAM.value, base=None)
     settings = runs.Settings()
-    student = runs.restore_student(model_dir, settings, settings.precision)
+    student = runs.restore_student(
+        model_dir, settings, settings.precision, _CHECKPOINT.value
+    )
     teachers = build.load_pool(build.find_teachers(settings.task_names))
     data = build.build_data(
         settings.task_names, settings.image_size, runs.split_file(model_dir)
     )
-    step = runs.restored_step(model_dir)
+    step = runs.restored_step(model_dir, _CHECKPOINT.value)
     result = evaluate_student(student, teachers, data, settings, step, model_dir)
     print(format_table(result))
 

@@ -42,6 +42,13 @@ _FORMAT = flags.DEFINE_list(
     "what to write, of saved_model, tflite_float16, tflite_int8 and onnx",
     flag_values=FLAGS,
 )
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint",
+    "last",
+    ["last", "best"],
+    "which student; best: that of the least validation/mean",
+    flag_values=FLAGS,
+)
 _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
@@ -71,12 +78,12 @@ def main() -> None:
     model_dir = os.path.expanduser(_MODEL_DIR.value)
     cli.parse_gin([runs.config_of(model_dir)], [], base=None)
     settings = runs.Settings()
-    student = runs.restore_student(model_dir, settings)
+    student = runs.restore_student(model_dir, settings, which=_CHECKPOINT.value)
     if files:  # before anything is written: the images may be gone
         data = build.build_data(
             settings.task_names, settings.image_size, runs.split_file(model_dir)
         )
-    step = runs.restored_step(model_dir)
+    step = runs.restored_step(model_dir, _CHECKPOINT.value)
     if formats.SAVED_MODEL in _FORMAT.value:
         signatures = export_student(
             student,

@@ -47,6 +47,7 @@ class Tiny(NamedTuple):
             "run.log_every_steps = 1",
             "run.movement_every_steps = 0",
             "run.panel_every_steps = 0",
+            "run.validate_every_steps = 0",
             "run.panel_images = 2",
             "run.evaluation_batch_size = 2",
             "build_data.check_files = False",

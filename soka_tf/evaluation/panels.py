@@ -7,6 +7,7 @@ from typing import Callable, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from PIL import Image
 
 from soka_tf.data import encodings
@@ -14,6 +15,7 @@ from soka_tf.evaluation import picture
 from soka_tf.evaluation.evaluator import read_truth
 from soka_tf.evaluation.metrics import angle_deg
 from soka_tf.tasks import Task
+from soka_tf.training.saving import FAILURES, reason
 
 # Where there is no reading: a colour that no colour map here contains.
 MISSING_COLOUR = (96, 125, 139)
@@ -303,10 +305,23 @@ class PanelCallback(tf.keras.callbacks.Callback):
         self.draw(self._model_step())
 
     def draw(self, step: int) -> Optional[str]:
-        """Draws the present state; returns the picture's path, None if it is there."""
+        """Draws the present state; returns the new picture's path, if there is one."""
         if step == self._drawn_step:
             return None
         self._drawn_step = step
+        try:
+            return self._draw(step)
+        except FAILURES as error:
+            logging.warning(
+                "%s: the panel of step %d was not drawn (%s). Training goes on, the "
+                "next one is drawn at its time.",
+                self._out_dir,
+                step,
+                reason(error),
+            )
+            return None
+
+    def _draw(self, step: int) -> str:
         panel = compute_panel(self._student, self._teachers, self._batch, self._tasks)
         path = os.path.join(self._out_dir, f"step_{step:07d}.png")
         draw_panel(panel, self._tasks, path, heading=f"step {step:,}")

@@ -1,18 +1,30 @@
 """What happens every N steps: progress, logs, checkpoints, a stop at NaN."""
 
+import contextlib
 import csv
 import io
 import os
 import sys
 import time
-from typing import Any, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from tqdm import tqdm
 
 from soka_tf.errors import UserError
 from soka_tf.soka.model import SokaModel
+from soka_tf.training.saving import FAILURES, reason, try_save
+
+# Who moves in which phase of a cycle, for weights that are no longer finite.
+_PHASE_OF_PLAYER = {
+    "encoder": "collaboration",
+    "decoder": "competition",
+    "amalgamation": "collaboration",
+    "task_weights": "weighting",
+    "discriminator": "competition",
+}
 
 
 class StepCallback(tf.keras.callbacks.Callback):
@@ -89,11 +101,107 @@ class Progress(StepCallback):
         return ", ".join(parts)
 
 
+class NotFinite:
+    """Stops a run whose losses or weights are NaN or infinite, and says where."""
+
+    def __init__(
+        self,
+        model: SokaModel,
+        last_saved: Callable[[], Optional[int]] = lambda: None,
+        find_causes: Callable[[int], Sequence[str]] = lambda step: (),
+    ):
+        """Keeps what it needs to say why and how to go on.
+
+        Args:
+          model: keeps the first step at which each of its terms was not finite.
+          last_saved: returns the step of the last checkpoint, None without one.
+          find_causes: given a step, counted from 0, returns sentences on what was
+            broken before the student saw it.
+        """
+        self._model = model
+        self._last_saved = last_saved
+        self._find_causes = find_causes
+
+    def check(self, step: int, logs: Mapping[str, Any], weights: bool = False) -> None:
+        """Looks at the losses so far and, where asked, at all weights.
+
+        The losses of a step are those from before its update: finite losses do not
+        mean that the weights are, and only whoever saves them pays for looking.
+
+        Args:
+          step: steps done.
+          logs: of the step.
+          weights: whether to look at the weights of every player.
+
+        Raises:
+          UserError: naming phase, task, term and step.
+        """
+        terms = self._model.first_not_finite()
+        if not terms:
+            # What is only logged counts, too.
+            bad = [n for n, v in logs.items() if not np.isfinite(float(v))]
+            terms = {name: step - 1 for name in bad}
+        if terms:
+            first = min(terms.values())
+            names = [name for name, since in terms.items() if since == first]
+            phase = self._phase_of(names[0], first)
+            self._stop(_term_and_task(names[0], self._model.tasks), phase, first, step)
+        if weights:
+            for player, total in _sums(self._model.players).items():
+                if not np.isfinite(total):
+                    kind, _, task = player.partition("/")
+                    stage = self._model.stage_at(step - 1)
+                    phase = "joint" if stage == "joint" else _PHASE_OF_PLAYER[kind]
+                    term = f"the weights of {kind}"
+                    self._stop(
+                        term + (f" of task {task}" if task else ""),
+                        phase,
+                        step - 1,
+                        step,
+                    )
+
+    def _phase_of(self, name: str, step: int) -> str:
+        try:
+            return self._model.phase_of(name, step)
+        except KeyError:  # a log that is no term of the losses, such as movement
+            return self._model.stage_at(step)
+
+    def _stop(self, term: str, phase: str, first: int, step: int) -> None:
+        noticed = "" if first == step - 1 else f" (noticed after step {step})"
+        causes = list(self._find_causes(first))
+        saved = self._last_saved()
+        if saved is None:
+            state = "There is no checkpoint yet: the same command begins anew."
+        else:
+            state = (
+                f"The last good checkpoint is that of step {saved}: the same command "
+                "goes on from there."
+            )
+        if causes:
+            advice = "Replace that teacher's file first."
+        else:
+            advice = (
+                "No teacher's answer is broken; should it happen again, lower "
+                "build_optimizers.learning_rate, in the run's operative_config.gin, "
+                "too, or choose another --model_dir."
+            )
+        raise UserError(
+            f"Training stopped: in step {first + 1}{noticed}, phase {phase}, {term} "
+            f"was NaN or infinite. {' '.join([*causes, state, advice])}"
+        )
+
+
+def _term_and_task(name: str, tasks: Sequence[str]) -> str:
+    kind, _, last = name.rpartition("/")
+    return f"term {kind} of task {last}" if last in tasks else f"term {name}"
+
+
 class MetricLog(StepCallback):
     """Means since the last report, to metrics.csv and TensorBoard; stops at NaN.
 
     metrics.csv has the columns step, stage, seconds, learning_rate, and every log
     of `SokaModel`; a resumed run first drops the rows it is about to make again.
+    Rows that cannot be written are kept and tried again with the next one.
     """
 
     def __init__(
@@ -103,7 +211,9 @@ class MetricLog(StepCallback):
         every_steps: int,
         learning_rate: Any,
         writer: tf.summary.SummaryWriter,
+        not_finite: NotFinite,
         last_step: Optional[int] = None,
+        further: Callable[[int], Mapping[str, float]] = lambda step: {},
     ):
         """Prepares the log.
 
@@ -113,7 +223,10 @@ class MetricLog(StepCallback):
           every_steps: steps between two reports.
           learning_rate: the schedule of the encoder's optimizer.
           writer: TensorBoard's.
+          not_finite: asked before every report.
           last_step: reported in any case, so that a short run has its curves, too.
+          further: returns what else was measured after a step; where there is
+            anything the step is reported in any case, too.
         """
         super().__init__()
         self._last_step = last_step
@@ -122,6 +235,9 @@ class MetricLog(StepCallback):
         self._every_steps = every_steps
         self._learning_rate = learning_rate
         self._writer = writer
+        self._not_finite = not_finite
+        self._further = further
+        self._unwritten = b""
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Cuts metrics.csv back to the step the run goes on from."""
@@ -137,55 +253,100 @@ class MetricLog(StepCallback):
                     and int(row["step"]) <= self.step
                 ]
         self._seconds_before = float(rows[-1]["seconds"] or 0) if rows else 0.0
+        content = self._lines(rows, header=True)
         temporary = self._path + ".tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(self._lines(rows, header=True))
-        os.replace(temporary, self._path)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+            os.replace(temporary, self._path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.remove(temporary)
+            raise UserError(
+                f"{self._path} cannot be written ({reason(error)}). Free space or "
+                "mend the folder, then give the same command: it goes on from step "
+                f"{self.step}."
+            ) from error
+        self._size = len(content)
         self._began = time.monotonic()
 
     def on_step(self, logs: Mapping[str, Any]) -> None:
-        """Reports every N steps and the last, and wherever movement was measured."""
+        """Reports every N steps and the last, and wherever more was measured."""
         movement = {k: v for k, v in logs.items() if k.startswith("movement")}
         if movement:
             self._write_summaries(movement)
-        if self.step % self._every_steps and self.step != self._last_step:
+        further = self._further(self.step)
+        due = self.step % self._every_steps == 0 or self.step == self._last_step
+        if not due and not further:
             return
         values = {k: float(v) for k, v in logs.items() if k not in movement}
         self.model.reset_metrics()
-        stop_if_not_finite(self.model, self.step, values)
+        self._not_finite.check(self.step, values)
         stage = self.model.stage_at(self.step - 1)
+        values.update(further)
         values["learning_rate"] = float(self._learning_rate(self.step))
         seconds = self._seconds_before + time.monotonic() - self._began
         row = {"step": self.step, "stage": stage, "seconds": f"{seconds:.1f}"}
         row.update({name: f"{value:.6g}" for name, value in values.items()})
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(self._lines([row]))
+        self._unwritten += self._lines([row])
+        self._append()
         self._write_summaries(values)
 
-    def _lines(self, rows: List[Mapping[str, Any]], header: bool = False) -> str:
+    def on_train_end(self, logs: Any = None) -> None:
+        """Tries once more to write what could not be written."""
+        self._append()
+
+    def _append(self) -> None:
+        """Appends what is not yet written, after the last whole line."""
+        if not self._unwritten:
+            return
+        try:
+            with open(self._path, "r+b") as file:
+                file.truncate(self._size)  # what an earlier attempt cut off
+                file.seek(self._size)
+                file.write(self._unwritten)
+        except OSError as error:
+            logging.warning(
+                "%s: %d rows up to step %d were not written (%s). Training goes on, "
+                "the next try is at the next row.",
+                self._path,
+                self._unwritten.count(b"\n"),
+                self.step,
+                reason(error),
+            )
+            return
+        self._size += len(self._unwritten)
+        self._unwritten = b""
+
+    def _lines(self, rows: List[Mapping[str, Any]], header: bool = False) -> bytes:
         text = io.StringIO()
         writer = csv.DictWriter(text, self._columns, extrasaction="ignore")
         if header:
             writer.writeheader()
         writer.writerows(rows)
-        return text.getvalue()
+        return text.getvalue().encode("utf-8")
 
     def _write_summaries(self, values: Mapping[str, Any]) -> None:
-        with self._writer.as_default(step=self.step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
+        try:
+            with self._writer.as_default(step=self.step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+        except FAILURES as error:
+            _warn_of_tensorboard(self.step, error)
 
 
 class Checkpoints(StepCallback):
     """Saves the run every N steps and at its end; keeps the last few.
 
-    What is not finite is never saved: it would be the state a run goes on from.
+    What is not finite is never saved: it would be the state a run goes on from. A save
+    that fails costs the run nothing but this checkpoint.
     """
 
     def __init__(
         self,
         manager: tf.train.CheckpointManager,
         every_steps: int,
+        not_finite: NotFinite,
         writers: Sequence[tf.summary.SummaryWriter] = (),
     ):
         """Keeps the manager.
@@ -193,11 +354,13 @@ class Checkpoints(StepCallback):
         Args:
           manager: saves and deletes; its checkpoints are numbered by the step.
           every_steps: steps between two checkpoints.
+          not_finite: asked before every checkpoint.
           writers: flushed before saving, so that no log is older than a checkpoint.
         """
         super().__init__()
         self._manager = manager
         self._every_steps = every_steps
+        self._not_finite = not_finite
         self._writers = writers
         self._saved_step: Optional[int] = None
         self._logs: Mapping[str, Any] = {}
@@ -205,41 +368,68 @@ class Checkpoints(StepCallback):
     def on_step(self, logs: Mapping[str, Any]) -> None:
         """Saves every N steps."""
         self._logs = logs
-        if self.step % self._every_steps == 0:
-            self._save()
+        if self.step % self._every_steps:
+            return
+        failure = self._save()
+        if failure is not None:
+            logging.warning(
+                "%s: the checkpoint of step %d was not saved (%s). Training goes on, "
+                "the next try is at step %d; %s is still there.",
+                self._manager.directory,
+                self.step,
+                failure,
+                self.step + self._every_steps,
+                self._last_good(),
+            )
 
     def on_train_end(self, logs: Any = None) -> None:
         """Saves the end, unless it was just saved."""
-        if self._saved_step != self.step:
-            self._save()
+        if self._saved_step == self.step:
+            return
+        failure = self._save()
+        if failure is not None:
+            raise UserError(
+                f"{self._manager.directory}: the last checkpoint, of step {self.step}, "
+                f"was not saved ({failure}). Free space or mend the folder, then give "
+                f"the same command: it goes on from {self._last_good()}."
+            )
 
-    def _save(self) -> None:
-        stop_if_not_finite(self.model, self.step, self._logs)
-        stop_if_not_finite(self.model, self.step, _sums(self.model.players))
+    def _save(self) -> Optional[str]:
+        self._not_finite.check(self.step, self._logs, weights=True)
         for writer in self._writers:
-            writer.flush()
-        self._manager.save(checkpoint_number=self.step)
-        self._saved_step = self.step
+            try:
+                writer.flush()
+            except FAILURES as error:
+                _warn_of_tensorboard(self.step, error)
+        failure = try_save(self._manager, self.step)
+        if failure is None:
+            self._saved_step = self.step
+        return failure
+
+    def _last_good(self) -> str:
+        step = saved_step(self._manager)
+        return "the start" if step is None else f"the checkpoint of step {step}"
 
 
-def stop_if_not_finite(model: SokaModel, step: int, values: Mapping[str, Any]) -> None:
-    """Raises a UserError that names the values that are NaN or infinite."""
-    wrong = [name for name, value in values.items() if not np.isfinite(value)]
-    if wrong:
-        raise UserError(
-            f"Training stopped at step {step}, stage {model.stage_at(step - 1)}: "
-            f"{', '.join(wrong)} is not a finite number. The last checkpoint is "
-            "untouched. Lower learning_rate, or look for a teacher or an image that is "
-            "broken."
-        )
+def saved_step(manager: tf.train.CheckpointManager) -> Optional[int]:
+    """The step of the last checkpoint that is there; None without one."""
+    there = [p for p in manager.checkpoints if os.path.exists(p + ".index")]
+    return int(there[-1].rsplit("-", 1)[1]) if there else None
 
 
-def _sums(players: Mapping[str, Sequence[tf.Variable]]) -> Mapping[str, float]:
+def _warn_of_tensorboard(step: int, error: Exception) -> None:
+    logging.warning(
+        "TensorBoard's events were not written at step %d (%s). Training goes on; "
+        "metrics.csv has the same values.",
+        step,
+        reason(error),
+    )
+
+
+def _sums(players: Mapping[str, Sequence[tf.Variable]]) -> Dict[str, float]:
     """The sum of absolute values of every player, not finite if one of them is not."""
     return {
-        f"the sum of the weights of {player}": float(
-            tf.add_n([tf.reduce_sum(tf.abs(v)) for v in variables])
-        )
+        player: float(tf.add_n([tf.reduce_sum(tf.abs(v)) for v in variables]))
         for player, variables in players.items()
     }
 
@@ -248,7 +438,10 @@ def text_summaries(
     writer: tf.summary.SummaryWriter, texts: Mapping[str, str], step: int
 ) -> None:
     """Shows texts (the bound configuration) in TensorBoard, as code blocks."""
-    with writer.as_default(step=step):
-        for name, text in texts.items():
-            indented = "\n".join("    " + line for line in text.splitlines())
-            tf.summary.text(name, indented)
+    try:
+        with writer.as_default(step=step):
+            for name, text in texts.items():
+                indented = "\n".join("    " + line for line in text.splitlines())
+                tf.summary.text(name, indented)
+    except FAILURES as error:
+        _warn_of_tensorboard(step, error)

@@ -1,6 +1,7 @@
 """A run: its settings, its parts, its training, and going on after an interruption."""
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import os
@@ -10,6 +11,7 @@ import tempfile
 from typing import Any, Dict, List, Optional, Sequence
 
 import gin
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -27,17 +29,22 @@ from soka_tf.training.auxiliary import Selection, select_auxiliary
 from soka_tf.training.callbacks import (
     Checkpoints,
     MetricLog,
+    NotFinite,
     Progress,
+    saved_step,
     text_summaries,
 )
+from soka_tf.training.saving import FAILURES, remove_leftovers
 from soka_tf.training.strategy import (
     describe_devices,
     lost_workers,
     worker_index,
 )
+from soka_tf.training.validation import MEAN, Validation, both, soft_errors
 
 CONFIG_FILE = "operative_config.gin"
 _CHECKPOINTS = "checkpoints"
+_BEST = "best"
 # What TensorFlow raises for a checkpoint that is damaged or another model's.
 _MISFITS = (AssertionError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
 # A run may be continued with other values of these: they change no result.
@@ -53,6 +60,8 @@ _FREE_BINDINGS = (
     "run.panel_every_steps",
     "run.panel_images",
     "run.teacher_cache_dir",
+    "run.validate_every_steps",
+    "run.validation_images",
     "build_data.check_files",
     "build_data.rooms_dir",
     "build_strategy.name",
@@ -84,6 +93,9 @@ class Settings:
       log_every_steps: steps between two rows of metrics.csv.
       checkpoint_every_steps: steps between two checkpoints.
       keep_checkpoints: how many of the last ones are kept.
+      validate_every_steps: steps between two comparisons with the teachers on
+        validation images, and after the last; 0 for none.
+      validation_images: how many of them.
       movement_every_steps: steps between two measurements of who moves; 0 for none.
       panel_every_steps: steps between two panels; 0 for one at the end.
       panel_images: validation images on a panel.
@@ -105,6 +117,8 @@ class Settings:
     log_every_steps: int = 100
     checkpoint_every_steps: int = 1000
     keep_checkpoints: int = 3
+    validate_every_steps: int = 5000
+    validation_images: int = 64
     movement_every_steps: int = 1000
     panel_every_steps: int = 5000
     panel_images: int = 6
@@ -120,14 +134,17 @@ class Settings:
             "log_every_steps",
             "checkpoint_every_steps",
             "keep_checkpoints",
+            "validate_every_steps",
+            "validation_images",
             "panel_images",
             "evaluation_batch_size",
         ):
             value = getattr(self, name)
+            least = 0 if name == "validate_every_steps" else 1
             whole = isinstance(value, (int, float)) and float(value).is_integer()
-            if not whole or value < 1:
+            if not whole or value < least:
                 raise UserError(
-                    f"run.{name} must be a whole number of 1 or more. "
+                    f"run.{name} must be a whole number of {least} or more. "
                     f"Received: {value!r}."
                 )
             # gin reads 6e5 as a float.
@@ -306,6 +323,8 @@ def train(
     settings, model = run.settings, run.model
     claim(model_dir, run.config, run.output_dir == model_dir)
     writer = writer or summary_writer(run.output_dir)
+    for name in remove_leftovers(_checkpoint_dir(run.output_dir)):
+        logging.info("Removed %s, left by a save that was interrupted.", name)
     # Every worker must save, for replicas' statistics are gathered while saving.
     manager = _manager(run.output_dir, model, settings.keep_checkpoints)
     start = _restore(model, manager, model_dir)
@@ -344,20 +363,32 @@ def train(
             replicas=context.num_replicas_in_sync // workers,
         )
 
+    not_finite = NotFinite(
+        model,
+        lambda: saved_step(manager),
+        lambda step: _broken_answers(run, step),
+    )
     columns = [metric.name for metric in model.metrics]
+    validation = None
+    if settings.validate_every_steps:
+        validation = _validation(run, not_finite)
+        columns += [f"validation/soft/{task}" for task in model.tasks] + [MEAN]
     progress = Progress(settings.max_steps)
     own = [
         progress,
+        *([validation] if validation else []),
         MetricLog(
             os.path.join(run.output_dir, "metrics.csv"),
             columns,
             settings.log_every_steps,
             run.learning_rate,
             writer,
+            not_finite,
             settings.max_steps,
+            *([validation.values_at] if validation else []),
         ),
         *callbacks,
-        Checkpoints(manager, settings.checkpoint_every_steps, [writer]),
+        Checkpoints(manager, settings.checkpoint_every_steps, not_finite, [writer]),
     ]
     try:
         # One epoch: everything that happens now and then happens by steps.
@@ -377,7 +408,8 @@ def train(
         raise UserError(told[1]) from error
     finally:
         progress.close()
-        writer.flush()
+        with contextlib.suppress(*FAILURES):  # warned of while training
+            writer.flush()
 
 
 def summary_writer(model_dir: str) -> tf.summary.SummaryWriter:
@@ -391,14 +423,18 @@ def split_file(model_dir: str) -> str:
 
 
 def restore_student(
-    model_dir: str, settings: Settings, precision: str = "float32"
+    model_dir: str,
+    settings: Settings,
+    precision: str = "float32",
+    which: str = "last",
 ) -> Student:
-    """Builds the student of a run from the bindings and loads its last checkpoint.
+    """Builds the student of a run from the bindings and loads a checkpoint.
 
     Args:
       model_dir: the run's folder.
       settings: of the run.
       precision: in which the student is to compute; its weights are float32.
+      which: "last", or "best", that of the least validation/mean.
 
     Raises:
       UserError: if the folder has no checkpoint or it does not fit.
@@ -407,7 +443,7 @@ def restore_student(
         student = build.build_student(settings.task_names, seed=settings.seed)
     step = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(student=student, step=step)
-    path = latest_checkpoint(model_dir)
+    path = latest_checkpoint(model_dir, which)
     try:
         status = checkpoint.restore(path)
         status.assert_existing_objects_matched().expect_partial()
@@ -419,18 +455,24 @@ def restore_student(
     return student
 
 
-def restored_step(model_dir: str) -> int:
-    """The step of a run's last checkpoint."""
-    return int(latest_checkpoint(model_dir).rsplit("-", 1)[1])
+def restored_step(model_dir: str, which: str = "last") -> int:
+    """The step of a run's last or best checkpoint."""
+    return int(latest_checkpoint(model_dir, which).rsplit("-", 1)[1])
 
 
-def latest_checkpoint(model_dir: str) -> str:
-    """The path of a run's last checkpoint; those removed by hand do not count.
+def latest_checkpoint(model_dir: str, which: str = "last") -> str:
+    """The path of a run's last or best checkpoint; removed ones do not count.
 
     Raises:
       UserError: if there is none.
     """
-    path = _last_there(tf.train.get_checkpoint_state(_checkpoint_dir(model_dir)))
+    folder = _best_dir(model_dir) if which == "best" else _checkpoint_dir(model_dir)
+    path = _last_there(tf.train.get_checkpoint_state(folder))
+    if path is None and which == "best":
+        raise UserError(
+            f"{model_dir}: there is no best student in it, for the run was never "
+            "validated (run.validate_every_steps). Give --checkpoint=last."
+        )
     if path is None:
         raise UserError(
             f"{model_dir}: there is no checkpoint in it. Give the --model_dir of a run "
@@ -520,6 +562,87 @@ def _refuse_differences(model_dir: str, config: str, of_both: bool = False) -> N
 
 def _checkpoint_dir(model_dir: str) -> str:
     return os.path.join(model_dir, _CHECKPOINTS)
+
+
+def _best_dir(model_dir: str) -> str:
+    return os.path.join(model_dir, _BEST)
+
+
+def _validation(run: Run, not_finite: NotFinite) -> Validation:
+    settings, model, samples = run.settings, run.model, run.data.validation
+    count = min(settings.validation_images, len(samples))
+    batch_size = min(settings.evaluation_batch_size, count)
+    predict = both(model.student, model.teachers, model.run_eagerly)
+
+    def measure():
+        images = image_dataset(
+            samples,
+            settings.image_size,
+            batch_size,
+            seed=0,  # always the same images, whatever the run's seed
+            steps=count // batch_size,
+            antialias=settings.antialias,
+        )
+        return soft_errors(predict, images)
+
+    folder = _best_dir(run.output_dir)
+    remove_leftovers(folder)
+    return Validation(
+        measure,
+        model.student,
+        folder,
+        settings.validate_every_steps,
+        settings.max_steps,
+        not_finite,
+    )
+
+
+def _broken_answers(run: Run, step: int) -> List[str]:
+    """Which teachers answered the images of a step with what is not finite.
+
+    Args:
+      run: of `build_run`.
+      step: counted from 0.
+
+    Returns:
+      A sentence on each of them; none where they are cached, for the cache refuses
+      what is not finite.
+    """
+    settings, pool = run.settings, run.model.teachers
+    if settings.teacher_cache:
+        return []
+
+    def batch(augmentation, answers):
+        dataset = image_dataset(
+            run.data.train,
+            settings.image_size,
+            settings.batch_size,
+            settings.seed,
+            start_step=step,
+            steps=1,
+            antialias=settings.antialias,
+            augmentation=augmentation,
+            teachers=answers,
+        )
+        return next(iter(dataset))
+
+    images = batch(settings.augmentation, None)["rgb"]
+    numbers = batch("none", lambda number: number)["teachers"].numpy()
+    files = {**run.teacher_files.targets, **run.teacher_files.auxiliaries}
+    sentences = []
+    for task, path in files.items():
+        finite = np.ones(len(numbers), bool)
+        for values in pool.run(task, images).values():
+            values = np.asarray(tf.cast(values, tf.float32))
+            finite &= np.isfinite(values.reshape(len(numbers), -1)).all(axis=1)
+        if not finite.all():
+            image = run.data.train[int(numbers[np.argmin(finite)])].files["rgb"]
+            sentences.append(
+                f"The teacher of {task} ({path}) answers with NaN or infinite values "
+                f"on {np.count_nonzero(~finite)} of the step's {len(numbers)} images, "
+                f"such as {image}."
+            )
+    return sentences
 
 
 def _last_there(state: Any) -> Optional[str]:

@@ -1,6 +1,8 @@
 """Logs, checkpoints and the stop at NaN, with a stand-in for the model."""
 
 import csv
+import errno
+import io
 import types
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
-from soka_tf.training import callbacks
+from soka_tf.training import callbacks, saving
 
 
 class Model:
@@ -21,9 +23,16 @@ class Model:
         self.weights = tf.Variable([1.0, 2.0])
         self.players = {"encoder": [self.weights]}
         self.resets = 0
+        self.not_finite = {}
 
     def stage_at(self, step):
         return "joint" if step < 4 else "cycle"
+
+    def phase_of(self, term, step):
+        return {"loss/soft/depth": "collaboration"}[term]
+
+    def first_not_finite(self):
+        return self.not_finite
 
     def reset_metrics(self):
         self.resets += 1
@@ -51,10 +60,15 @@ def writer():
 
 @pytest.fixture
 def log(tmp_path, writer):
-    def make(every_steps=2, **arguments):
-        path = str(tmp_path / "metrics.csv")
+    def make(model, every_steps=2, **arguments):
         return callbacks.MetricLog(
-            path, ["loss"], every_steps, rate, writer, **arguments
+            str(tmp_path / "metrics.csv"),
+            ["loss"],
+            every_steps,
+            rate,
+            writer,
+            callbacks.NotFinite(model),
+            **arguments,
         )
 
     return make
@@ -67,7 +81,7 @@ def rows_of(folder):
 
 def test_metric_log_writes_a_row_every_n_steps_and_resets_the_means(log, tmp_path):
     model = Model()
-    run(log(2), model, 5, lambda step: {"loss": step / 10})
+    run(log(model), model, 5, lambda step: {"loss": step / 10})
     rows = rows_of(tmp_path)
     assert [(r["step"], r["stage"], r["loss"]) for r in rows] == [
         ("2", "joint", "0.2"),
@@ -78,51 +92,111 @@ def test_metric_log_writes_a_row_every_n_steps_and_resets_the_means(log, tmp_pat
 
 
 def test_metric_log_reports_the_last_step_of_a_short_run(log, tmp_path):
-    run(log(every_steps=100, last_step=3), Model(), 3)
+    model = Model()
+    run(log(model, every_steps=100, last_step=3), model, 3)
     assert [row["step"] for row in rows_of(tmp_path)] == ["3"]
 
 
+def test_metric_log_reports_a_step_at_which_more_was_measured(log, tmp_path):
+    model = Model()
+
+    def further(step):
+        return {"loss": 7.0} if step == 3 else {}
+
+    run(log(model, further=further), model, 4)
+    assert [(r["step"], r["loss"]) for r in rows_of(tmp_path)] == [
+        ("2", "0.5"),
+        ("3", "7"),
+        ("4", "0.5"),
+    ]
+
+
 def test_metric_log_resumed_drops_rows_it_makes_again_and_keeps_time(log, tmp_path):
-    run(log(2), Model(), 8)
+    model = Model()
+    run(log(model), model, 8)
     before = rows_of(tmp_path)
     before[1]["seconds"] = "100.0"
     with open(tmp_path / "metrics.csv", "w", newline="") as file:
         table = csv.DictWriter(file, list(before[0]))
         table.writeheader()
         table.writerows(before)
-    run(log(2), Model(step=5), 3)  # killed after 8, checkpoint of 5
+    model = Model(step=5)
+    run(log(model), model, 3)  # killed after 8, checkpoint of 5
     rows = rows_of(tmp_path)
     assert [row["step"] for row in rows] == ["2", "4", "6", "8"]
     assert float(rows[2]["seconds"]) >= 100.0
 
 
 def test_metric_log_resumed_drops_a_line_cut_off(log, tmp_path):
-    run(log(2), Model(), 4)
+    model = Model()
+    run(log(model), model, 4)
     with open(tmp_path / "metrics.csv", "a") as file:
         file.write("1")  # of 120,cycle,...
-    run(log(2), Model(step=4), 2)
+    run(log(model), model, 2)
     assert [row["step"] for row in rows_of(tmp_path)] == ["2", "4", "6"]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_metric_log_loss_not_finite_names_loss_step_and_stage(log, bad):
+    model = Model()
+
     def logs(step):
         return {"loss": 1.0, "other": bad if step == 6 else 0.0}
 
-    with pytest.raises(UserError, match="step 6, stage cycle: other is not a finite"):
-        run(log(2), Model(), 10, logs)
+    with pytest.raises(UserError, match="in step 6, phase cycle, term other was NaN"):
+        run(log(model), model, 10, logs)
 
 
-def test_metric_log_writes_scalars_and_movement_for_tensorboard(log, tmp_path):
+class FullDisk(io.FileIO):
+    """A file that takes five bytes more."""
+
+    def write(self, content):
+        super().write(content[:5])
+        raise OSError(errno.ENOSPC, "No space left on device", self.name)
+
+
+def test_metric_log_full_disk_keeps_rows_and_writes_them_later(
+    log, tmp_path, monkeypatch, caplog
+):
+    model = Model()
+
+    def logs(step):
+        if step == 3:
+            monkeypatch.setattr(
+                callbacks,
+                "open",
+                lambda path, mode: FullDisk(path, "r+"),
+                raising=False,
+            )
+        if step == 7:
+            monkeypatch.undo()
+        return {"loss": step / 10}
+
+    run(log(model), model, 8, logs)
+    assert [r["loss"] for r in rows_of(tmp_path)] == ["0.2", "0.4", "0.6", "0.8"]
+    assert "metrics.csv: 2 rows up to step 6 were not written" in caplog.text
+    assert "No space left on device" in caplog.text
+    assert "Training goes on" in caplog.text
+
+
+def test_metric_log_folder_not_writable_is_refused_at_the_start(log, tmp_path):
+    (tmp_path / "metrics.csv.tmp").mkdir()
+    model = Model(step=3)
+    with pytest.raises(UserError, match="metrics.csv cannot be written.*from step 3"):
+        run(log(model), model, 1)
+
+
+def test_metric_log_writes_scalars_and_movement_for_tensorboard(tmp_path):
     writer = tf.summary.create_file_writer(str(tmp_path))
-    path = str(tmp_path / "metrics.csv")
-    log = callbacks.MetricLog(path, ["loss"], 2, rate, writer)
+    path, model = str(tmp_path / "metrics.csv"), Model()
+    not_finite = callbacks.NotFinite(model)
+    log = callbacks.MetricLog(path, ["loss"], 2, rate, writer, not_finite)
 
     def logs(step):
         moved = {"movement/joint/encoder": 0.25} if step == 1 else {}
         return {"loss": 0.5, **moved}
 
-    run(log, Model(), 2, logs)
+    run(log, model, 2, logs)
     writer.close()
     assert summaries(tmp_path) == {
         (1, "movement/joint/encoder"): 0.25,
@@ -143,9 +217,44 @@ def summaries(folder):
     return values
 
 
+# Not a number
+
+
+def test_not_finite_names_the_first_term_its_task_phase_and_step():
+    model = Model()
+    model.not_finite = {"loss/soft/depth": 4, "task_weight/depth": 5}
+    not_finite = callbacks.NotFinite(
+        model, lambda: 3, lambda step: [f"The teacher is broken at {step}."]
+    )
+    with pytest.raises(UserError) as error:
+        not_finite.check(7, {})
+    assert str(error.value) == (
+        "Training stopped: in step 5 (noticed after step 7), phase collaboration, term "
+        "loss/soft of task depth was NaN or infinite. The teacher is broken at 4. The "
+        "last good checkpoint is that of step 3: the same command goes on from there. "
+        "Replace that teacher's file first."
+    )
+
+
+def test_not_finite_without_cause_or_checkpoint_says_what_to_change():
+    model = Model()
+    model.not_finite = {"loss/soft/depth": 0}
+    with pytest.raises(UserError, match="no checkpoint yet.*build_optimizers.learning"):
+        callbacks.NotFinite(model).check(1, {})
+
+
 def manager_of(model, folder, keep=2):
     checkpoint = tf.train.Checkpoint(step=model.step, weights=model.weights)
     return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=keep)
+
+
+def checkpoints_of(model, folder, every_steps, **arguments):
+    return callbacks.Checkpoints(
+        manager_of(model, folder),
+        every_steps,
+        callbacks.NotFinite(model),
+        **arguments,
+    )
 
 
 def saved(folder):
@@ -155,7 +264,7 @@ def saved(folder):
 @pytest.mark.parametrize("steps, expected", [(7, [6, 7]), (6, [3, 6]), (1, [1])])
 def test_checkpoints_are_saved_every_n_steps_and_at_the_end(tmp_path, steps, expected):
     model = Model()
-    run(callbacks.Checkpoints(manager_of(model, tmp_path), 3), model, steps)
+    run(checkpoints_of(model, tmp_path, 3), model, steps)
     assert saved(tmp_path) == expected
 
 
@@ -163,15 +272,16 @@ def test_checkpoints_flush_the_logs_first(tmp_path):
     model, order = Model(), []
     manager = types.SimpleNamespace(save=lambda checkpoint_number: order.append("save"))
     flushed = types.SimpleNamespace(flush=lambda: order.append("flush"))
-    run(callbacks.Checkpoints(manager, 1, [flushed]), model, 2)
+    not_finite = callbacks.NotFinite(model)
+    run(callbacks.Checkpoints(manager, 1, not_finite, [flushed]), model, 2)
     assert order == ["flush", "save"] * 2
 
 
 @pytest.mark.parametrize("every_steps", [1, 100])
 def test_checkpoints_of_a_loss_not_finite_are_not_saved(tmp_path, every_steps):
     model = Model()
-    callback = callbacks.Checkpoints(manager_of(model, tmp_path), every_steps)
-    with pytest.raises(UserError, match="stage joint: loss is not a finite number"):
+    callback = checkpoints_of(model, tmp_path, every_steps)
+    with pytest.raises(UserError, match="in step 2, phase joint, term loss was NaN"):
         run(callback, model, 2, lambda step: {"loss": np.nan if step == 2 else 0.0})
     assert saved(tmp_path) == ([1] if every_steps == 1 else [])
 
@@ -186,10 +296,88 @@ def test_checkpoints_of_weights_not_finite_are_not_saved(tmp_path, every_steps):
             model.weights.assign([1.0, np.nan])
         return {"loss": 0.5}
 
-    callback = callbacks.Checkpoints(manager_of(model, tmp_path), every_steps)
-    with pytest.raises(UserError, match="step 4, .*weights of encoder is not a finite"):
+    callback = checkpoints_of(model, tmp_path, every_steps)
+    with pytest.raises(UserError, match="in step 4, .*the weights of encoder was NaN"):
         run(callback, model, 4, logs)
     assert saved(tmp_path) == ([2] if every_steps == 2 else [])
+
+
+# A disk that is full
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Call it with the steps at which TensorFlow writes half a checkpoint."""
+
+    def fill(folder, steps):
+        def save(manager, checkpoint_number, real=tf.train.CheckpointManager.save):
+            if checkpoint_number not in steps:
+                return real(manager, checkpoint_number=checkpoint_number)
+            temporary = folder / f"ckpt-{checkpoint_number}_temp"
+            temporary.mkdir()
+            (temporary / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"1")
+            (folder / f"ckpt-{checkpoint_number}.data-00000-of-00001").write_bytes(b"1")
+            raise tf.errors.ResourceExhaustedError(
+                None, None, f"{folder}; No space left on device"
+            )
+
+        monkeypatch.setattr(tf.train.CheckpointManager, "save", save)
+
+    return fill
+
+
+def test_checkpoints_full_disk_warns_leaves_nothing_and_tries_again(
+    tmp_path, full_disk, caplog
+):
+    model = Model()
+    full_disk(tmp_path, [4])
+    run(checkpoints_of(model, tmp_path, 2), model, 6)
+    assert saved(tmp_path) == [2, 6]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint",
+        *(
+            f"ckpt-{n}.{part}"
+            for n in (2, 6)
+            for part in ("data-00000-of-00001", "index")
+        ),
+    ]
+    assert "the checkpoint of step 4 was not saved" in caplog.text
+    assert "No space left on device" in caplog.text
+    assert "next try is at step 6; the checkpoint of step 2 is still" in caplog.text
+
+
+def test_checkpoints_full_disk_at_the_end_is_an_error_that_says_how_to_go_on(
+    tmp_path, full_disk
+):
+    model = Model()
+    full_disk(tmp_path, [3])
+    message = (
+        "step 3, was not saved .*No space.*it goes on from the checkpoint of step 2"
+    )
+    with pytest.raises(UserError, match=message):
+        run(checkpoints_of(model, tmp_path, 2), model, 3)
+    assert tf.train.latest_checkpoint(str(tmp_path)).endswith("ckpt-2")
+    assert saved(tmp_path) == [2]
+
+
+def test_leftovers_of_a_killed_save_are_removed_and_nothing_else(tmp_path):
+    model = Model()
+    run(checkpoints_of(model, tmp_path, 2), model, 4)
+    whole = sorted(path.name for path in tmp_path.iterdir())
+    (tmp_path / "ckpt-6_temp").mkdir()
+    (tmp_path / "ckpt-6_temp" / "part-00000").write_bytes(b"1")
+    for name in ("ckpt-6.data-00000-of-00001", "ckpt-8.index", "checkpoint.tmp12"):
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert saving.remove_leftovers(str(tmp_path)) == [
+        "checkpoint.tmp12",
+        "ckpt-6.data-00000-of-00001",
+        "ckpt-6_temp",
+        "ckpt-8.index",
+    ]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [*whole, "notes.txt"]
+    assert saving.remove_leftovers(str(tmp_path / "not there")) == []
 
 
 def test_progress_without_a_terminal_prints_plain_lines(capsys):

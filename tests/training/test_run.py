@@ -442,12 +442,52 @@ class Spoil(tf.keras.callbacks.Callback):
 
 def test_run_nan_between_two_logs_keeps_the_last_good_checkpoint(tiny, tmp_path):
     run = tiny.build(tmp_path, *PLAIN, "run.log_every_steps = 100")
-    message = "step 6, stage cycle: .*loss/soft/edge_texture.* is not a finite number"
+    message = (
+        r"in step 5 \(noticed after step 6\), phase competition, term "
+        "loss/competition of task depth_zbuffer was NaN or infinite. The last good "
+        "checkpoint is that of step 3.* No teacher's answer is broken"
+    )
     with pytest.raises(UserError, match=message):
         runs.train(run, str(tmp_path), [Spoil(run.model.student, 4)])
     assert checkpoints(tmp_path) == [3]
     student = runs.restore_student(str(tmp_path), run.settings)
     assert all(np.isfinite(v.numpy()).all() for v in student.variables)
+
+
+def test_run_teacher_that_answers_nan_is_named_with_an_image(tiny, tmp_path):
+    run = tiny.build(tmp_path / "run", *PLAIN)
+    variable = run.model.teachers.targets["edge_texture"].decoder.variables[-1]
+    before = variable.numpy()
+    variable.assign(np.full_like(before, np.nan))
+    try:
+        message = (
+            "in step 1, phase joint, term loss/soft of task edge_texture was NaN.* "
+            r"The teacher of edge_texture \(.*edge_texture.npz\) answers with NaN or "
+            r"infinite values on 2 of the step's 2 images, such as .*/\d.png. There is "
+            "no checkpoint yet.* Replace that teacher's file first."
+        )
+        with pytest.raises(UserError, match=message):
+            runs.train(run, str(tmp_path / "run"))
+    finally:  # teachers are shared by the tests of a process
+        variable.assign(before)
+
+
+def test_run_validated_keeps_the_best_student_and_logs_its_agreement(tiny, tmp_path):
+    params = (*PLAIN, "run.validate_every_steps = 4", "run.validation_images = 1")
+    run = tiny.build(tmp_path, *params)
+    runs.train(run, str(tmp_path))
+    rows = [r for r in rows_of(tmp_path) if r["validation/mean"]]
+    assert [row["step"] for row in rows] == ["4", "6"]
+    of_tasks = [float(rows[0][f"validation/soft/{t}"]) for t in run.model.tasks]
+    assert float(rows[0]["validation/mean"]) == pytest.approx(np.mean(of_tasks), 1e-4)
+    best = min(rows, key=lambda row: float(row["validation/mean"]))
+    assert runs.restored_step(str(tmp_path), "best") == int(best["step"])
+    runs.restore_student(str(tmp_path), run.settings, which="best")
+
+
+def test_run_never_validated_has_no_best_student(plain):
+    with pytest.raises(UserError, match="never validated.*--checkpoint=last"):
+        runs.restore_student(str(plain[1]), plain[0].settings, which="best")
 
 
 def test_run_images_that_vanish_midway_are_an_error_in_words(tiny, tmp_path):

@@ -1,0 +1,171 @@
+"""How well the student agrees with its teachers on images it does not train on."""
+
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from soka_tf.errors import UserError
+from soka_tf.soka.student import Student
+from soka_tf.teachers.pool import TeacherPool
+from soka_tf.training.callbacks import NotFinite, StepCallback
+from soka_tf.training.saving import FAILURES, reason, try_save
+
+MEAN = "validation/mean"
+_LEAST_VARIANCE = 1e-12
+_STORED_MEAN = "mean/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+Predict = Callable[[tf.Tensor], Tuple[Mapping[str, tf.Tensor], Mapping[str, tf.Tensor]]]
+
+
+def both(student: Student, teachers: TeacherPool, run_eagerly: bool = False) -> Predict:
+    """Returns what answers images with the student's maps and with its teachers'.
+
+    Args:
+      student: called with training=False.
+      teachers: of the student's tasks.
+      run_eagerly: whether no graph is traced, for tests.
+    """
+
+    def predict(images):
+        return student(images, training=False), teachers(images, ()).predictions
+
+    return predict if run_eagerly else tf.function(predict, autograph=False)
+
+
+def soft_errors(
+    predict: Predict, batches: Iterable[Mapping[str, tf.Tensor]]
+) -> Dict[str, float]:
+    """Measures the student against its teachers, without labels or units.
+
+    Of each task: the mean squared difference of the student's and the teacher's maps,
+    divided by the variance of the teacher's, that of each channel around its mean over
+    all pixels of all images. 0 is the teacher itself, 1 its mean as the only answer.
+
+    Args:
+      predict: of `both`.
+      batches: {"rgb": float32 [B, H, W, 3] in [-1, 1]}.
+
+    Returns:
+      "validation/soft/<task>" -> its error, and "validation/mean", their mean.
+    """
+    sums: Dict[str, Any] = {}
+    for batch in batches:
+        predictions, targets = predict(batch["rgb"])
+        for task, prediction in predictions.items():
+            target = np.asarray(tf.cast(targets[task], tf.float32), np.float64)
+            error = np.asarray(tf.cast(prediction, tf.float32), np.float64) - target
+            axes = (0, 1, 2)
+            new = np.stack(
+                [
+                    np.square(error).sum(axes),
+                    target.sum(axes),
+                    np.square(target).sum(axes),
+                    np.full(target.shape[-1], target[..., 0].size, np.float64),
+                ]
+            )
+            sums[task] = sums.get(task, 0.0) + new
+    values = {}
+    for task, (squared_error, total, total_squares, count) in sums.items():
+        variance = total_squares / count - np.square(total / count)
+        values[f"validation/soft/{task}"] = float(
+            np.mean(squared_error / count) / max(np.mean(variance), _LEAST_VARIANCE)
+        )
+    values[MEAN] = float(np.mean(list(values.values())))
+    return values
+
+
+class Validation(StepCallback):
+    """Measures every N steps and at the end, and keeps the best student so far."""
+
+    def __init__(
+        self,
+        measure: Callable[[], Mapping[str, float]],
+        student: Student,
+        folder: str,
+        every_steps: int,
+        last_step: int,
+        not_finite: NotFinite,
+    ):
+        """Reads which student was the best so far.
+
+        Args:
+          measure: such as `soft_errors`; least "validation/mean" is best.
+          student: kept, with the step and its mean.
+          folder: of the best student's checkpoint.
+          every_steps: steps between two measurements.
+          last_step: measured in any case.
+          not_finite: asked first, for such a student cannot be the best.
+        """
+        super().__init__()
+        self._measure = measure
+        self._every_steps = every_steps
+        self._last_step = last_step
+        self._not_finite = not_finite
+        self._mean = tf.Variable(np.inf, dtype=tf.float64)
+        self._saved_step = tf.Variable(0, dtype=tf.int64)
+        self._manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(
+                student=student, step=self._saved_step, mean=self._mean
+            ),
+            folder,
+            max_to_keep=1,
+        )
+        self._best = _stored_mean(self._manager)
+        self._values: Mapping[str, float] = {}
+        self._measured_step: Optional[int] = None
+
+    def values_at(self, step: int) -> Mapping[str, float]:
+        """What was measured after a step, empty if nothing was."""
+        return self._values if step == self._measured_step else {}
+
+    def on_step(self, logs: Mapping[str, Any]) -> None:
+        """Measures every N steps and after the last."""
+        if self.step % self._every_steps and self.step != self._last_step:
+            return
+        self._not_finite.check(self.step, logs, weights=True)
+        try:
+            self._values = dict(self._measure())
+        except (UserError, *FAILURES) as error:
+            logging.warning(
+                "The student of step %d was not validated (%s). Training goes on.",
+                self.step,
+                reason(error),
+            )
+            return
+        self._measured_step = self.step
+        if self._values[MEAN] < self._best:
+            self._keep()
+
+    def _keep(self) -> None:
+        self._mean.assign(self._values[MEAN])
+        self._saved_step.assign(self.step)
+        failure = try_save(self._manager, self.step)
+        if failure is None:
+            self._best = self._values[MEAN]
+            return
+        logging.warning(
+            "%s: the student of step %d, the best so far, was not kept (%s). Training "
+            "goes on; the best one before stays.",
+            self._manager.directory,
+            self.step,
+            failure,
+        )
+
+
+def _stored_mean(manager: tf.train.CheckpointManager) -> float:
+    """The mean of the best student so far; infinite if there is none."""
+    if manager.latest_checkpoint is None:
+        return np.inf
+    try:
+        reader = tf.train.load_checkpoint(manager.latest_checkpoint)
+        return float(reader.get_tensor(_STORED_MEAN))
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        logging.warning(
+            "%s cannot be read (%s); the best student is looked for anew.",
+            manager.latest_checkpoint,
+            reason(error),
+        )
+        return np.inf
