@@ -1,0 +1,1 @@
+"""What tools/inject_faults.py does to runs."""
