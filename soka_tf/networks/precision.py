@@ -8,7 +8,7 @@ import tensorflow as tf
 from soka_tf.errors import UserError
 from soka_tf.networks.processor import has_amx
 
-PRECISIONS = ("float32", "mixed_bfloat16")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Scalars; in smaller networks the conversions cost more than the products save.
 _LARGE = 10_000_000
 
@@ -19,7 +19,9 @@ def compute_in(precision: str, binding: str = "precision") -> Iterator[None]:
 
     Args:
       precision: "float32", or "mixed_bfloat16": products of bfloat16 numbers, of
-        float32's range and 8 significant bits, from float32 variables.
+        float32's range and 8 significant bits, from float32 variables;
+        "mixed_float16": of float16 numbers, whose range is short, so that
+        `SokaModel.compile` has every optimizer scale its loss.
       binding: whose value it is, for the error.
 
     Raises:
@@ -38,6 +40,15 @@ def compute_in(precision: str, binding: str = "precision") -> Iterator[None]:
         tf.keras.mixed_precision.set_global_policy(before)
 
 
+def computes_in_float16(*networks: tf.Module) -> bool:
+    """Whether a layer of the networks computes in float16."""
+    return any(
+        getattr(module, "compute_dtype", None) == "float16"
+        for network in networks
+        for module in (network, *network.submodules)
+    )
+
+
 def is_large(*networks: tf.Module) -> bool:
     """Whether networks are large enough to gain by bfloat16 on a processor with AMX."""
     scalars = sum(v.shape.num_elements() for n in networks for v in n.variables)
@@ -54,6 +65,11 @@ def hint(precision: str, binding: str, networks: tf.Module) -> Optional[str]:
     """
     if tf.config.list_physical_devices("GPU"):
         return None  # which of them gain by it is not known here
+    if precision == "mixed_float16":
+        return (
+            f"{binding} = 'mixed_float16' is for GPUs, and none is visible: on a "
+            "processor it is slower than 'float32'."
+        )
     if precision == "float32" and has_amx() and is_large(networks):
         return (
             "This processor has AMX: with "

@@ -172,5 +172,10 @@ class GradNorm(tf.Module):
         )
         if self.trainable_weights:
             optimizer.apply_gradients([(gradient / replicas, self.task_weights)])
-            self.task_weights.assign(renormalize(self.task_weights, self.floor))
+            new = renormalize(self.task_weights, self.floor)
+            if hasattr(optimizer, "loss_scale"):
+                # Such an optimizer leaves out a gradient that is not finite.
+                finite = tf.reduce_all(tf.math.is_finite(gradient))
+                new = tf.where(finite, new, self.task_weights)
+            self.task_weights.assign(new)
         return loss

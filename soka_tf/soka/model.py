@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from soka_tf.networks.batch_norm import apply_collected, statistics
 from soka_tf.networks.discriminator import Discriminator
+from soka_tf.networks.precision import computes_in_float16
 from soka_tf.networks.replicas import mean_over_replicas, replica_count
 from soka_tf.soka.adversarial import discriminator_loss, generator_loss, instance_noise
 from soka_tf.soka.amalgamation import Amalgamation
@@ -224,7 +225,8 @@ class SokaModel(tf.keras.Model):
 
         Args:
           optimizers: of "encoder", "decoders", "task_weights", and, where there are
-            such players, "amalgamation" and "discriminators".
+            such players, "amalgamation" and "discriminators". Where the networks
+            compute in float16, those that are no LossScaleOptimizer become one.
           **kwargs: of `tf.keras.Model.compile`, such as `run_eagerly`.
         """
         wanted = self.optimized_variables
@@ -234,11 +236,17 @@ class SokaModel(tf.keras.Model):
                 f"compile needs an optimizer for each of {sorted(wanted)}. "
                 f"Missing: {missing}."
             )
-        super().compile(optimizer=optimizers["encoder"], **kwargs)
-        self.optimizers = {player: optimizers[player] for player in wanted}
+        self.scales_losses = computes_in_float16(
+            self.student, *self.discriminators.values()
+        )
+        optimizers = {player: optimizers[player] for player in wanted}
         with self.distribute_strategy.scope():
             for player, variables in wanted.items():
-                _create_slots(self.optimizers[player], variables)
+                _create_slots(_unscaled(optimizers[player]), variables)
+            if self.scales_losses:
+                optimizers = {p: _with_loss_scale(o) for p, o in optimizers.items()}
+        super().compile(optimizer=optimizers["encoder"], **kwargs)
+        self.optimizers = optimizers
         self._compiled_steps = {}
 
     @property
@@ -359,6 +367,7 @@ class SokaModel(tf.keras.Model):
         """
         images = data["rgb"]
         self._movement: Dict[str, tf.Tensor] = {}
+        self._overflow: Optional[tf.Tensor] = None
         if self._stage == "joint":
             values = self._joint_step(images, self._teach(data))
         else:
@@ -367,13 +376,14 @@ class SokaModel(tf.keras.Model):
         if replica_count() > 1:
             means = tf.unstack(mean_over_replicas(tf.stack(list(values.values()))))
             values = dict(zip(values, means))
+        weights = self._leave_out_overflow(values)
         self._note_not_finite(values)
         self.step.assign_add(1)
         logs = {}
         for name in values:
             if name in self._means:
                 mean = self._means[name]
-                mean.update_state(values[name])
+                mean.update_state(values[name], weights.get(name))
                 # Equal on all replicas; result() would ask them all, one by one.
                 logs[name] = tf.math.divide_no_nan(mean.total, mean.count)
         return {**logs, **self._movement}
@@ -410,14 +420,19 @@ class SokaModel(tf.keras.Model):
                     # n omega_i: at equal weights that is Eq. 8, which has no omega.
                     share = self.soft_weight * len(self.tasks)
                     total = share * total + mia.transfer
+                    own_scale = self._loss_scale("amalgamation")
+                    own_loss = _scaled(mia.amalgamation, own_scale)
+                scale = self._loss_scale("encoder", "decoders")
+                total = _scaled(total, scale)
             variables = self.encoder_variables + self.decoder_variables
             gradients = tape.gradient(total, variables)
             count = len(self.encoder_variables)
-            self._apply("encoder", gradients[:count])
-            self._apply("decoders", gradients[count:])
+            self._apply("encoder", gradients[:count], scale)
+            self._apply("decoders", gradients[count:], scale)
             if self.joint_amalgamation:
                 own = self.amalgamation.trainable_variables
-                self._apply("amalgamation", tape.gradient(mia.amalgamation, own))
+                gradients = tape.gradient(own_loss, own)
+                self._apply("amalgamation", gradients, own_scale)
         due = self.step >= self.initial_losses_step
         self.gradnorm.record_initial(mean_over_replicas(losses), due)
         values = self._named("loss/soft", losses)
@@ -448,10 +463,17 @@ class SokaModel(tf.keras.Model):
         # The encoder has not moved yet: its one pass is also that of the next phases.
         with self._phase("collaboration"):
             apply_collected(encoder_statistics)
-            losses, pulls = self._pulls(images, representation, targets, adversarial)
-            norms = self._gradient_norms(compress_tape, representation, pulls)
+            # Norms that overflow lower the scale, too, if weights are learnt from them.
+            adaptive = self.gradnorm.trainable_weights
+            scale = self._loss_scale("encoder", *["task_weights"] * adaptive)
+            losses, pulls = self._pulls(
+                images, representation, targets, adversarial, scale
+            )
+            norms = self._gradient_norms(compress_tape, representation, pulls, scale)
             values.update(
-                self._collaborate(trunk_tape, compress_tape, features, targets, pulls)
+                self._collaborate(
+                    trunk_tape, compress_tape, features, targets, pulls, scale
+                )
             )
         del compress_tape
 
@@ -464,6 +486,8 @@ class SokaModel(tf.keras.Model):
         values.update(self._named("loss/soft", losses))
         values.update(self._named("task_weight", self.gradnorm.task_weights))
         values.update(self._named("gradient_norm", norms))
+        if scale is not None:
+            self._overflow = (scale > 1.0) & ~tf.reduce_all(tf.math.is_finite(norms))
         return values
 
     def _compete(
@@ -485,9 +509,11 @@ class SokaModel(tf.keras.Model):
                 deceits = self._deceit_losses(images, predictions, noise=0)
                 losses = self._with_deceit(losses, deceits)
                 values.update(self._named("loss/generator", deceits))
-            total = tf.reduce_sum(self.gradnorm.task_weights * losses)
+            scale = self._loss_scale("decoders")
+            total = _scaled(tf.reduce_sum(self.gradnorm.task_weights * losses), scale)
         values.update(self._named("loss/competition", losses))
-        self._apply("decoders", tape.gradient(total, self.decoder_variables))
+        gradients = tape.gradient(total, self.decoder_variables)
+        self._apply("decoders", gradients, scale)
         if adversarial:
             values.update(self._discriminate(images, predictions, targets))
         return values
@@ -507,10 +533,10 @@ class SokaModel(tf.keras.Model):
                     images, task, tf.stop_gradient(predictions[task]), 200 + i
                 )
                 losses.append(discriminator_loss(real, fake))
-            total = tf.add_n(losses)
-        self._apply(
-            "discriminators", tape.gradient(total, self.discriminator_variables)
-        )
+            scale = self._loss_scale("discriminators")
+            total = _scaled(tf.add_n(losses), scale)
+        gradients = tape.gradient(total, self.discriminator_variables)
+        self._apply("discriminators", gradients, scale)
         return self._named("loss/discriminator", losses)
 
     def _pulls(
@@ -519,8 +545,9 @@ class SokaModel(tf.keras.Model):
         representation: tf.Tensor,
         targets: TeacherOutputs,
         adversarial: bool,
+        scale: Optional[tf.Tensor],
     ):
-        """L_i with the decoders as they stand, and d L_i / d representation.
+        """L_i with the decoders as they stand, and d L_i / d representation, scaled.
 
         Returns:
           The soft-target losses, float32 [n], and n tensors like `representation`.
@@ -541,12 +568,17 @@ class SokaModel(tf.keras.Model):
                 if adversarial:
                     deceit = self._deceit_losses(images, prediction, noise=300 + i)
                     loss = self._with_deceit(soft, deceit)
+                loss = _scaled(loss, scale)
             losses.append(soft[0])
             pulls.append(tape.gradient(loss, representation))
         return tf.stack(losses), pulls
 
     def _gradient_norms(
-        self, compress_tape: tf.GradientTape, representation: tf.Tensor, pulls: Tensors
+        self,
+        compress_tape: tf.GradientTape,
+        representation: tf.Tensor,
+        pulls: Tensors,
+        scale: Optional[tf.Tensor],
     ) -> tf.Tensor:
         """||grad_W L_i|| at the last shared layer, of the whole batch; float32 [n]."""
         kernel = self.student.encoder.last_shared_kernel
@@ -554,7 +586,7 @@ class SokaModel(tf.keras.Model):
             compress_tape.gradient(representation, kernel, output_gradients=pull)
             for pull in pulls
         ]
-        gradients = [tf.cast(gradient, tf.float32) for gradient in gradients]
+        gradients = _unscale([tf.cast(g, tf.float32) for g in gradients], scale)
         # The norm of a replica's gradient is not the norm of the batch's.
         return tf.stack([tf.norm(g) for g in mean_over_replicas(gradients)])
 
@@ -565,6 +597,7 @@ class SokaModel(tf.keras.Model):
         features: Mapping[str, tf.Tensor],
         targets: TeacherOutputs,
         pulls: Tensors,
+        scale: Optional[tf.Tensor],
     ) -> Dict[str, tf.Tensor]:
         """Step 4: the encoder minimises alpha * sum_i L_i + L_A (Eq. 8)."""
         shares = [self.soft_weight] * len(pulls)
@@ -575,7 +608,7 @@ class SokaModel(tf.keras.Model):
         gradients = {"representation": total}
         values = {}
         if self.amalgamation is not None:
-            values, transfer_gradients = self._amalgamate(features, targets)
+            values, transfer_gradients = self._amalgamate(features, targets, scale)
             for layer, gradient in transfer_gradients.items():
                 gradients[layer] = gradients.get(layer, 0.0) + gradient
 
@@ -594,18 +627,26 @@ class SokaModel(tf.keras.Model):
         )
         if self.train_compress:
             encoder_gradients = encoder_gradients + pulled[1:]
-        self._apply("encoder", encoder_gradients)
+        self._apply("encoder", encoder_gradients, scale)
         return values
 
-    def _amalgamate(self, features: Mapping[str, tf.Tensor], targets: TeacherOutputs):
-        """L_A's pull on the student's activations; W, C (and V) take their step."""
+    def _amalgamate(
+        self,
+        features: Mapping[str, tf.Tensor],
+        targets: TeacherOutputs,
+        scale: Optional[tf.Tensor],
+    ):
+        """L_A's scaled pull on the student's activations; W, C (and V) take a step."""
         mine = {layer: features[layer] for layer in self._amalgamated_layers}
         own = self.amalgamation.trainable_variables
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(mine)
             losses = self.amalgamation(targets.features, mine)
-        gradients = tape.gradient(losses.transfer, mine)
-        self._apply("amalgamation", tape.gradient(losses.amalgamation, own))
+            own_scale = self._loss_scale("amalgamation")
+            own_loss = _scaled(losses.amalgamation, own_scale)
+            transfer = _scaled(losses.transfer, scale)
+        gradients = tape.gradient(transfer, mine)
+        self._apply("amalgamation", tape.gradient(own_loss, own), own_scale)
         del tape
         values = {
             "loss/transfer": losses.transfer,
@@ -650,8 +691,28 @@ class SokaModel(tf.keras.Model):
         pair = tf.concat([images, tf.cast(maps, images.dtype)], axis=-1)
         return self.discriminators[task](pair, training=self._batch_statistics)
 
-    def _apply(self, player: str, gradients: Tensors) -> None:
-        """One optimizer step; the only place where replicas are divided by."""
+    def _loss_scale(self, *players: str) -> Optional[tf.Tensor]:
+        """What a loss is multiplied by whose gradients overflow in float16; or None.
+
+        A pass backward that serves several players takes the least of their scales.
+        """
+        if not self.scales_losses:
+            return None
+        scales = [self.optimizers[player].loss_scale for player in players]
+        return tf.reduce_min(tf.stack(scales))
+
+    def _apply(
+        self, player: str, gradients: Tensors, scale: Optional[tf.Tensor]
+    ) -> None:
+        """One optimizer step; the only place where replicas are divided by.
+
+        Args:
+          player: whose optimizer and variables.
+          gradients: of a loss that was multiplied by `scale`; where they are not
+            finite a LossScaleOptimizer leaves the step out.
+          scale: of `_loss_scale`.
+        """
+        gradients = _unscale(gradients, scale)
         variables = self.optimized_variables[player]
         decay = 0.0
         if player in ("encoder", "decoders"):
@@ -688,6 +749,23 @@ class SokaModel(tf.keras.Model):
                 terms += [name for name in (kind, *of_tasks) if name in logged]
         return terms
 
+    def _leave_out_overflow(self, values: Dict[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
+        """Takes norms of gradients that overflowed by their scale out of `values`.
+
+        With a scale of 1 they are no overflow of ours: they stay, to be reported.
+
+        Returns:
+          Name of a term -> its weight in a mean, for terms that may be left out.
+        """
+        if self._overflow is None:
+            return {}
+        kinds = ("gradient_norm", "loss/gradnorm")
+        weight = 1.0 - tf.cast(self._overflow, tf.float32)
+        weights = {name: weight for name in values if name.startswith(kinds)}
+        for name in weights:
+            values[name] = tf.where(self._overflow, 0.0, values[name])
+        return weights
+
     def _note_not_finite(self, values: Mapping[str, tf.Tensor]) -> None:
         """Keeps, for every term, the first step at which it was not finite."""
         zero = tf.zeros([])
@@ -722,6 +800,31 @@ class SokaModel(tf.keras.Model):
             self._movement[name] = tf.math.divide_no_nan(
                 tf.linalg.global_norm(change), tf.linalg.global_norm(before[name])
             )
+
+
+def _scaled(loss: tf.Tensor, scale: Optional[tf.Tensor]) -> tf.Tensor:
+    return loss if scale is None else loss * scale
+
+
+def _unscale(gradients: Tensors, scale: Optional[tf.Tensor]) -> Tensors:
+    return gradients if scale is None else [g / scale for g in gradients]
+
+
+def _with_loss_scale(
+    optimizer: tf.keras.optimizers.Optimizer,
+) -> tf.keras.optimizers.Optimizer:
+    """Wraps an optimizer, unless it is, to scale its loss and skip an overflow."""
+    if _unscaled(optimizer) is optimizer:
+        optimizer = tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    # It warns of whoever does not call these; a scale that several share is read here.
+    optimizer.get_unscaled_gradients([optimizer.get_scaled_loss(tf.ones([]))])
+    return optimizer
+
+
+def _unscaled(
+    optimizer: tf.keras.optimizers.Optimizer,
+) -> tf.keras.optimizers.Optimizer:
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def with_weight_penalty(

@@ -27,7 +27,9 @@ def test_policy_is_put_back_after_an_error():
 
 
 def test_unknown_precision_is_refused_by_its_binding():
-    with pytest.raises(UserError, match=r"run.precision must be .*'bf16'"):
+    with pytest.raises(
+        UserError, match=r"float32, mixed_bfloat16, mixed_float16. .*'bf16'"
+    ):
         with compute_in("bf16", "run.precision"):
             pass
 
@@ -40,6 +42,7 @@ def test_unknown_precision_is_refused_by_its_binding():
         (False, False, "mixed_bfloat16", "slower"),
         (True, True, "mixed_bfloat16", None),
         (False, True, "float32", None),
+        (True, True, "mixed_float16", "is for GPUs"),
     ],
 )
 def test_hint_is_one_line_where_another_precision_suits_better(

@@ -1,0 +1,93 @@
+"""float16: every optimizer scales its loss, and an overflow is left out."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from soka_tf.networks.precision import compute_in
+from tests.soka import small
+from tests.soka.test_movement import EXPECTED
+
+LossScaleOptimizer = tf.keras.mixed_precision.LossScaleOptimizer
+
+
+def build(precision, optimizers=None):
+    with compute_in(precision):
+        return small.build(joint_steps=1, gan=1, optimizers=optimizers, **DECAY)
+
+
+DECAY = {"weight_decay": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def half():
+    model = build("mixed_float16")
+    start = small.trained_state(model)
+    small.fit(model, small.batches(4))  # the scales find their size
+    return model, start
+
+
+@pytest.mark.parametrize("step, stage", [(0, "joint"), (1, "cycle_gan")])
+def test_step_in_float16_is_that_of_float32_and_moves_who_should(half, step, stage):
+    model, start = half
+    images = small.batches(1)
+    logs = {}
+    full = build("float32")
+    assert not isinstance(full.optimizers["encoder"], LossScaleOptimizer)
+    for name, model in (("float32", full), ("float16", half[0])):
+        small.set_state(model, start)
+        model.step.assign(step)
+        model.movement_every_steps = 1
+        logs[name] = small.fit(model, images)
+    kinds = {type(optimizer) for optimizer in model.optimizers.values()}
+    assert all(issubclass(kind, LossScaleOptimizer) for kind in kinds)
+    for name, (value,) in logs["float32"].items():
+        # Random weights and three images amplify the rounding of gradients; a scale
+        # that was forgotten or applied twice would be a factor of thousands.
+        other = logs["float16"][name][0]
+        near = 0.03 if name.startswith("loss/") and name != "loss/gradnorm" else 0.3
+        assert other == pytest.approx(value, rel=near, abs=1e-5), name
+        if name.startswith("movement/"):
+            phase, player = name.split("/", 2)[1:]
+            assert (other > 0) == (player in EXPECTED[stage][phase]), name
+    assert model.first_not_finite() == {}
+    assert {v.dtype for vs in model.players.values() for v in vs} == {tf.float32}
+
+
+def test_overflow_is_left_out_lowers_the_scale_and_spoils_nothing(half):
+    model, start = half
+    small.set_state(model, start)
+    model.movement_every_steps = 0
+    huge = {
+        player: LossScaleOptimizer(optimizer, initial_scale=2.0**60)
+        for player, optimizer in small.sgd_optimizers().items()
+    }
+    model.compile(huge, run_eagerly=True)
+    images = small.batches(2)
+    # Joint, then a cycle: nobody moves, but who passed the batch has its statistics.
+    for step, players in (
+        (0, {"encoder", "decoders"}),
+        (1, set(huge)),
+    ):
+        scales = {player: float(o.loss_scale) for player, o in huge.items()}
+        logs = small.fit(model, images[step : step + 1])
+        assert all(np.isfinite(v).all() for v in logs.values())
+        for player, optimizer in huge.items():
+            fell = 0.5 if player in players else 1.0
+            assert float(optimizer.loss_scale) == fell * scales[player], player
+    end = small.trained_state(model)
+    for path, value in start.items():
+        if path.startswith(("optimizer/", "step", "initial")) or "moving_" in path:
+            continue
+        np.testing.assert_array_equal(value, end[path], path)
+    assert model.first_not_finite() == {}
+
+
+def test_scale_is_saved_with_its_optimizer(half, tmp_path):
+    model, _ = half
+    optimizer = model.optimizers["decoders"]
+    path = tf.train.Checkpoint(**model.checkpoint_items()).write(str(tmp_path / "all"))
+    names = [name for name, _ in tf.train.list_variables(path)]
+    saved = [n for n in names if "loss_scale/current_loss_scale" in n]
+    assert len(saved) == len(model.optimizers)
+    assert isinstance(optimizer, LossScaleOptimizer)
