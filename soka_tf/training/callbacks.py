@@ -362,7 +362,8 @@ class Checkpoints(StepCallback):
         self._every_steps = every_steps
         self._not_finite = not_finite
         self._writers = writers
-        self._saved_step: Optional[int] = None
+        self._tried_step: Optional[int] = None
+        self._failure: Optional[str] = None
         self._logs: Mapping[str, Any] = {}
 
     def on_step(self, logs: Mapping[str, Any]) -> None:
@@ -370,41 +371,39 @@ class Checkpoints(StepCallback):
         self._logs = logs
         if self.step % self._every_steps:
             return
-        failure = self._save()
-        if failure is not None:
+        self._save()
+        if self._failure is not None:
             logging.warning(
                 "%s: the checkpoint of step %d was not saved (%s). Training goes on, "
                 "the next try is at step %d; %s is still there.",
                 self._manager.directory,
                 self.step,
-                failure,
+                self._failure,
                 self.step + self._every_steps,
                 self._last_good(),
             )
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Saves the end, unless it was just saved."""
-        if self._saved_step == self.step:
-            return
-        failure = self._save()
-        if failure is not None:
+        """Saves the end, unless that was just done."""
+        # Not tried twice: where several workers save together, one may have failed.
+        if self._tried_step != self.step:
+            self._save()
+        if self._failure is not None:
             raise UserError(
                 f"{self._manager.directory}: the last checkpoint, of step {self.step}, "
-                f"was not saved ({failure}). Free space or mend the folder, then give "
-                f"the same command: it goes on from {self._last_good()}."
+                f"was not saved ({self._failure}). Free space or mend the folder, then "
+                f"give the same command: it goes on from {self._last_good()}."
             )
 
-    def _save(self) -> Optional[str]:
+    def _save(self) -> None:
         self._not_finite.check(self.step, self._logs, weights=True)
         for writer in self._writers:
             try:
                 writer.flush()
             except FAILURES as error:
                 _warn_of_tensorboard(self.step, error)
-        failure = try_save(self._manager, self.step)
-        if failure is None:
-            self._saved_step = self.step
-        return failure
+        self._failure = try_save(self._manager, self.step)
+        self._tried_step = self.step
 
     def _last_good(self) -> str:
         step = saved_step(self._manager)

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.data.pipeline import check_augmentation, image_dataset
+from soka_tf.data.pipeline import check_augmentation, image_dataset, service_dataset
 from soka_tf.errors import UserError
 from soka_tf.networks.folding import EXPORT_PRECISIONS
 from soka_tf.networks.precision import compute_in, hint
@@ -40,7 +40,7 @@ from soka_tf.training.strategy import (
     lost_workers,
     worker_index,
 )
-from soka_tf.training.validation import MEAN, Validation, both, soft_errors
+from soka_tf.training.validation import MEAN, Validation, both, soft_errors, stored_mean
 
 CONFIG_FILE = "operative_config.gin"
 _CHECKPOINTS = "checkpoints"
@@ -90,6 +90,9 @@ class Settings:
       teacher_cache: whether the teachers' outputs are computed once per image, before
         training, and read from disk from then on.
       teacher_cache_dir: where they are kept; None for the default.
+      data_service: address of a tf.data service that reads the images to train on,
+        "grpc://host:port"; None for this process. Batches are then no function of
+        (seed, step), see `soka_tf.data.pipeline.service_dataset`.
       log_every_steps: steps between two rows of metrics.csv.
       checkpoint_every_steps: steps between two checkpoints.
       keep_checkpoints: how many of the last ones are kept.
@@ -114,6 +117,7 @@ class Settings:
     augmentation: str = "none"
     teacher_cache: bool = False
     teacher_cache_dir: Optional[str] = None
+    data_service: Optional[str] = None
     log_every_steps: int = 100
     checkpoint_every_steps: int = 1000
     keep_checkpoints: int = 3
@@ -160,6 +164,13 @@ class Settings:
                 f"the folder. Received: {self.teacher_cache!r}."
             )
         check_augmentation(self.augmentation, self.teacher_cache)
+        if self.teacher_cache and self.data_service is not None:
+            raise UserError(
+                "run.teacher_cache = True and run.data_service = "
+                f"{self.data_service!r} exclude each other: the service's workers do "
+                "not read the cache. Bind run.teacher_cache = False or "
+                "run.data_service = None."
+            )
 
     @property
     def targets(self) -> Sequence[Task]:
@@ -348,19 +359,26 @@ def train(
 
     def share_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         workers = context.num_input_pipelines
-        return image_dataset(
-            run.data.train,
-            settings.image_size,
-            settings.batch_size,
-            settings.seed,
+        common = dict(
+            samples=run.data.train,
+            image_size=settings.image_size,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
             start_step=start,
-            steps=remaining,
             antialias=settings.antialias,
             augmentation=settings.augmentation,
-            teachers=teachers,
             workers=workers,
-            worker=context.input_pipeline_id,
             replicas=context.num_replicas_in_sync // workers,
+        )
+        if settings.data_service is not None:
+            # The service goes on with a job that it knows: every start has its own.
+            job = f"{os.path.abspath(model_dir)}@{start}"
+            return service_dataset(service=settings.data_service, job=job, **common)
+        return image_dataset(
+            **common,
+            steps=remaining,
+            teachers=teachers,
+            worker=context.input_pipeline_id,
         )
 
     not_finite = NotFinite(
@@ -371,7 +389,9 @@ def train(
     columns = [metric.name for metric in model.metrics]
     validation = None
     if settings.validate_every_steps:
-        validation = _validation(run, not_finite)
+        # Every worker keeps the same best ones, for saving is done together.
+        best = stored_mean(_best_dir(model_dir))
+        validation = _validation(run, not_finite, best)
         columns += [f"validation/soft/{task}" for task in model.tasks] + [MEAN]
     progress = Progress(settings.max_steps)
     own = [
@@ -568,7 +588,7 @@ def _best_dir(model_dir: str) -> str:
     return os.path.join(model_dir, _BEST)
 
 
-def _validation(run: Run, not_finite: NotFinite) -> Validation:
+def _validation(run: Run, not_finite: NotFinite, best: float) -> Validation:
     settings, model, samples = run.settings, run.model, run.data.validation
     count = min(settings.validation_images, len(samples))
     batch_size = min(settings.evaluation_batch_size, count)
@@ -594,6 +614,7 @@ def _validation(run: Run, not_finite: NotFinite) -> Validation:
         settings.validate_every_steps,
         settings.max_steps,
         not_finite,
+        best,
     )
 
 

@@ -88,8 +88,9 @@ class Validation(StepCallback):
         every_steps: int,
         last_step: int,
         not_finite: NotFinite,
+        best: float = np.inf,
     ):
-        """Reads which student was the best so far.
+        """Prepares the measurements.
 
         Args:
           measure: such as `soft_errors`; least "validation/mean" is best.
@@ -98,6 +99,7 @@ class Validation(StepCallback):
           every_steps: steps between two measurements.
           last_step: measured in any case.
           not_finite: asked first, for such a student cannot be the best.
+          best: the mean of the best student so far.
         """
         super().__init__()
         self._measure = measure
@@ -113,7 +115,7 @@ class Validation(StepCallback):
             folder,
             max_to_keep=1,
         )
-        self._best = _stored_mean(self._manager)
+        self._best = best
         self._values: Mapping[str, float] = {}
         self._measured_step: Optional[int] = None
 
@@ -142,9 +144,10 @@ class Validation(StepCallback):
     def _keep(self) -> None:
         self._mean.assign(self._values[MEAN])
         self._saved_step.assign(self.step)
+        # Kept or not: all workers, which save together, must choose the same ones.
+        self._best = self._values[MEAN]
         failure = try_save(self._manager, self.step)
         if failure is None:
-            self._best = self._values[MEAN]
             return
         logging.warning(
             "%s: the student of step %d, the best so far, was not kept (%s). Training "
@@ -155,17 +158,17 @@ class Validation(StepCallback):
         )
 
 
-def _stored_mean(manager: tf.train.CheckpointManager) -> float:
-    """The mean of the best student so far; infinite if there is none."""
-    if manager.latest_checkpoint is None:
+def stored_mean(folder: str) -> float:
+    """The mean of the best student so far, kept in a folder; infinite without one."""
+    path = tf.train.latest_checkpoint(folder)
+    if path is None:
         return np.inf
     try:
-        reader = tf.train.load_checkpoint(manager.latest_checkpoint)
-        return float(reader.get_tensor(_STORED_MEAN))
+        return float(tf.train.load_checkpoint(path).get_tensor(_STORED_MEAN))
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         logging.warning(
             "%s cannot be read (%s); the best student is looked for anew.",
-            manager.latest_checkpoint,
+            path,
             reason(error),
         )
         return np.inf

@@ -60,6 +60,7 @@ def validating(model, folder, means, every_steps=1, last_step=100):
         every_steps,
         last_step,
         callbacks.NotFinite(model),
+        validation.stored_mean(str(folder)),
     )
 
 
