@@ -45,7 +45,6 @@ def main() -> None:
     from soka_tf.serving.saved_model import export_student
     from soka_tf.training import run as runs
     from soka_tf.training.dry_run import describe
-    from soka_tf.training.strategy import build_strategy
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
     stored = os.path.join(model_dir, runs.CONFIG_FILE)
@@ -58,9 +57,8 @@ def main() -> None:
         print(describe())
         return
 
-    strategy = build_strategy()
     logging.info("Loading teachers, finding or drawing images ...")
-    run = runs.build_run(model_dir, strategy)
+    run = runs.build_run(model_dir)
     for name in cli.unused_bindings():
         logging.warning("The binding %s is used by nothing in this run.", name)
     folder = run.output_dir  # the run's, but for workers beside the chief

@@ -13,7 +13,7 @@ import pytest
 from soka_tf import cli
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.training import auxiliary, build
+from soka_tf.training import auxiliary, build, strategy
 from soka_tf.training import run as runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -55,6 +55,7 @@ _GIVEN = {
     ),
     build.initialize_student: ("student", "teachers"),
     build.build_optimizers: ("max_steps",),
+    strategy.build_strategy: (),
 }
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")

@@ -36,6 +36,7 @@ from soka_tf.training.callbacks import (
 )
 from soka_tf.training.saving import FAILURES, remove_leftovers
 from soka_tf.training.strategy import (
+    build_strategy,
     describe_devices,
     lost_workers,
     worker_index,
@@ -216,13 +217,14 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
 
     Args:
       model_dir: the run's folder.
-      strategy: of `build_strategy`; None for TensorFlow's current one.
+      strategy: where to compute; None for the bound `build_strategy`.
 
     Raises:
       UserError: if files are missing or bindings do not fit each other.
     """
+    # First of all: devices cannot be divided up once TensorFlow has computed.
+    strategy = strategy or build_strategy()
     settings = Settings()
-    strategy = strategy or tf.distribute.get_strategy()
     logging.info(describe_devices(strategy, settings.batch_size))
     # Before rooms are drawn or a split is read that another configuration would need.
     _refuse_differences(model_dir, gin.config_str(), of_both=True)
