@@ -1,0 +1,48 @@
+"""One replica against two: the same weights, weighting and figures."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    path = tmp_path_factory.mktemp("replicas") / "results.json"
+    script = ROOT / "tests" / "soka" / "compare_replicas.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script), str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(path.read_text())
+
+
+def test_two_replicas_end_where_one_does_after_more_than_twenty_cycles(results):
+    far = results["synchronized"]["far"]
+    names = ("encoder", "decoder/normal", "discriminator/normal", "amalgamation")
+    for name in (*names, "task_weights", "initial_losses", "moving/encoder"):
+        assert name in far
+    assert {"log/gradient_norm/normal", "log/loss/discriminator/normal"} <= set(far)
+    assert all(difference < 1e-5 for difference in far.values()), far
+
+
+def test_replicas_hold_the_same_values_to_the_last_bit(results):
+    apart = results["synchronized"]["apart"]
+    assert {"task_weights", "initial_losses:0", "step:0", "encoder"} <= set(apart)
+    assert not any(apart.values()), apart
+
+
+def test_replicas_without_synchronised_batch_norm_end_elsewhere(results):
+    far = results["separate"]["far"]
+    assert far["encoder"] > 1e-4 and far["moving/encoder"] > 1e-4
+    # Weights are still shared; moving statistics are every replica's own.
+    assert results["separate"]["apart"]["task_weights"] == 0
