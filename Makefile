@@ -17,10 +17,10 @@ demo: .venv/ready
 	@$(python) -m soka_tf.train --gin_file=gin/rooms/demo.gin --model_dir=runs/demo
 
 test: .venv/ready-dev
-	@$(python) -m pytest -n 2 --dist loadfile
+	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: .venv/ready-dev
-	@$(python) -m pytest -n 2 --dist loadfile -m "not benchmark"
+	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not benchmark"
 
 lint: .venv/ready-dev
 	@$(python) -m ruff check .

@@ -12,6 +12,7 @@ after
 """
 
 
+@pytest.mark.distributed
 def test_kill_costs_nothing_and_its_table_is_put_into_the_document(
     tmp_path, monkeypatch
 ):

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.distributed
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

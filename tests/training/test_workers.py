@@ -1,0 +1,112 @@
+"""Two processes train as one, by the command itself.
+
+Every run is a process of its own: a failed collective operation spoils its process.
+That one of two may be killed is shown by `tools/inject_faults.py --faults=worker_lost`.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import tiny_runs
+
+pytestmark = pytest.mark.distributed
+
+STEPS = 6
+# Joint start and cycles. SGD, for Adam divides by the size of the gradient: where that
+# is zero but for rounding, any order of summing shows.
+PARAMS = (
+    f"max_steps = {STEPS}",
+    "batch_size = 4",
+    "auxiliary = 'none'",
+    "synchronized_batch_norm = True",
+    "build_model.joint_steps = 1",
+    "build_model.initial_losses_step = 0",
+    "build_optimizers.optimizer = 'sgd'",
+    "run.checkpoint_every_steps = 3",
+    "run.export = False",
+)
+
+
+def start(tiny, model_dir, *params, config=None):
+    """Starts the command; a worker where TF_CONFIG is given."""
+    environment = {**os.environ, "PYTHONPATH": str(tiny_runs.ROOT)}
+    environment.pop("TF_CONFIG", None)
+    if config is not None:
+        environment["TF_CONFIG"] = json.dumps(config)
+    flags = [f"--gin_param={p}" for p in tiny.params(*PARAMS, *params)]
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "soka_tf.train", "--gin_file=gin/rooms/soka.gin"),
+            *(f"--model_dir={model_dir}", *flags),
+        ],
+        cwd=tiny_runs.ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_workers(tiny, model_dir, *params):
+    """Starts two workers on this machine; number 0 is the chief."""
+    sockets = [socket.socket() for _ in range(2)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+    for each in sockets:
+        each.close()
+    cluster = {"worker": addresses}
+    return [
+        start(
+            *(tiny, model_dir, *params),
+            config={"cluster": cluster, "task": {"type": "worker", "index": index}},
+        )
+        for index in range(2)
+    ]
+
+
+def finish(*processes, timeout=500):
+    """Waits for processes to end well; returns what they said."""
+    said = [process.communicate(timeout=timeout)[0] for process in processes]
+    for process, text in zip(processes, said):
+        assert process.returncode == 0, text
+    return said
+
+
+def weights(model_dir, step=STEPS):
+    reader = tf.train.load_checkpoint(str(model_dir / "checkpoints" / f"ckpt-{step}"))
+    values = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, np.ndarray) or np.isscalar(value)
+    }
+
+
+def assert_same_weights(one, other, tolerance):
+    first, second = weights(one), weights(other)
+    assert set(first) == set(second) and len(first) > 100
+    for name, value in first.items():
+        if isinstance(value, bytes):
+            continue
+        np.testing.assert_allclose(
+            value, second[name], rtol=tolerance, atol=tolerance, err_msg=name
+        )
+
+
+def test_workers_train_as_one_process(tiny, tmp_path):
+    chief, other = finish(*start_workers(tiny, tmp_path / "workers"))
+    assert "2 replicas on 2 workers, this one number 0" in chief
+    assert "2 replicas on 2 workers, this one number 1" in other
+    finish(start(tiny, tmp_path / "one"))
+    assert_same_weights(tmp_path / "one", tmp_path / "workers", 1e-5)
+    # The chief alone leaves results, and all of them.
+    names = {path.name for path in (tmp_path / "workers").iterdir()}
+    assert names == {path.name for path in (tmp_path / "one").iterdir()}
