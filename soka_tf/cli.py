@@ -40,7 +40,7 @@ from soka_tf.errors import UserError, plain_message
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-_EXIT_USER_ERROR = 2
+_EXIT_USER_ERROR = UserError.exit_status
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
@@ -61,9 +61,9 @@ def run(
 ) -> None:
     """Parses the flags, runs `main` and exits; users' mistakes become one line.
 
-    Exit codes: what `main` returns (None is 0), 2 for a `UserError` or a wrong flag,
-    130 after Ctrl-C. Other exceptions are faults of the program and keep their
-    traceback.
+    Exit codes: what `main` returns (None is 0), 2 for a `UserError` or a wrong flag
+    (75 for a `LostWorker`), 130 after Ctrl-C. Other exceptions are faults of the
+    program and keep their traceback.
 
     Args:
       main: the command; its module's docstring is the text of `--help`.
@@ -90,7 +90,7 @@ def run(
             code = main(*chosen) or 0
         sys.stdout.flush()
     except UserError as error:
-        code = _fail(name, f"error: {plain_message(error)}", _EXIT_USER_ERROR)
+        code = _fail(name, f"error: {plain_message(error)}", error.exit_status)
     except KeyboardInterrupt:
         code = _fail(name, "interrupted", _EXIT_INTERRUPTED)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the user can mend."""
+"""The exceptions that are shown as one line: what the user can mend or wait for."""
 
 
 class UserError(Exception):
@@ -7,6 +7,14 @@ class UserError(Exception):
     The message says what is wrong (naming the file or the binding), what was
     received, what is allowed and what to do.
     """
+
+    exit_status = 2
+
+
+class LostWorker(UserError):
+    """Another process of the run is gone. The same command goes on, on all workers."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: a restart loop should try again
 
 
 def plain_message(error: UserError) -> str:

@@ -557,7 +557,7 @@ def worker_lost(bench: Bench, run: pathlib.Path) -> Outcome:
     chief, lost = both(run, "send:SIGKILL:7")
     done = "kill -9 of worker 1 after step 7"
     said = chief.line("error:", "worker")
-    if lost.code != -9 or chief.code != 2:
+    if lost.code != -9 or chief.code != 75:
         return Outcome(done, chief.text[-300:], f"exit {chief.code}", False)
     codes = [result.code for result in both(run)]
     difference = difference_of(run, whole)

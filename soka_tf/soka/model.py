@@ -15,6 +15,7 @@ A frozen part normalises with the batch's statistics, as it will when it moves n
 """
 
 import contextlib
+import functools
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
@@ -858,7 +859,11 @@ def _create_slots(
     def apply_nothing():
         optimizer.apply_gradients([(tf.zeros_like(v), v) for v in variables])
 
-    tf.distribute.get_strategy().run(apply_nothing)
+    strategy = tf.distribute.get_strategy()
+    run = functools.partial(strategy.run, apply_nothing)
+    if strategy.num_replicas_in_sync > 1:  # messages of an eager run are slow
+        run = tf.function(run, autograph=False)
+    run()
     for variable, value in zip(variables, values):  # weight decay needs no gradient
         variable.assign(value)
     optimizer.iterations.assign(0)

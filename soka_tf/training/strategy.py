@@ -10,7 +10,7 @@ import gin
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.errors import UserError
+from soka_tf.errors import LostWorker, UserError
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 _EXAMPLE = (
@@ -130,7 +130,7 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
 
 @contextlib.contextmanager
 def lost_workers(when: str) -> Iterator[None]:
-    """Turns what TensorFlow raises when another worker is gone into a UserError.
+    """Turns what TensorFlow raises when another worker is gone into a LostWorker.
 
     Args:
       when: the beginning of the message.
@@ -142,10 +142,10 @@ def lost_workers(when: str) -> Iterator[None]:
         lost = isinstance(error, _LOST_WORKER) or any(w in text for w in _LOST_WORDS)
         if not lost or _count_workers() < 2:
             raise
-        raise UserError(
+        raise LostWorker(
             f"{when}, another worker was lost or did not answer. Start the command "
             "on all workers again: the run goes on from its last checkpoint "
-            "(docs/scaling.md)."
+            "(docs/reliability.md)."
         ) from error
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import tensorflow as tf
 
-from soka_tf.errors import UserError
+from soka_tf.errors import LostWorker, UserError
 from soka_tf.training import strategy as strategies
 
 TWO = {"cluster": {"worker": ["localhost:1", "localhost:2"]}}
@@ -120,7 +120,7 @@ def test_devices_line_refuses_a_batch_that_cannot_be_divided():
 
 def test_lost_worker_in_a_cluster_says_how_to_go_on(monkeypatch):
     set_cluster(monkeypatch, {**TWO, "task": {"type": "worker", "index": 0}})
-    with pytest.raises(UserError, match="Start the command on all workers again"):
+    with pytest.raises(LostWorker, match="Start the command on all workers again"):
         with strategies.lost_workers("During training"):
             raise tf.errors.UnavailableError(None, None, "Socket closed")
 
