@@ -18,7 +18,7 @@ from absl import logging
 from soka_tf.data.pipeline import check_augmentation, image_dataset, service_dataset
 from soka_tf.errors import UserError
 from soka_tf.networks.folding import EXPORT_PRECISIONS
-from soka_tf.networks.precision import compute_in, hint
+from soka_tf.networks.precision import PRECISIONS, compute_in, hint
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.tasks import Task, get_targets
@@ -154,11 +154,15 @@ class Settings:
                 )
             # gin reads 6e5 as a float.
             object.__setattr__(self, name, int(value))
-        if self.export_precision not in EXPORT_PRECISIONS:
-            raise UserError(
-                f"run.export_precision must be one of {', '.join(EXPORT_PRECISIONS)}. "
-                f"Received: {self.export_precision!r}."
-            )
+        for name, allowed in (
+            ("precision", PRECISIONS),
+            ("export_precision", EXPORT_PRECISIONS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"run.{name} must be one of {', '.join(allowed)}. Received: "
+                    f"{getattr(self, name)!r}."
+                )
         if not isinstance(self.teacher_cache, bool):
             raise UserError(
                 "run.teacher_cache must be True or False; run.teacher_cache_dir names "
