@@ -408,7 +408,7 @@ def test_damaged_checkpoint_is_named_in_one_line(plain, finished, damage, part):
     manager = runs._manager(str(finished), model, 3)
     before = state(model)
     with pytest.raises(UserError, match="ckpt-6: the checkpoint does not fit") as error:
-        runs._restore(model, manager)
+        runs._restore(model, manager, str(finished))
     assert "\n" not in plain_message(error.value)
     for name, value in state(model).items():
         np.testing.assert_array_equal(value, before[name])
