@@ -78,8 +78,9 @@ def measure_inference(
                     name: functools.partial(_answer, predict, images)
                     for name, predict in cases.items()
                 },
-                sizes.repeats,
-                warm_up=2,  # the first call lays out the weights
+                # Single images are over soon, and their times differ more.
+                sizes.repeats * (3 if batch == 1 else 1),
+                warm_up=4,  # kernels are made anew for every thread that meets them
             )
             at = f"batch_{batch}"
             seconds.update((f"{k}_{at}", v) for k, v in times.medians.items())
