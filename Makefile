@@ -20,7 +20,7 @@ test: .venv/ready-dev
 	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: .venv/ready-dev
-	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not benchmark"
+	@$(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not benchmark" --durations=25
 
 lint: .venv/ready-dev
 	@$(python) -m ruff check .
