@@ -83,7 +83,7 @@ def test_time_cases_take_turns_after_their_warm_up():
     assert called == ["a", "b"] + 3 * ["a", "b"]
     assert len(times.all_seconds["a"]) == 3
     fixed = measure.Times({"a": [5.0, 1.0, 2.0], "b": [4.0, 4.0, 1.0]}, {})
-    assert fixed.over("a", "b") == 0.5
+    assert fixed.over("a", "b") == 1.25  # the middle of 1.25, 0.25 and 2
 
 
 def test_time_cases_show_no_progress_where_nobody_looks(capfd):

@@ -1,4 +1,4 @@
-"""Timing that means something on a noisy machine: rounds, medians, ratios."""
+"""Timing that means something on a noisy machine: rounds, ratios, medians."""
 
 import gc
 import json
@@ -23,7 +23,7 @@ class Measurement(NamedTuple):
 
     Attributes:
       seconds: case -> median seconds.
-      ratio: name -> quotient of two medians.
+      ratio: name -> median of the rounds' quotients of two cases.
       settings: what was measured: sizes, batch, repeats.
       notes: sentences for below the table.
       peak_gib: case -> the most memory the process held while it ran; with what
@@ -85,8 +85,12 @@ class Times(NamedTuple):
         return {name: statistics.median(s) for name, s in self.all_seconds.items()}
 
     def over(self, case: str, other: str) -> float:
-        """The median of one case over that of another."""
-        return self.medians[case] / self.medians[other]
+        """The median, over the rounds, of one case's seconds by another's.
+
+        A machine that is slow for a minute is slow for both.
+        """
+        rounds = zip(self.all_seconds[case], self.all_seconds[other])
+        return statistics.median(one / two for one, two in rounds)
 
 
 def machine() -> Dict[str, Any]:
