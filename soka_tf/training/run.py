@@ -37,6 +37,7 @@ from soka_tf.training.callbacks import (
 from soka_tf.training.saving import FAILURES, remove_leftovers
 from soka_tf.training.strategy import (
     build_strategy,
+    count_workers,
     describe_devices,
     lost_workers,
     worker_index,
@@ -296,7 +297,10 @@ def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
 
 
 def teacher_cache(
-    settings: Settings, model: SokaModel, files: TeacherFiles
+    settings: Settings,
+    model: SokaModel,
+    files: TeacherFiles,
+    pool: Optional[TeacherPool] = None,
 ) -> TeacherCache:
     """The cache of what a run's teachers say; nothing is computed yet.
 
@@ -304,6 +308,7 @@ def teacher_cache(
       settings: of the run.
       model: of the run; it decides which activations are needed.
       files: what its teachers were loaded from.
+      pool: the teachers to run; None for the model's.
     """
     only_joint = settings.max_steps <= model.joint_steps
     needed = model.joint_amalgamation or not only_joint
@@ -311,7 +316,7 @@ def teacher_cache(
     return TeacherCache(
         settings.teacher_cache_dir
         or os.path.join(build.default_cache_dir(), "teacher_outputs"),
-        model.teachers,
+        pool or model.teachers,
         {**files.targets, **files.auxiliaries},
         settings.image_size,
         settings.antialias,
@@ -352,7 +357,11 @@ def train(
         return
     teachers = None
     if settings.teacher_cache:
-        cache = teacher_cache(settings, model, run.teacher_files)
+        pool = model.teachers
+        if count_workers(run.strategy) > 1:
+            # Reading a variable of all workers takes all workers; one fills the cache.
+            pool = build.load_pool(run.teacher_files)
+        cache = teacher_cache(settings, model, run.teacher_files, pool)
         cache.fill(run.data.train, settings.batch_size)
         teachers = cache.reader(run.data.train)
     logging.info(
