@@ -38,13 +38,9 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main() -> None:
     """Builds, trains, evaluates and exports."""
-    from soka_tf.evaluation.panels import PanelCallback
-    from soka_tf.evaluation.report import format_table
-    from soka_tf.evaluation.run import evaluate_run, fixed_batch
-    from soka_tf.evaluation.similarity_figure import log_selection
-    from soka_tf.serving.saved_model import export_student
     from soka_tf.training import run as runs
     from soka_tf.training.dry_run import describe
+    from soka_tf.training.strategy import lost_workers
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
     stored = os.path.join(model_dir, runs.CONFIG_FILE)
@@ -56,6 +52,18 @@ def main() -> None:
     if _DRY_RUN.value:
         print(describe())
         return
+
+    with lost_workers("Before or after training"):
+        _train(model_dir)
+
+
+def _train(model_dir: str) -> None:
+    from soka_tf.evaluation.panels import PanelCallback
+    from soka_tf.evaluation.report import format_table
+    from soka_tf.evaluation.run import evaluate_run, fixed_batch
+    from soka_tf.evaluation.similarity_figure import log_selection
+    from soka_tf.serving.saved_model import export_student
+    from soka_tf.training import run as runs
 
     logging.info("Loading teachers, finding or drawing images ...")
     run = runs.build_run(model_dir)

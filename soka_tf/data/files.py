@@ -25,7 +25,7 @@ from soka_tf.errors import UserError
 PathLike = Union[str, "os.PathLike[str]"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_PART = re.compile(r"(.+\.tfrecord)#(\d+)\+(\d+)\+([0-9a-f]{8})#(.*)", re.DOTALL)
+_PART = re.compile(r"(.+?\.tfrecord)#(\d+)\+(\d+)\+([0-9a-f]{8})#(.*)", re.DOTALL)
 
 
 class Part(NamedTuple):

@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zlib
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -37,6 +38,7 @@ FRAME_BEFORE, FRAME_AFTER = 12, 4
 _MANIFEST = "records.json"
 _SHARD_BYTES = 256 << 20
 _DISK_MARGIN = 256 << 20  # left free, for the indices and whatever else is written
+_MOST_SHARDS = 99_999  # their numbers have five digits
 _FEATURES = ("key", "point", "domain", "name", "content")
 _THREADS = 8
 
@@ -129,7 +131,7 @@ def write_records(
         "image_size": image_size,
         "antialias": antialias,
     }
-    for name in ("domains", "shards", "image_size", "antialias"):
+    for name in ("source", "domains", "shards", "image_size", "antialias"):
         value = manifest[name]
         if present.get(name, value) != value:
             raise UserError(
@@ -292,9 +294,26 @@ def _read_index(shard: str) -> Optional[Dict[str, Any]]:
     """Where the files of a shard are; None if shard or index are not whole."""
     try:
         index = json.loads(files.read_bytes(_index_of(shard)))
-        return index if index["bytes"] == files.size(shard) else None
+        whole = index["bytes"] == files.size(shard) and isinstance(index["keys"], str)
+        places = all(_is_place(row, index["bytes"]) for row in index["files"])
+        return index if whole and places else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _is_place(row: Sequence[Any], size: int) -> bool:
+    """Whether a row of an index names bytes of its own shard, and nothing else."""
+    key, point, offset, length, crc32, name = row
+    texts = all(isinstance(text, str) for text in (key, point, name))
+    numbers = all(type(number) is int for number in (offset, length, crc32))
+    return (
+        texts
+        and numbers
+        and not re.search(r"[/\\]", name)
+        and 0 <= offset <= offset + length <= size
+        and length >= 0
+        and 0 <= crc32 < 1 << 32
+    )
 
 
 def _read_manifest(folder: str) -> Optional[Dict[str, Any]]:
@@ -305,6 +324,11 @@ def _read_manifest(folder: str) -> Optional[Dict[str, Any]]:
         manifest = json.loads(files.read_bytes(path))
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
+        shards, domains = manifest["shards"], manifest["domains"]
+        if type(shards) is not int or not 1 <= shards <= _MOST_SHARDS:
+            raise ValueError(f"{shards!r} shards")
+        if not all(re.fullmatch(r"\w+", domain) for domain in domains):
+            raise ValueError(f"domains {domains!r}")
         return manifest
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -16,6 +16,7 @@ from soka_tf.evaluation.evaluator import read_truth
 from soka_tf.evaluation.metrics import angle_deg
 from soka_tf.tasks import Task
 from soka_tf.training.saving import FAILURES, reason
+from soka_tf.training.strategy import raise_if_worker_lost
 
 # Where there is no reading: a colour that no colour map here contains.
 MISSING_COLOUR = (96, 125, 139)
@@ -312,6 +313,7 @@ class PanelCallback(tf.keras.callbacks.Callback):
         try:
             return self._draw(step)
         except FAILURES as error:
+            raise_if_worker_lost(error)
             logging.warning(
                 "%s: the panel of step %d was not drawn (%s). Training goes on, the "
                 "next one is drawn at its time.",

@@ -40,6 +40,7 @@ from soka_tf.training.strategy import (
     count_workers,
     describe_devices,
     lost_workers,
+    mean_over_workers,
     worker_index,
 )
 from soka_tf.training.validation import MEAN, Validation, both, soft_errors, stored_mean
@@ -350,6 +351,7 @@ def train(
     # Every worker must save, for replicas' statistics are gathered while saving.
     manager = _manager(run.output_dir, model, settings.keep_checkpoints)
     start = _restore(model, manager, model_dir)
+    _check_workers(run, model_dir, start)
     if start:
         logging.info("Continuing from step %d of %s.", start, model_dir)
     if start >= settings.max_steps:
@@ -618,7 +620,10 @@ def _validation(run: Run, not_finite: NotFinite, best: float) -> Validation:
             steps=count // batch_size,
             antialias=settings.antialias,
         )
-        return soft_errors(predict, images)
+        values = soft_errors(predict, images)
+        # Workers round differently, and must choose the same student as the best.
+        means = mean_over_workers(run.strategy, list(values.values()))
+        return dict(zip(values, means))
 
     folder = _best_dir(run.output_dir)
     remove_leftovers(folder)
@@ -711,6 +716,18 @@ def _restore(
             f"({_first_line(error)}). Remove it to go on from the one before."
         ) from error
     return int(model.step.numpy())
+
+
+def _check_workers(run: Run, model_dir: str, start: int) -> None:
+    """Refuses workers that would not train the same run."""
+    own = [start, len(run.data.train)]
+    mean = mean_over_workers(run.strategy, own)
+    if mean != own:
+        raise UserError(
+            f"{model_dir} and the images must be the same on all workers. Received: "
+            f"here step {own[0]} and {own[1]} images to train on, {mean[0]:g} and "
+            f"{mean[1]:g} on average. Give a folder that all workers see."
+        )
 
 
 def _throw_away_folder() -> str:

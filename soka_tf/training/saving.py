@@ -7,6 +7,8 @@ from typing import List, Optional
 
 import tensorflow as tf
 
+from soka_tf.training.strategy import raise_if_worker_lost
+
 # What Python and TensorFlow raise where a file cannot be written.
 FAILURES = (OSError, tf.errors.OpError)
 _PART = re.compile(r"(ckpt-\d+)\.(index|data-\d+-of-\d+)")
@@ -25,6 +27,7 @@ def try_save(manager: tf.train.CheckpointManager, step: int) -> Optional[str]:
     try:
         manager.save(checkpoint_number=step)
     except FAILURES as error:
+        raise_if_worker_lost(error)
         remove_leftovers(manager.directory)
         return reason(error)
     return None

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import json
 import os
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import gin
 import tensorflow as tf
@@ -24,7 +24,14 @@ _LOST_WORKER = (
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
 )
-_LOST_WORDS = ("collective", "worker", "peer", "connection", "heartbeat", "socket")
+# In others' texts; no single words, for devices of a cluster are named "/job:worker".
+_LOST_PHRASES = (
+    "collective ops",
+    "socket closed",
+    "connection reset",
+    "failed to connect",
+    "heartbeat",
+)
 
 
 @gin.configurable
@@ -138,15 +145,53 @@ def lost_workers(when: str) -> Iterator[None]:
     try:
         yield
     except (tf.errors.OpError, RuntimeError) as error:
-        text = str(error).lower()
-        lost = isinstance(error, _LOST_WORKER) or any(w in text for w in _LOST_WORDS)
-        if not lost or _count_workers() < 2:
-            raise
-        raise LostWorker(
-            f"{when}, another worker was lost or did not answer. Start the command "
-            "on all workers again: the run goes on from its last checkpoint "
-            "(docs/reliability.md)."
-        ) from error
+        raise_if_worker_lost(error, when)
+        raise
+
+
+def raise_if_worker_lost(error: Exception, when: str = "During training") -> None:
+    """Raises a LostWorker if that is what an error of TensorFlow means.
+
+    Args:
+      error: whatever was raised.
+      when: the beginning of the message.
+    """
+    text = str(getattr(error, "message", error))
+    lost = isinstance(error, _LOST_WORKER) or (
+        isinstance(error, (tf.errors.InternalError, tf.errors.UnknownError))
+        and any(phrase in text.lower() for phrase in _LOST_PHRASES)
+    )
+    # tf.data hands on what a reader raised as text of an error of its own.
+    if not lost or "UserError: " in text or not in_cluster():
+        return
+    first = (text.strip().splitlines() or [type(error).__name__])[0][:200]
+    raise LostWorker(
+        f"{when}, another worker was lost or did not answer ({first}). Start the "
+        "command on all workers again: the run goes on from its last checkpoint "
+        "(docs/reliability.md)."
+    ) from error
+
+
+def in_cluster() -> bool:
+    """Whether this process is one of several workers."""
+    return _count_workers() > 1
+
+
+def mean_over_workers(
+    strategy: tf.distribute.Strategy, values: Sequence[float]
+) -> List[float]:
+    """The mean of every worker's values, the same on all; all workers must ask.
+
+    Args:
+      strategy: of `build_strategy`.
+      values: as many everywhere.
+    """
+    if count_workers(strategy) == 1:
+        return list(values)
+    own = tf.constant(values, tf.float64)
+    each = strategy.run(tf.function(lambda: tf.identity(own), autograph=False))
+    mean = strategy.reduce(tf.distribute.ReduceOp.MEAN, each, axis=None)
+    return [float(value) for value in mean]
 
 
 def _count_workers() -> int:

@@ -11,6 +11,7 @@ from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.training.callbacks import NotFinite, StepCallback
 from soka_tf.training.saving import FAILURES, reason, try_save
+from soka_tf.training.strategy import in_cluster, raise_if_worker_lost
 
 MEAN = "validation/mean"
 _LEAST_VARIANCE = 1e-12
@@ -131,6 +132,7 @@ class Validation(StepCallback):
         try:
             self._values = dict(self._measure())
         except (UserError, *FAILURES) as error:
+            raise_if_worker_lost(error)
             logging.warning(
                 "The student of step %d was not validated (%s). Training goes on.",
                 self.step,
@@ -144,9 +146,10 @@ class Validation(StepCallback):
     def _keep(self) -> None:
         self._mean.assign(self._values[MEAN])
         self._saved_step.assign(self.step)
-        # Kept or not: all workers, which save together, must choose the same ones.
-        self._best = self._values[MEAN]
         failure = try_save(self._manager, self.step)
+        # Workers, which save together, must choose the same ones, kept or not.
+        if failure is None or in_cluster():
+            self._best = self._values[MEAN]
         if failure is None:
             return
         logging.warning(

@@ -1,5 +1,6 @@
 """Records give what the files give; what is damaged is noticed; packing goes on."""
 
+import json
 import os
 import re
 import shutil
@@ -187,3 +188,42 @@ def test_find_records_buildings_and_folders_that_are_not_there(packed, tmp_path)
         records.find_records(packed, [], ["wiconisco"])
     with pytest.raises(UserError, match="not a folder of records"):
         records.find_records(str(tmp_path), [])
+
+
+@pytest.mark.parametrize(
+    "place, value",
+    [
+        (0, 7),
+        (2, -1),
+        (2, 1 << 63),
+        (3, 1 << 40),
+        (4, "0f3a9b1c"),
+        (5, "/../../secret.png"),
+        (None, []),
+    ],
+)
+def test_find_records_hostile_index_is_damaged(copied, place, value):
+    path = os.path.join(copied, "rgb-00001-of-00002.json")
+    with open(path) as file:
+        index = json.load(file)
+    if place is None:
+        index["files"][0] = value
+    else:
+        index["files"][0][place] = value
+    with open(path, "w") as file:
+        json.dump(index, file)
+    with pytest.raises(UserError, match="missing, unfinished or damaged"):
+        records.find_records(copied, TASKS)
+
+
+@pytest.mark.parametrize(
+    "change", [{"shards": 10**12}, {"shards": "x"}, {"domains": ["../rgb"]}]
+)
+def test_find_records_hostile_manifest_is_refused(copied, change):
+    path = os.path.join(copied, "records.json")
+    with open(path) as file:
+        manifest = {**json.load(file), **change}
+    with open(path, "w") as file:
+        json.dump(manifest, file)
+    with pytest.raises(UserError, match="records.json: cannot be read"):
+        records.find_records(copied, TASKS)

@@ -125,6 +125,21 @@ def test_lost_worker_in_a_cluster_says_how_to_go_on(monkeypatch):
             raise tf.errors.UnavailableError(None, None, "Socket closed")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "OOM on /job:worker/task:0"),
+        tf.errors.UnknownError(None, None, "UserError: None of the images; connection"),
+        RuntimeError("worker"),
+    ],
+)
+def test_other_errors_of_a_cluster_are_no_lost_workers(error, monkeypatch):
+    set_cluster(monkeypatch, {**TWO, "task": {"type": "worker", "index": 0}})
+    with pytest.raises(type(error)):
+        with strategies.lost_workers("During training"):
+            raise error
+
+
 def test_lost_worker_without_a_cluster_keeps_its_error():
     with pytest.raises(tf.errors.UnavailableError):
         with strategies.lost_workers("During training"):
