@@ -228,7 +228,12 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
     Raises:
       UserError: if files are missing or bindings do not fit each other.
     """
-    # First of all: devices cannot be divided up once TensorFlow has computed.
+    if os.path.exists(model_dir) and not os.path.isdir(model_dir):
+        raise UserError(
+            "--model_dir must be a folder, or a name for a new one. Received: "
+            f"{model_dir}, which is a file."
+        )
+    # Before all else: devices cannot be divided up once TensorFlow has computed.
     strategy = strategy or build_strategy()
     settings = Settings()
     logging.info(describe_devices(strategy, settings.batch_size))

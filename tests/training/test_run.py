@@ -534,3 +534,9 @@ def test_run_never_opens_a_label(tiny, tmp_path, monkeypatch):
     assert {"depth_zbuffer", "edge_texture"} <= set(run.data.train[0].files)
     runs.train(run, str(tmp_path / "with"))
     assert opened == {"rgb"}
+
+
+def test_run_in_a_file_is_refused_by_name(tiny, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UserError, match="--model_dir must be a folder.*is a file"):
+        tiny.build(tmp_path / "run", *PLAIN)
