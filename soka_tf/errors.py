@@ -1,5 +1,7 @@
 """The exceptions that are shown as one line: what the user can mend or wait for."""
 
+import re
+
 
 class UserError(Exception):
     """A mistake in a file, a binding or a flag: shown as one line, without traceback.
@@ -20,3 +22,15 @@ class LostWorker(UserError):
 def plain_message(error: UserError) -> str:
     """The message without what gin appends about its configurables."""
     return str(error).split("\n  In call to configurable", maxsplit=1)[0]
+
+
+def reason(error: Exception) -> str:
+    """Why Python or TensorFlow could not do something, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    lines = str(getattr(error, "message", error)).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    # TensorFlow puts the name of its operation around the system's words.
+    text = re.sub(r"^\{\{function_node .*?\}\}\s*", "", text)
+    return re.sub(r"\s*\[Op:\w+\].*$", "", text)[:300]

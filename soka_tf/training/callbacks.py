@@ -13,9 +13,9 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, reason
 from soka_tf.soka.model import SokaModel
-from soka_tf.training.saving import FAILURES, reason, try_save
+from soka_tf.training.saving import FAILURES, try_save
 
 # Who moves in which phase of a cycle, for weights that are no longer finite.
 _PHASE_OF_PLAYER = {

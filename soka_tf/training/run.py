@@ -70,7 +70,6 @@ _FREE_BINDINGS = (
     "build_strategy.name",
     "build_strategy.logical_cpus",
     "strategy",
-    "logical_cpus",
 )
 
 
@@ -393,8 +392,7 @@ def train(
             replicas=context.num_replicas_in_sync // workers,
         )
         if settings.data_service is not None:
-            # The service goes on with a job that it knows: every start has its own.
-            job = f"{os.path.abspath(model_dir)}@{start}"
+            job = os.path.abspath(model_dir)  # the same for all workers of the run
             return service_dataset(service=settings.data_service, job=job, **common)
         return image_dataset(
             **common,

@@ -7,6 +7,7 @@ from typing import List, Optional
 
 import tensorflow as tf
 
+from soka_tf.errors import reason
 from soka_tf.training.strategy import raise_if_worker_lost
 
 # What Python and TensorFlow raise where a file cannot be written.
@@ -58,18 +59,6 @@ def remove_leftovers(folder: str) -> List[str]:
         if not os.path.exists(path):
             removed.append(name)
     return sorted(removed)
-
-
-def reason(error: Exception) -> str:
-    """Why a file could not be written, in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    lines = str(getattr(error, "message", error)).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
-    # TensorFlow puts the name of its operation around the system's words.
-    text = re.sub(r"^\{\{function_node .*?\}\}\s*", "", text)
-    return re.sub(r"\s*\[Op:\w+\].*$", "", text)[:300]
 
 
 def _remove(path: str) -> None:

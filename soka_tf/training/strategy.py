@@ -4,14 +4,13 @@ import contextlib
 import glob
 import json
 import os
-import re
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import gin
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.errors import LostWorker, UserError
+from soka_tf.errors import LostWorker, UserError, reason
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 _EXAMPLE = (
@@ -165,11 +164,9 @@ def raise_if_worker_lost(error: Exception, when: str = "During training") -> Non
     # tf.data hands on what a reader raised as text of an error of its own.
     if not lost or "UserError: " in text or not in_cluster():
         return
-    first = (text.strip().splitlines() or [type(error).__name__])[0]
-    first = re.sub(r"\{\{.*?\}\}\s*", "", first)[:200]  # the operation's name
     raise LostWorker(
-        f"{when}, another worker was lost or did not answer ({first}). Start the "
-        "command on all workers again: the run goes on from its last checkpoint "
+        f"{when}, another worker was lost or did not answer ({reason(error)}). Start "
+        "the command on all workers again: the run goes on from its last checkpoint "
         "(docs/reliability.md)."
     ) from error
 

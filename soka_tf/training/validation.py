@@ -6,11 +6,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, reason
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.training.callbacks import NotFinite, StepCallback
-from soka_tf.training.saving import FAILURES, reason, try_save
+from soka_tf.training.saving import FAILURES, try_save
 from soka_tf.training.strategy import in_cluster, raise_if_worker_lost
 
 MEAN = "validation/mean"
