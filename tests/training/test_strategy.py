@@ -129,7 +129,9 @@ def test_lost_worker_in_a_cluster_says_how_to_go_on(monkeypatch):
     "error",
     [
         tf.errors.ResourceExhaustedError(None, None, "OOM on /job:worker/task:0"),
-        tf.errors.UnknownError(None, None, "UserError: None of the images; connection"),
+        tf.errors.UnknownError(
+            None, None, "UserError: None of the images; socket closed"
+        ),
         RuntimeError("worker"),
     ],
 )

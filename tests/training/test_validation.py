@@ -134,3 +134,13 @@ def test_validation_full_disk_keeps_the_best_before_and_tries_again(
     assert "the student of step 2, the best so far, was not kept" in caplog.text
     run(validating(model, tmp_path, [2.0]), model, 1)
     assert best_step(tmp_path) == 3
+
+
+def test_validation_after_a_failed_save_keeps_what_beats_the_kept_one(
+    tmp_path,
+    full_disk,  # noqa: F811
+):
+    model = Model()
+    full_disk(tmp_path, [2])
+    run(validating(model, tmp_path, [3.0, 1.0, 2.0]), model, 3)
+    assert best_step(tmp_path) == 3
