@@ -9,11 +9,17 @@ evaluation.json, operative_config.gin and saved_model/. Called again, it goes on
 it was stopped. With --dry_run it prints what it would do, and stops.
 """
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING, Any, Sequence
 
 from absl import flags, logging
 
 from soka_tf import cli
+
+if TYPE_CHECKING:
+    from soka_tf.training.run import Run
 
 FLAGS = flags.FlagValues()
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -58,6 +64,26 @@ def main() -> None:
 
 
 def _train(model_dir: str) -> None:
+    from soka_tf.training import run as runs
+
+    logging.info("Loading teachers, finding or drawing images ...")
+    run = runs.build_run(model_dir)
+    for name in cli.unused_bindings():
+        logging.warning("The binding %s is used by nothing in this run.", name)
+    print(complete(run, model_dir))
+
+
+def complete(run: Run, model_dir: str, callbacks: Sequence[Any] = ()) -> str:
+    """Trains a run to its last step, measures it and exports its student.
+
+    Args:
+      run: of `soka_tf.training.run.build_run`.
+      model_dir: the run's folder.
+      callbacks: Keras callbacks beside the run's own.
+
+    Returns:
+      Its table and where everything is, as text.
+    """
     from soka_tf.evaluation.panels import PanelCallback
     from soka_tf.evaluation.report import format_table
     from soka_tf.evaluation.run import evaluate_run, fixed_batch
@@ -65,10 +91,6 @@ def _train(model_dir: str) -> None:
     from soka_tf.serving.saved_model import export_student
     from soka_tf.training import run as runs
 
-    logging.info("Loading teachers, finding or drawing images ...")
-    run = runs.build_run(model_dir)
-    for name in cli.unused_bindings():
-        logging.warning("The binding %s is used by nothing in this run.", name)
     folder = run.output_dir  # the run's, but for workers beside the chief
     runs.claim(model_dir, run.config, folder == model_dir)
     writer = runs.summary_writer(folder)
@@ -83,7 +105,7 @@ def _train(model_dir: str) -> None:
         settings.panel_every_steps,
         writer,
     )
-    runs.train(run, model_dir, [panels], writer)
+    runs.train(run, model_dir, [panels, *callbacks], writer)
     logging.info(
         "Measuring teachers and student on %d images ...", len(run.data.validation)
     )
@@ -106,7 +128,7 @@ def _train(model_dir: str) -> None:
             settings.export_precision,
         )
         lines.append(f"  SavedModel    {export_dir}")
-    print("\n".join(lines))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

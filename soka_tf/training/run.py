@@ -284,6 +284,38 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
     )
 
 
+def reseed(run: Run, model_dir: str, seed: int) -> Run:
+    """The same run from another seed, in another folder, with the graphs it has traced.
+
+    Its model is `run`'s, with all state as `build_run` makes it for that seed; `run`
+    itself must not be used any more. The bindings must be those of `run`.
+
+    Args:
+      run: built here; trained or not.
+      model_dir: the new run's folder.
+      seed: see `Settings`.
+    """
+    settings = dataclasses.replace(run.settings, seed=seed)
+    config = re.sub(r"(?m)^seed = .*$", f"seed = {seed}", run.config)
+    _refuse_differences(model_dir, config)
+    model = run.model
+    with run.strategy.scope():
+        fresh = assemble_model(settings, model.teachers)
+        players = build.build_optimizers(settings.max_steps)
+        fresh.compile(players.optimizers)
+    with tempfile.TemporaryDirectory() as folder:
+        path = _checkpoint(fresh).write(os.path.join(folder, "fresh"))
+        _checkpoint(model).read(path).assert_consumed()
+    model.seed = seed
+    if model.adversary is not None:  # its noise has the seed as a constant
+        model.make_train_function(force=True)
+    names = settings.task_names
+    data = build.build_data(names, settings.image_size, split_file(model_dir))
+    return dataclasses.replace(
+        run, settings=settings, data=data, config=config, output_dir=model_dir
+    )
+
+
 def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
     """Builds the model of a run from the bindings, not yet compiled."""
     names = settings.task_names
@@ -697,12 +729,14 @@ def _last_there(state: Any) -> Optional[str]:
 
 
 def _manager(model_dir: str, model: SokaModel, keep: int) -> tf.train.CheckpointManager:
-    items = {k: v for k, v in model.checkpoint_items().items() if v is not None}
     return tf.train.CheckpointManager(
-        tf.train.Checkpoint(**items),
-        _checkpoint_dir(model_dir),
-        max_to_keep=keep,
+        _checkpoint(model), _checkpoint_dir(model_dir), max_to_keep=keep
     )
+
+
+def _checkpoint(model: SokaModel) -> tf.train.Checkpoint:
+    items = {k: v for k, v in model.checkpoint_items().items() if v is not None}
+    return tf.train.Checkpoint(**items)
 
 
 def _restore(

@@ -1,0 +1,1 @@
+"""The paper's study: what is trained, how runs become tables, and how they look."""

@@ -1,0 +1,728 @@
+"""Every table and figure of the paper, and its open questions: what to train for each.
+
+The paper's values are those of its printed tables; None where our copy of the paper
+cannot be read or the paper has no number.
+"""
+
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from tools.studies.training import Setting, Training
+
+DEPTH, EDGE2D = "depth_zbuffer", "edge_texture"
+EDGE3D, NORMAL = "edge_occlusion", "normal"
+SHORT = {DEPTH: "depth", EDGE2D: "edge2d", EDGE3D: "edge3d", NORMAL: "normal"}
+PAIR = (DEPTH, EDGE2D)
+THREE = (DEPTH, EDGE2D, NORMAL)
+# Auxiliary teachers as in gin/paper/: named by Table 4 and Fig. 1 for two pairs only.
+PAIRS = {
+    PAIR: "['keypoints3d']",
+    (DEPTH, NORMAL): "['edge_occlusion']",
+    (DEPTH, EDGE3D): "'none'",
+    (EDGE2D, NORMAL): "'none'",
+    (EDGE2D, EDGE3D): "'none'",
+    (EDGE3D, NORMAL): "'none'",
+}
+Column = Tuple[str, str]  # task, metric
+
+
+class Scale(NamedTuple):
+    """A size at which everything can be run.
+
+    Attributes:
+      files: gin files of all runs.
+      steps: length of a run.
+      single_student: bindings of a student of n-to-n, so that n of them have about
+        the parameters of ours.
+      more_steps: length at which soft targets and features alone cost what SOKA costs.
+    """
+
+    files: Sequence[str]
+    steps: int
+    single_student: Sequence[str]
+    more_steps: Mapping[str, float]
+
+
+class Row(NamedTuple):
+    """A row of a table.
+
+    Attributes:
+      title: as the paper calls it.
+      trainings: what to train; with several, each task is the one's that has it.
+        Empty: the teachers.
+      paper: column -> the paper's value.
+      parameters: the paper's count, as it prints it.
+    """
+
+    title: str
+    trainings: Sequence[Training]
+    paper: Mapping[Column, Optional[float]] = {}
+    parameters: str = ""
+
+
+class Comparison(NamedTuple):
+    """What a table is to show: one row better than another in these columns."""
+
+    better: str
+    worse: str
+    columns: Sequence[Column]
+
+
+class Table(NamedTuple):
+    """A table of runs.
+
+    Attributes:
+      title: of the table.
+      columns: what is measured, against the truth.
+      rows: of which the first may be the teachers.
+      comparisons: what the paper claims of them, or the question at hand.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    comparisons: Sequence[Comparison] = ()
+
+
+class Study(NamedTuple):
+    """A table or figure of the paper, or an open question.
+
+    Attributes:
+      name: as --study takes it.
+      title: one line.
+      text: what is compared, in a few sentences.
+      tables: of runs.
+      curves: rows whose losses and task weights are drawn over the steps.
+      panels: rows whose students are shown beside their teachers.
+      command: name of a further measurement: "parameters", "inference", "similarity".
+    """
+
+    name: str
+    title: str
+    text: str
+    tables: Sequence[Table] = ()
+    curves: Sequence[Row] = ()
+    panels: Sequence[Row] = ()
+    command: Optional[str] = None
+
+    @property
+    def trainings(self) -> List[Training]:
+        """All that is to be trained, each once."""
+        rows = [row for table in self.tables for row in table.rows]
+        rows += [*self.curves, *self.panels]
+        return list(dict.fromkeys(t for row in rows for t in row.trainings))
+
+
+def _method(
+    tasks: Sequence[str], method: str, *params: str, name: str = "", share: float = 1.0
+) -> Training:
+    """A run of gin/methods/<method>.gin."""
+    return Training(
+        "-".join(SHORT[task] for task in tasks) + f"/{name or method}",
+        tuple(tasks),
+        (f"gin/methods/{method}.gin",),
+        tuple(params),
+        share,
+    )
+
+
+def _soka(tasks: Sequence[str] = PAIR, *params: str, name: str = "soka") -> Training:
+    """The whole method; with the pair's auxiliary teacher unless bound."""
+    if not any(param.startswith("auxiliary") for param in params):
+        params = (f"auxiliary = {PAIRS.get(tuple(tasks), repr('none'))}", *params)
+    return _method(tasks, "soka", *params, name=name)
+
+
+def _values(columns: Sequence[Column], *values: Optional[float]) -> Dict[Column, float]:
+    if len(columns) != len(values):
+        raise ValueError(f"{len(columns)} columns, {len(values)} values: {values}.")
+    return dict(zip(columns, values))
+
+
+def _of(task: str, *metrics: str) -> List[Column]:
+    return [(task, metric) for metric in metrics]
+
+
+_RMSES = [(task, "rmse") for task in PAIR]
+
+
+def define(scale: Scale) -> Dict[str, Study]:
+    """Returns name -> study, in the order of the paper, open questions last."""
+    studies = [
+        _table1(),
+        _table2(),
+        _table3(),
+        _table4(),
+        _table5(scale),
+        _supp1(),
+        _supp2(scale),
+        _supp3(),
+        _figure1(),
+        *_panels(),
+        *_curves(),
+        *_open_questions(scale),
+    ]
+    return {study.name: study for study in studies}
+
+
+def setting(scale: Scale, steps: Optional[int], params: Sequence[str]) -> Setting:
+    """What all runs of a scale share."""
+    return Setting(tuple(scale.files), steps or scale.steps, tuple(params))
+
+
+def _table1() -> Study:
+    ratio = ("rmse", "delta1", "delta2")
+    depth = _of(DEPTH, "rmse", "rel", "delta1")
+    printed = {
+        DEPTH: (
+            depth,
+            (10.22, 1.57, 0.6687),
+            {
+                PAIR: (10.21, 1.22, 0.6581),
+                (DEPTH, NORMAL): (10.32, 1.32, 0.4656),
+                (DEPTH, EDGE3D): (10.21, 1.25, 0.5841),
+            },
+        ),
+        NORMAL: (
+            _of(NORMAL, *ratio),
+            (7.52, 0.6767, 0.7943),
+            {
+                (DEPTH, NORMAL): (7.56, 0.6400, 0.7283),
+                (EDGE2D, NORMAL): (7.51, 0.6587, 0.7845),
+                (EDGE3D, NORMAL): (7.57, 0.6323, 0.7215),
+            },
+        ),
+        EDGE2D: (
+            _of(EDGE2D, *ratio),
+            (6.07, 0.4841, 0.7256),
+            {
+                PAIR: (6.40, 0.4586, 0.7112),
+                (EDGE2D, NORMAL): (6.51, 0.4508, 0.6997),
+                (EDGE2D, EDGE3D): (6.06, 0.4774, 0.7231),
+            },
+        ),
+        EDGE3D: (
+            _of(EDGE3D, *ratio),
+            (6.11, 0.4840, 0.7056),
+            {
+                (DEPTH, EDGE3D): (6.12, 0.4706, 0.6988),
+                (EDGE3D, NORMAL): (6.43, 0.3913, 0.6731),
+                (EDGE2D, EDGE3D): (6.09, 0.4763, 0.7159),
+            },
+        ),
+    }
+    tables = []
+    for task, (columns, teacher, students) in printed.items():
+        rows = [Row("teacher", (), _values(columns, *teacher))]
+        for pair, values in students.items():
+            title = "-".join(SHORT[t] for t in pair)
+            rows.append(Row(title, (_soka(pair),), _values(columns, *values)))
+        tables.append(Table(SHORT[task], columns, rows))
+    return Study(
+        "table1",
+        "Table 1: students of six pairs of tasks against their teachers",
+        "Every student has a decoder for each task of its pair; each table shows one "
+        "task, for the teacher and for the students that have it.",
+        tables,
+    )
+
+
+def _table2() -> Study:
+    return Study(
+        "table2",
+        "Table 2: parameters of the teachers, the student and the MTL network",
+        "Counted at full size. The paper counts a training checkpoint; "
+        "docs/parameters.md has the arithmetic.",
+        command="parameters",
+    )
+
+
+_TABLE3 = [
+    *_of(DEPTH, "rmse", "rel", "delta1"),
+    *_of(EDGE2D, "rmse", "delta1", "delta2", "delta3"),
+]
+
+
+def _table3() -> Study:
+    rows = [
+        Row("teacher", ()),
+        Row(
+            "dMTL",
+            (_method(PAIR, "dmtl"),),
+            _values(_TABLE3, None, None, 0.4953, None, None, 0.3763, 0.5037),
+        ),
+        Row(
+            "dMTL + GradNorm",
+            (_method(PAIR, "dmtl_gradnorm"),),
+            _values(_TABLE3, 10.23, 1.22, 0.5581, 7.48, 0.4191, 0.5270, 0.6402),
+        ),
+        Row(
+            "ours",
+            (_soka(),),
+            _values(_TABLE3, 10.21, 1.22, 0.6176, 6.40, 0.4586, 0.7112, 0.7855),
+        ),
+    ]
+    return Study(
+        "table3",
+        "Table 3: SOKA, without labels, against learning from labels",
+        "dMTL trains the same student on ground truth of the same images. Four of the "
+        "paper's numbers of dMTL are not legible in the copy that we have.",
+        [
+            Table(
+                "depth and 2D edges",
+                _TABLE3,
+                rows,
+                [
+                    Comparison("ours", "dMTL", _RMSES),
+                    Comparison("ours", "dMTL + GradNorm", _RMSES),
+                ],
+            )
+        ],
+    )
+
+
+def _table4() -> Study:
+    none = _soka(PAIR, "auxiliary = 'none'", name="soka_no_auxiliary")
+    weak = _soka(PAIR, "auxiliary = ['vanishing_point']", name="soka_vanishing_point")
+    rows = [
+        Row(
+            "teacher",
+            (),
+            _values(_TABLE3, 10.22, 1.57, 0.6687, 6.07, 0.4841, 0.7256, 0.8148),
+        ),
+        Row(
+            "w/o auxiliary",
+            (none,),
+            _values(_TABLE3, 10.26, 1.23, 0.4953, 7.83, 0.4002, 0.5295, 0.6132),
+        ),
+        Row(
+            "vanishing point",
+            (weak,),
+            _values(_TABLE3, 10.42, 1.23, 0.4737, 8.86, 0.2144, 0.3227, 0.5159),
+        ),
+        Row(
+            "keypoint3d",
+            (_soka(),),
+            _values(_TABLE3, 10.21, 1.22, 0.6176, 6.70, 0.4586, 0.7112, 0.7981),
+        ),
+    ]
+    return Study(
+        "table4",
+        "Table 4: without an auxiliary teacher, with a weak and with a strong one",
+        "The caption speaks of normals, the columns of 2D edges; the last row is "
+        "Table 5's but for two numbers, so that we take the columns' word.",
+        [
+            Table(
+                "depth and 2D edges",
+                _TABLE3,
+                rows,
+                [
+                    Comparison("keypoint3d", "w/o auxiliary", _RMSES),
+                    Comparison("keypoint3d", "vanishing point", _RMSES),
+                    Comparison("w/o auxiliary", "vanishing point", _RMSES),
+                ],
+            )
+        ],
+    )
+
+
+_TABLE5 = [
+    *_of(DEPTH, "rmse", "rel"),
+    *_of(EDGE2D, "rmse", "delta1", "delta2", "delta3"),
+]
+
+
+def _ablation() -> List[Row]:
+    return [
+        Row("teacher", ()),
+        Row(
+            "KD",
+            (_method(PAIR, "kd"),),
+            _values(_TABLE5, 10.26, 1.23, 7.83, 0.2002, 0.3905, 0.5295),
+        ),
+        Row(
+            "KD + MIA",
+            (_method(PAIR, "kd_mia"),),
+            _values(_TABLE5, 10.22, 1.25, 6.91, 0.3102, 0.5216, 0.7690),
+        ),
+        Row(
+            "KD + MIA + ACCT",
+            (_soka(),),
+            _values(_TABLE5, 10.21, 1.22, 6.40, 0.4586, 0.7112, 0.7855),
+        ),
+    ]
+
+
+def _table5(scale: Scale) -> Study:
+    return Study(
+        "table5",
+        "Table 5: what each part of the method adds",
+        "KD: soft targets only. KD + MIA: and the amalgamated features, encoder and "
+        "decoders together. KD + MIA + ACCT: the whole method, in cycles. All of the "
+        "same number of steps; the study 'compute' compares at equal cost.",
+        [
+            Table(
+                "depth and 2D edges",
+                _TABLE5,
+                _ablation(),
+                [
+                    Comparison("KD + MIA", "KD", _RMSES),
+                    Comparison("KD + MIA + ACCT", "KD + MIA", _RMSES),
+                ],
+            )
+        ],
+    )
+
+
+_SUPP1 = [
+    *_of(DEPTH, "rmse", "rel", "delta1"),
+    *_of(EDGE2D, "rmse", "delta1"),
+    *_of(NORMAL, "rmse", "delta1", "delta2"),
+]
+
+
+def _supp1() -> Study:
+    rows = [
+        Row(
+            "teachers",
+            (),
+            _values(_SUPP1, 10.22, 1.57, 0.6687, 6.07, 0.4841, 7.52, 0.6767, 0.7943),
+            "360.27M",
+        ),
+        Row(
+            "KD",
+            (_method(THREE, "kd"),),
+            _values(_SUPP1, 10.41, 1.36, 0.4548, 8.27, 0.2453, 9.68, 0.4527, 0.6178),
+            "221.96M",
+        ),
+        Row(
+            "ours",
+            (_soka(THREE),),
+            _values(_SUPP1, 10.20, 1.25, 0.5543, 6.78, 0.4436, 7.81, 0.6213, 0.7832),
+            "221.96M",
+        ),
+    ]
+    return Study(
+        "supp1",
+        "Supplement, Table 1: three tasks in one student",
+        "Depth, 2D edges and surface normals; no auxiliary teacher, for the paper "
+        "names none.",
+        [
+            Table(
+                "depth, 2D edges, normals",
+                _SUPP1,
+                rows,
+                [Comparison("ours", "KD", [(task, "rmse") for task in THREE])],
+            )
+        ],
+    )
+
+
+def _supp2(scale: Scale) -> Study:
+    depth, edges = _of(DEPTH, "rmse", "rel"), _of(EDGE2D, "rmse", "delta1")
+    two = [*depth, *edges]
+    three = [*two, *_of(NORMAL, "rmse", "delta1", "delta2")]
+    single = {task: _method([task], "n_to_n", *scale.single_student) for task in THREE}
+    return Study(
+        "supp2",
+        "Supplement, Table 2: one student of n tasks against n students of one",
+        "The n students of n-to-n are distilled from one teacher each (KD). Together "
+        "they have about the parameters of our one student of two tasks, and more than "
+        "that of three, as in the paper.",
+        [
+            Table(
+                "two tasks",
+                two,
+                [
+                    Row(
+                        "KD 2-to-2",
+                        (single[DEPTH], single[EDGE2D]),
+                        _values(two, 10.38, 1.47, 7.24, 0.2700),
+                        "177.74M",
+                    ),
+                    Row(
+                        "ours 2-to-1",
+                        (_soka(),),
+                        _values(two, 10.21, 1.22, 6.40, 0.4586),
+                        "175.75M",
+                    ),
+                ],
+                [Comparison("ours 2-to-1", "KD 2-to-2", _RMSES)],
+            ),
+            Table(
+                "three tasks",
+                three,
+                [
+                    Row(
+                        "KD 3-to-3",
+                        tuple(single.values()),
+                        _values(three, 10.38, 1.47, 7.24, 0.2700, 8.41, 0.5829, 0.7296),
+                        "266.61M",
+                    ),
+                    Row(
+                        "ours 3-to-1",
+                        (_soka(THREE),),
+                        _values(three, 10.20, 1.25, 6.78, 0.4436, 7.81, 0.6213, 0.7832),
+                        "221.96M",
+                    ),
+                ],
+                [
+                    Comparison(
+                        "ours 3-to-1", "KD 3-to-3", [(task, "rmse") for task in THREE]
+                    )
+                ],
+            ),
+        ],
+    )
+
+
+def _supp3() -> Study:
+    return Study(
+        "supp3",
+        "Supplement, Table 3: time to predict",
+        "Networks with random weights, in float32, as Keras runs them, all on the same "
+        "images in turns. The paper's seconds are of an unnamed number of images: only "
+        "ratios can be compared.",
+        command="inference",
+    )
+
+
+def _figure1() -> Study:
+    return Study(
+        "fig1",
+        "Supplement, Fig. 1: similarity of the tasks by RSA",
+        "Spearman's correlation of the teachers' representation dissimilarity "
+        "matrices.",
+        command="similarity",
+    )
+
+
+def _panels() -> List[Study]:
+    pair, normals = _soka(), _soka((DEPTH, NORMAL))
+    return [
+        Study(
+            "fig2",
+            "Supplement, Fig. 2: one student of three tasks, beside its teachers",
+            "Validation images that are always the same; seed 0.",
+            panels=[Row("depth, 2D edges, normals", (_soka(THREE),))],
+        ),
+        Study(
+            "fig4",
+            "Fig. 4: students of two tasks, beside their teachers",
+            "Validation images that are always the same; seed 0.",
+            panels=[
+                Row("depth and 2D edges", (pair,)),
+                Row("depth and normals", (normals,)),
+            ],
+        ),
+    ]
+
+
+def _rate(rate: str, name: str) -> Training:
+    return _soka(
+        PAIR, f"build_optimizers.task_weights_rate = {rate}", name=f"soka_rate_{name}"
+    )
+
+
+def _curves() -> List[Study]:
+    return [
+        Study(
+            "fig3",
+            "Supplement, Fig. 3: losses and task weights of three tasks",
+            "Means over the seeds, with the range from the least to the largest.",
+            curves=[Row("depth, 2D edges, normals", (_soka(THREE),))],
+        ),
+        Study(
+            "fig5",
+            "Fig. 5: losses and task weights for two rates of the task weights",
+            "The paper's rates are 1e-3 and 1e-4 for 600 000 steps. Runs that are "
+            "hundreds of times shorter need larger ones to move the weights as far: "
+            "ten times apart, as the paper's are.",
+            [
+                Table(
+                    "depth and 2D edges",
+                    [*_of(DEPTH, "rmse"), *_of(EDGE2D, "rmse")],
+                    [
+                        Row("rate 0.01", (_rate("0.01", "0.01"),)),
+                        Row("rate 0.001", (_rate("0.001", "0.001"),)),
+                    ],
+                )
+            ],
+            curves=[
+                Row("rate 0.01", (_rate("0.01", "0.01"),)),
+                Row("rate 0.001", (_rate("0.001", "0.001"),)),
+            ],
+        ),
+    ]
+
+
+def _question(
+    name: str, title: str, text: str, default: str, variants: Mapping[str, Training]
+) -> Study:
+    """A comparison of the whole method, as bound, with other choices."""
+    rows = [Row("teacher", ()), Row(f"{default} (default)", (_soka(),))]
+    rows += [Row(title, (training,)) for title, training in variants.items()]
+    return Study(
+        name,
+        title,
+        text,
+        [
+            Table(
+                "depth and 2D edges",
+                _RMSES,
+                rows,
+                [Comparison(rows[1].title, other, _RMSES) for other in variants],
+            )
+        ],
+    )
+
+
+def _open_questions(scale: Scale) -> List[Study]:
+    def soka(name: str, *params: str) -> Training:
+        return _soka(PAIR, *params, name=f"soka_{name}")
+
+    def variant(name: str) -> Training:
+        return soka(f"mia_{name}", f"build_amalgamation.variant = {name!r}")
+
+    more = scale.more_steps
+    return [
+        Study(
+            "compute",
+            "Steps-matched and compute-matched",
+            "A cycle costs more than a joint step. KD and KD + MIA are given so many "
+            "more steps that they cost what the whole method costs.",
+            [
+                Table(
+                    "depth and 2D edges",
+                    _RMSES,
+                    [
+                        *[row._replace(paper={}) for row in _ablation()],
+                        Row(
+                            "KD, equal cost",
+                            (_method(PAIR, "kd", name="kd_longer", share=more["kd"]),),
+                        ),
+                        Row(
+                            "KD + MIA, equal cost",
+                            (
+                                _method(
+                                    PAIR,
+                                    "kd_mia",
+                                    name="kd_mia_longer",
+                                    share=more["kd_mia"],
+                                ),
+                            ),
+                        ),
+                    ],
+                    [
+                        Comparison("KD + MIA", "KD", _RMSES),
+                        Comparison("KD + MIA + ACCT", "KD + MIA", _RMSES),
+                        Comparison("KD + MIA + ACCT", "KD, equal cost", _RMSES),
+                        Comparison("KD + MIA + ACCT", "KD + MIA, equal cost", _RMSES),
+                    ],
+                )
+            ],
+        ),
+        _question(
+            "mia",
+            "Which amalgamation",
+            "`build_amalgamation.variant`: Eq. 3 as printed, on L2-normalised "
+            "activations, on their outer products, or with sigma learnt by "
+            "reconstruction; and none, with the cycles kept.",
+            "reconstruction",
+            {
+                "literal": variant("literal"),
+                "normalized": variant("normalized"),
+                "outer_product": variant("outer_product"),
+                "none": soka(
+                    "mia_none",
+                    "auxiliary = 'none'",
+                    "build_amalgamation.variant = None",
+                ),
+            },
+        ),
+        _question(
+            "collaboration",
+            "Collaboration loss weighted or not",
+            "`build_model.weighted_collaboration`: whether omega_i multiplies L_i in "
+            "Eq. 8, which as printed has none.",
+            "not weighted",
+            {"weighted": soka("weighted", "build_model.weighted_collaboration = True")},
+        ),
+        _question(
+            "gradnorm_alpha",
+            "GradNorm's exponent, and fixed weights",
+            "`build_gradnorm.alpha` of Eq. 7, and `build_gradnorm.adaptive = False`: "
+            "weights of 1 / n throughout.",
+            "alpha 1.5",
+            {
+                "alpha 0.5": soka("alpha_0.5", "build_gradnorm.alpha = 0.5"),
+                "alpha 3": soka("alpha_3", "build_gradnorm.alpha = 3.0"),
+                "fixed weights": soka("fixed", "build_gradnorm.adaptive = False"),
+            },
+        ),
+        _question(
+            "gradnorm_rate",
+            "Learning rate of the task weights",
+            "`build_optimizers.task_weights_rate` (Adam).",
+            "0.005",
+            {"0.01": _rate("0.01", "0.01"), "0.001": _rate("0.001", "0.001")},
+        ),
+        _question(
+            "gradnorm_w",
+            "What GradNorm's W is",
+            "`build_gradnorm.layer`: the kernel of the last shared layer, or the "
+            "shared representation itself.",
+            "last shared layer",
+            {
+                "representation": soka(
+                    "w_representation", "build_gradnorm.layer = 'representation'"
+                )
+            },
+        ),
+        _question(
+            "batch",
+            "Same batch or a new one for the collaboration",
+            "`build_model.new_batch_in_collaboration`: whether collaboration and "
+            "weighting see other images than the competition.",
+            "same batch",
+            {
+                "new batch": soka(
+                    "new_batch", "build_model.new_batch_in_collaboration = True"
+                )
+            },
+        ),
+        _question(
+            "batch_norm",
+            "BatchNorm: of frozen parts, and at the end",
+            "`build_model.frozen_statistics`: with which statistics a frozen part "
+            "normalises. `build_model.settle_share`: for which share of the steps, at "
+            "the end, moving statistics are used by all.",
+            "batch's, settling",
+            {
+                "moving ones": soka(
+                    "frozen_moving", "build_model.frozen_statistics = 'moving'"
+                ),
+                "no settling": soka("no_settling", "build_model.settle_share = 0.0"),
+            },
+        ),
+        _question(
+            "cgan",
+            "With the adversarial term or without",
+            "`build_adversary.enabled`, from half of the steps on.",
+            "without",
+            {
+                "with": _method(
+                    PAIR,
+                    "soka_gan",
+                    f"auxiliary = {PAIRS[PAIR]}",
+                    f"build_adversary.start_step = {scale.steps // 2}",
+                )
+            },
+        ),
+        _question(
+            "soft_loss",
+            "Squared or absolute soft loss",
+            "`build_model.soft_loss`: Eq. 5 squares.",
+            "l1",
+            {"l2": soka("l2", "build_model.soft_loss = 'l2'")},
+        ),
+    ]

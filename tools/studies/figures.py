@@ -1,0 +1,142 @@
+"""A study's pictures: estimates with their intervals, curves over steps."""
+
+import csv
+import os
+import pathlib
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from soka_tf.tasks import get_task
+from tools.studies.intervals import Estimate
+from tools.studies.results import ResultRow, ResultTable
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_GREY = "#777777"
+
+
+def draw_table(table: ResultTable, path: pathlib.Path) -> None:
+    """Draws every row's rmse with its interval, one panel a task and the mean.
+
+    Args:
+      table: with at least one row that was run.
+      path: the PNG to write or replace.
+    """
+    panels: List[Tuple[str, List[Optional[Estimate]]]] = []
+    for task in dict.fromkeys(task for task, _ in table.columns):
+        if (task, "rmse") in table.columns:
+            title = f"{get_task(task).title}: rmse"
+            unit = get_task(task).unit
+            title += f" ({unit})" if unit else ""
+            panels.append((title, [r.cells[(task, "rmse")].ours for r in table.rows]))
+    panels.append(("rmse / teacher's, mean", [row.relative for row in table.rows]))
+    height = 1.1 + 0.36 * len(table.rows)
+    figure = Figure(figsize=(3.4 * len(panels) + 1.2, height), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (title, estimates) in zip(axes, panels):
+        _draw_estimates(axis, title, table.rows, estimates)
+    axes[0].set_yticks(range(len(table.rows)), [row.title for row in table.rows])
+    axes[0].invert_yaxis()
+    _save(figure, path)
+
+
+def _draw_estimates(
+    axis, title: str, rows: Sequence[ResultRow], estimates: Sequence[Optional[Estimate]]
+) -> None:
+    for place, (row, estimate) in enumerate(zip(rows, estimates)):
+        if estimate is None:
+            continue
+        if row.steps is None:  # a teacher
+            axis.axvline(estimate.mean, color=_GREY, linestyle=":", linewidth=1.2)
+        colour = _GREY if row.steps is None else _COLOURS[0]
+        axis.plot(
+            estimate.values,
+            [place] * len(estimate.values),
+            "o",
+            color=colour,
+            alpha=0.35,
+            markersize=4,
+            markeredgewidth=0,
+        )
+        axis.errorbar(
+            estimate.mean,
+            place,
+            xerr=estimate.half_width or 0,
+            fmt="D",
+            color=colour,
+            markersize=5,
+            capsize=3,
+        )
+    axis.set_title(title, fontsize=10)
+    axis.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.locator_params(axis="x", nbins=5)
+    axis.margins(y=0.5 / max(len(rows), 1))
+
+
+def draw_curves(runs: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) -> None:
+    """Draws losses and task weights over steps, a column a configuration.
+
+    Lines are means over the seeds; bands go from the least to the largest.
+
+    Args:
+      runs: title -> metrics.csv of its seeds.
+      path: the PNG to write or replace.
+    """
+    figure = Figure(figsize=(5.2 * len(runs), 5.6), dpi=120, layout="constrained")
+    axes = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
+    for (title, files), (losses, weights) in zip(runs.items(), axes.T):
+        columns = [_read(file) for file in files]
+        names = [n[len("loss/soft/") :] for n in columns[0] if "loss/soft/" in n]
+        for number, task in enumerate(names):
+            colour = _COLOURS[number % len(_COLOURS)]
+            for axis, kind in ((losses, "loss/soft/"), (weights, "task_weight/")):
+                steps, values = _together(columns, kind + task)
+                axis.fill_between(
+                    steps, values.min(0), values.max(0), color=colour, alpha=0.2, lw=0
+                )
+                axis.plot(
+                    steps, values.mean(0), color=colour, label=get_task(task).title
+                )
+        losses.set_yscale("log")
+        losses.set_title(title, fontsize=10)
+        weights.set_ylim(0, 1)
+        weights.set_xlabel("step")
+        for axis in (losses, weights):
+            axis.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("soft-target loss")
+    axes[1, 0].set_ylabel("task weight")
+    axes[0, 0].legend(frameon=False)
+    _save(figure, path)
+
+
+def _read(path: pathlib.Path) -> Dict[str, Dict[int, float]]:
+    """Column -> step -> value."""
+    columns: Dict[str, Dict[int, float]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for name, text in row.items():
+                if name.startswith(("loss/soft/", "task_weight/")) and text:
+                    columns.setdefault(name, {})[int(row["step"])] = float(text)
+    return columns
+
+
+def _together(
+    columns: Sequence[Dict[str, Dict[int, float]]], name: str
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Steps that all seeds know, and the values, [seeds, steps]."""
+    steps = sorted(set.intersection(*(set(c[name]) for c in columns)))
+    return np.array(steps), np.array([[c[name][s] for s in steps] for c in columns])
+
+
+def _save(figure: Figure, path: pathlib.Path) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=120)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

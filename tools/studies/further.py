@@ -1,0 +1,126 @@
+"""What a study measures without training: parameters, inference, similarity."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from typing import List, Mapping, NamedTuple, Optional, Sequence
+
+from tabulate import tabulate
+
+from soka_tf.errors import UserError
+from tools.studies.records import read_json
+from tools.studies.training import ROOT
+
+
+class Further(NamedTuple):
+    """Markdown and pictures of a measurement; `data` is for the JSON."""
+
+    blocks: Sequence[str]
+    pictures: Mapping[str, pathlib.Path] = {}
+    data: Optional[object] = None
+
+
+def parameters() -> Further:
+    """Table 2: counts of the networks at full size."""
+    from tools import count_parameters
+
+    counts = count_parameters.count_networks()
+    rows, data = [], []
+    for row in count_parameters.ROWS:
+        terms = count_parameters.checkpoint_terms(row, counts)
+        ours = sum(terms.values()) / 1e6
+        inference = count_parameters.inference_count(row, counts) / 1e6
+        # Readings of the paper's count are docs/parameters.md's business.
+        if row.amalgamates or not row.discriminator_statistics:
+            continue
+        agrees = "yes" if abs(ours - float(row.paper)) < 0.005 else "no"
+        name = row.name.split(",")[0]
+        rows.append([name, f"{ours:.3f}", row.paper, agrees, f"{inference:.3f}"])
+        data.append({"name": name, "ours": ours, "paper": float(row.paper)})
+    head = ["count, M", "ours", "paper", "agrees", "at inference"]
+    return Further([_markdown(head, rows)], data=data)
+
+
+def inference(scale: str, folder: pathlib.Path) -> Further:
+    """Supplement, Table 3: time of one student against teachers and n students."""
+    path = folder / f"inference_{scale}.json"
+    if not path.is_file():
+        _run(
+            "tools/benchmark.py",
+            "inference",
+            f"--scale={scale}",
+            f"--json={path}",
+        )
+    measured = read_json(path)
+    printed = {
+        "teachers": (8.925, 13.387),
+        "single_students": (7.724, 11.545),
+        "student": (5.560, 6.876),
+    }
+    names = {
+        "teachers": "teachers",
+        "single_students": "KD n-to-n students",
+        "student": "ours, n-to-1",
+    }
+    seconds = measured["seconds"]
+    batches = sorted(
+        {int(name.rsplit("_", 1)[1]) for name in seconds if "_batch_" in name}
+    )
+    rows: List[List[str]] = []
+    for case, paper in printed.items():
+        cells = [names[case]]
+        for number, tasks in enumerate((2, 3)):
+            base = printed["teachers"][number]
+            cells.append(f"{paper[number] / base:.3f}")
+            for batch in batches:
+                key = f"unfolded_{case}_{tasks}_tasks_batch_{batch}"
+                over = f"unfolded_teachers_{tasks}_tasks_batch_{batch}"
+                found = seconds.get(key)
+                cells.append(f"{found / seconds[over]:.3f}" if found else "not run")
+        rows.append(cells)
+    head = ["time / teachers'"]
+    for tasks in (2, 3):
+        head += [f"{tasks} tasks: paper", *(f"ours, batch {b}" for b in batches)]
+    return Further([_markdown(head, rows)], data=measured)
+
+
+def similarity(
+    images: Optional[str], teachers: Optional[str], folder: pathlib.Path
+) -> Further:
+    """The similarity matrix of all teachers that there are."""
+    out_dir = folder / "similarity"
+    if not (out_dir / "similarity.json").is_file():
+        arguments = [f"--out_dir={out_dir}", "--targets=depth_zbuffer,edge_texture"]
+        if images:
+            arguments.append(f"--images={images}")
+        if teachers:
+            arguments.append(f"--teachers={teachers}")
+        _run("tools/task_similarity.py", *arguments)
+    found = read_json(out_dir / "similarity.json")
+    names = found["names"]
+    rows = [
+        [name, *(f"{value:.3f}" for value in values)]
+        for name, values in zip(names, found["similarity"])
+    ]
+    choice = found["choice"]["explanation"]
+    blocks = [
+        _markdown(["", *names], rows),
+        f"On {found['images']} images. The auxiliary teacher of depth and 2D edges:",
+        "\n".join(f"    {line}" for line in choice),
+    ]
+    return Further(blocks, {"similarity": out_dir / "similarity.png"}, found)
+
+
+def _run(tool: str, *arguments: str) -> None:
+    command = [sys.executable, str(ROOT / tool), *arguments]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    status = subprocess.run(command, env=environment, check=False).returncode
+    if status:
+        raise UserError(f"{tool} ended with status {status}; its message is above.")
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    align = ["left", *["right"] * (len(head) - 1)]
+    return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)

@@ -1,0 +1,213 @@
+"""A study's results as Markdown."""
+
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+from tabulate import tabulate
+
+from soka_tf.tasks import get_task
+from tools.studies.definitions import Study
+from tools.studies.results import Cell, ResultRow, ResultTable, number
+
+METRICS = {
+    "rmse": "rmse",
+    "rel": "rel",
+    "delta1": "<1.25",
+    "delta2": "<1.25²",
+    "delta3": "<1.25³",
+}
+LEGEND = (
+    "Each cell: ours, mean ± half of the 95 % interval over the seeds; below it the "
+    "paper's, and whether the cell stands to the others of its column as in the paper: "
+    "`yes` (intervals apart), `on average`, `not told` (the means differ from the "
+    "paper's order, within the noise), `no` (apart, the other way round). The paper's "
+    "units are not ours: only the order can be compared. rmse is in the task's unit; "
+    "rmse and rel are better when lower, shares within 1.25 when higher."
+)
+
+
+class Section(NamedTuple):
+    """What a study adds to a page.
+
+    Attributes:
+      study: which.
+      command: that makes it again.
+      tables: of runs.
+      blocks: further Markdown, such as a table of another tool.
+      pictures: file -> what it shows.
+      missing: why something is not there; empty if all is.
+    """
+
+    study: Study
+    command: str
+    tables: Sequence[ResultTable]
+    blocks: Sequence[str]
+    pictures: Mapping[str, str]
+    missing: Sequence[str]
+
+
+def section(part: Section, level: int = 2) -> str:
+    """The Markdown of a study."""
+    lines = [f"{'#' * level} {part.study.title}", "", part.study.text, ""]
+    lines += ["```", part.command, "```", ""]
+    for table in part.tables:
+        if len(part.tables) > 1:
+            lines += [f"**{table.title}**", ""]
+        lines += [_main_table(table), "", _beside(table), ""]
+        lines += [f"- {finding}" for finding in table.findings]
+        lines += [""] * bool(table.findings)
+    for block in part.blocks:
+        lines += [block, ""]
+    for file, text in part.pictures.items():
+        lines += [f"![{text}]({file})", "", f"*{text}*", ""]
+    for reason in part.missing:
+        lines += [f"Not run: {reason}", ""]
+    return "\n".join(lines)
+
+
+def _main_table(table: ResultTable) -> str:
+    head = ["", *(_column(task, metric) for task, metric in table.columns)]
+    rows = [
+        [row.title, *(_cell(row.cells[column]) for column in table.columns)]
+        for row in table.rows
+    ]
+    return _markdown(head, rows)
+
+
+def _column(task: str, metric: str) -> str:
+    found = get_task(task)
+    unit = f" ({found.unit})" if metric == "rmse" and found.unit else ""
+    return f"{found.title}: {METRICS[metric]}{unit}"
+
+
+def _cell(cell: Cell) -> str:
+    if cell.ours is None and cell.paper is None:
+        return "-"
+    text = number(cell.ours) if cell.ours else "not run"
+    if cell.paper is not None:
+        text += f"<br>paper {cell.paper:g}"
+        text += f": {cell.ordering}" if cell.ordering else ""
+    return text
+
+
+def _beside(table: ResultTable) -> str:
+    """What the paper's table does not show: imitation, the mean, size and cost."""
+    tasks = list(dict.fromkeys(task for task, _ in table.columns))
+    head = [
+        "",
+        *(f"{get_task(task).title}: rmse against the teacher" for task in tasks),
+        "rmse / teacher's, mean of the tasks",
+        "parameters",
+        "steps",
+        "CPU seconds a run",
+    ]
+    rows = []
+    for row in table.rows:
+        cost = row.cpu_seconds
+        rows.append(
+            [
+                row.title + (f" ({row.missing})" if row.missing else ""),
+                *(number(row.imitation.get(task)) for task in tasks),
+                number(row.relative),
+                _parameters(row),
+                f"{row.steps:,}" if row.steps else "-",
+                f"{cost.mean:.0f}" if cost else "-",
+            ]
+        )
+    return _markdown(head, rows)
+
+
+def _parameters(row: ResultRow) -> str:
+    ours = f"{row.parameters:,}" if row.parameters else "-"
+    if not row.paper_parameters:
+        return ours
+    return f"{ours}<br>paper {row.paper_parameters}"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    align = ["left", *["right"] * (len(head) - 1)]
+    return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def page(title: str, lead: Sequence[str], sections: Sequence[str]) -> str:
+    """A whole page."""
+    return "\n".join([f"# {title}", "", *lead, "", *sections]).rstrip() + "\n"
+
+
+def verdicts(sections: Sequence[Section]) -> str:
+    """How many cells of each study stand as in the paper."""
+    words = ("yes", "on average", "not told", "no")
+    rows: List[List[str]] = []
+    for part in sections:
+        counts: Dict[Optional[str], int] = {}
+        for table in part.tables:
+            for row in table.rows:
+                for cell in row.cells.values():
+                    counts[cell.ordering] = counts.get(cell.ordering, 0) + 1
+        if any(word in counts for word in words):
+            rows.append(
+                [part.study.title, *(str(counts.get(word, 0)) for word in words)]
+            )
+    return _markdown(["cells whose place in their column is the paper's", *words], rows)
+
+
+def results_page(
+    paper: Sequence[Section],
+    questions: Sequence[Section],
+    machine: Mapping[str, object],
+) -> str:
+    """docs/results.md: the paper's studies in full, and where the others are.
+
+    Args:
+      paper: of the paper's tables and figures; pictures relative to the page.
+      questions: of the open questions, each with a page in study/.
+      machine: what "processor", "cores" and "hours" the runs took.
+    """
+    lead = [
+        "Generated by",
+        "",
+        "```",
+        "python tools/reproduce.py --study=all --seeds=5 --model_dir=runs/study "
+        "--docs_dir=docs",
+        "```",
+        "",
+        f"on {machine['cores']} cores of {machine['processor']}: "
+        f"{machine['hours']:.1f} CPU hours in {machine['runs']} runs. The command of "
+        "each study stands at its head; it takes what the runs of the others have in "
+        "common.",
+        "",
+        LEGEND,
+        "",
+        "Intervals are Student's, over seeds: the seed chooses initial weights and the "
+        "order of the images; the images to train on and to measure on are the same.",
+        "",
+        verdicts(paper),
+    ]
+    parts = [section(part) for part in paper]
+    if questions:
+        rows = [
+            [f"[{part.study.title}](study/{part.study.name}.md)", _summary(part)]
+            for part in questions
+        ]
+        parts.append(
+            "\n".join(
+                [
+                    "## Open questions",
+                    "",
+                    "What the paper leaves open, and what our choice rests on.",
+                    "",
+                    tabulate(rows, ["question", "means"], tablefmt="pipe"),
+                    "",
+                ]
+            )
+        )
+    return page("Results", lead, parts)
+
+
+def _summary(part: Section) -> str:
+    """All rows' mean relative rmse, in one line."""
+    return "; ".join(
+        f"{row.title} {number(row.relative)}"
+        for table in part.tables
+        for row in table.rows
+        if row.steps
+    )

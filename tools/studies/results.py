@@ -1,0 +1,287 @@
+"""From finished runs to estimates: what a study's tables hold, as plain data."""
+
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+from soka_tf.tasks import get_task
+from tools.studies.definitions import Column, Comparison, Row, Study, Table
+from tools.studies.intervals import Estimate, apart, ordering, paired_difference
+from tools.studies.training import Outcome, Runs, Training
+
+
+class Cell(NamedTuple):
+    """One number of a table.
+
+    Attributes:
+      paper: its value in the paper; None where there is none.
+      ours: our estimate; None where not run.
+      ordering: whether it stands to its column as in the paper, see
+        `intervals.ordering`.
+    """
+
+    paper: Optional[float]
+    ours: Optional[Estimate]
+    ordering: Optional[str]
+
+
+class ResultRow(NamedTuple):
+    """A row of a table of results.
+
+    Attributes:
+      title: as in the definition.
+      cells: column -> its number.
+      imitation: task -> rmse of the student against its teacher.
+      relative: mean over the tasks of rmse against truth over the teacher's.
+      steps: of each run; None for teachers and where not run.
+      cpu_seconds: of all runs of the row with one seed.
+      parameters: our trainable scalars.
+      paper_parameters: the paper's count, as printed.
+      missing: why there are no numbers, or not all; None if all are there.
+    """
+
+    title: str
+    cells: Mapping[Column, Cell]
+    imitation: Mapping[str, Optional[Estimate]]
+    relative: Optional[Estimate]
+    steps: Optional[int]
+    cpu_seconds: Optional[Estimate]
+    parameters: Optional[int]
+    paper_parameters: str
+    missing: Optional[str]
+
+
+class ResultTable(NamedTuple):
+    """A table of results, and what it says."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[ResultRow]
+    findings: Sequence[str]
+
+
+def collect(
+    study: Study, runs: Runs, seeds: Sequence[int], reasons: Mapping[Training, str]
+) -> List[ResultTable]:
+    """Reads what a study's runs left.
+
+    Args:
+      study: whose tables.
+      runs: where they are.
+      seeds: of the runs.
+      reasons: training -> why some of its runs are not there.
+    """
+    return [_table(table, runs, seeds, reasons) for table in study.tables]
+
+
+def _table(
+    table: Table, runs: Runs, seeds: Sequence[int], reasons: Mapping[Training, str]
+) -> ResultTable:
+    read = [_read(row, runs, seeds) for row in table.rows]
+    any_evaluations: Dict[str, Mapping[str, Any]] = {}
+    for by_seed in read:
+        for evaluations in by_seed:
+            for outcome in evaluations:
+                for task, entries in outcome.evaluation["tasks"].items():
+                    any_evaluations.setdefault(task, entries)
+    estimates = []
+    for row, by_seed in zip(table.rows, read):
+        estimates.append(
+            {c: _estimate(row, by_seed, any_evaluations, c) for c in table.columns}
+        )
+    rows = []
+    for number, (row, by_seed) in enumerate(zip(table.rows, read)):
+        cells = {}
+        for column in table.columns:
+            paper = [r.paper.get(column) for r in table.rows]
+            ours = [e[column] for e in estimates]
+            cells[column] = Cell(
+                paper[number], ours[number], ordering(paper, ours, number)
+            )
+        rows.append(_row(row, by_seed, cells, table, any_evaluations, seeds, reasons))
+    return ResultTable(
+        table.title,
+        table.columns,
+        rows,
+        [s for c in table.comparisons for s in _findings(c, rows)],
+    )
+
+
+BySeed = Sequence[Sequence[Outcome]]
+
+
+def _read(row: Row, runs: Runs, seeds: Sequence[int]) -> BySeed:
+    """The outcomes of all runs of a row, of those seeds where all are there."""
+    by_seed = []
+    for seed in seeds:
+        outcomes = [runs.outcome(training, seed) for training in row.trainings]
+        if row.trainings and all(outcomes):
+            by_seed.append(outcomes)
+    return by_seed
+
+
+def _estimate(
+    row: Row, by_seed: BySeed, teachers: Mapping[str, Any], column: Column
+) -> Optional[Estimate]:
+    task, metric = column
+    if not row.trainings:
+        entry = (teachers.get(task) or {}).get("teacher")
+        # A teacher is what it is: no seed of ours changes it.
+        return Estimate(entry[metric], 0.0, [entry[metric]]) if entry else None
+    return _over_seeds(by_seed, task, "student", metric)
+
+
+def _over_seeds(
+    by_seed: BySeed, task: str, entry: str, metric: str
+) -> Optional[Estimate]:
+    values = []
+    for outcomes in by_seed:
+        found = [o.evaluation["tasks"].get(task) for o in outcomes]
+        measured = [tasks[entry] for tasks in found if tasks and tasks[entry]]
+        if measured and measured[0][metric] is not None:
+            values.append(measured[0][metric])
+    return Estimate.of(values)
+
+
+def _row(
+    row: Row,
+    by_seed: BySeed,
+    cells: Mapping[Column, Cell],
+    table: Table,
+    teachers: Mapping[str, Any],
+    seeds: Sequence[int],
+    reasons: Mapping[Training, str],
+) -> ResultRow:
+    tasks = list(dict.fromkeys(task for task, _ in table.columns))
+    if not row.trainings:
+        one = Estimate(1.0, 0.0, [1.0]) if teachers else None
+        return ResultRow(
+            row.title, cells, {}, one, None, None, None, row.parameters, None
+        )
+    imitation = {
+        task: _over_seeds(by_seed, task, "student_vs_teacher", "rmse") for task in tasks
+    }
+    relatives, costs = [], []
+    for outcomes in by_seed:
+        shares = [
+            entries["student"]["rmse"] / entries["teacher"]["rmse"]
+            for outcome in outcomes
+            for entries in outcome.evaluation["tasks"].values()
+            if entries["student"] and entries["teacher"]
+        ]
+        if shares:
+            relatives.append(sum(shares) / len(shares))
+        if all(outcome.cpu_seconds is not None for outcome in outcomes):
+            costs.append(sum(outcome.cpu_seconds for outcome in outcomes))
+    missing = None
+    if len(by_seed) < len(seeds):
+        why = [reasons[t] for t in row.trainings if t in reasons]
+        missing = (
+            f"{len(by_seed)} of {len(seeds)} seeds: {why[0] if why else 'not run'}"
+        )
+    steps = by_seed[0][0].evaluation["step"] if by_seed else None
+    count = None
+    if by_seed:
+        count = sum(o.evaluation["parameters"]["student"] for o in by_seed[0])
+    return ResultRow(
+        row.title,
+        cells,
+        imitation,
+        Estimate.of(relatives),
+        steps,
+        Estimate.of(costs),
+        count,
+        row.parameters,
+        missing,
+    )
+
+
+def _findings(comparison: Comparison, rows: Sequence[ResultRow]) -> List[str]:
+    """What is to be said of one row against another, a sentence a quantity."""
+    by_title = {row.title: row for row in rows}
+    better, worse = by_title[comparison.better], by_title[comparison.worse]
+    pairs = []
+    for task, metric in comparison.columns:
+        title = get_task(task).title
+        cells = (better.cells[(task, metric)], worse.cells[(task, metric)])
+        pairs.append((f"{title}, {metric}", *(cell.ours for cell in cells)))
+        pairs.append(
+            (
+                f"{title}, {metric} against the teacher",
+                better.imitation.get(task),
+                worse.imitation.get(task),
+            )
+        )
+    pairs.append(("mean relative rmse", better.relative, worse.relative))
+    sentences = []
+    for what, a, b in pairs:
+        if a is None or b is None:
+            continue
+        sentences.append(
+            f"{comparison.better} against {comparison.worse}, {what}: "
+            f"{number(a)} against {number(b)}: {_verdict(a, b)}"
+        )
+    return sentences
+
+
+def _verdict(a: Estimate, b: Estimate) -> str:
+    word = "better" if a.mean < b.mean else "worse"
+    if apart(a, b):
+        return f"{word}, the intervals apart."
+    difference = paired_difference(a, b)
+    if difference and difference.half_width is not None:
+        if abs(difference.mean) > difference.half_width:
+            return f"{word} seed by seed ({number(difference)}); the intervals meet."
+    if a.half_width is None or b.half_width is None:
+        return f"{word}, one seed."
+    return f"{word} on average, within the noise."
+
+
+def number(estimate: Optional[Estimate]) -> str:
+    """A mean with its half width, to the digits that the latter lets stand."""
+    if estimate is None:
+        return "-"
+    if not estimate.half_width:
+        return f"{estimate.mean:#.3g}"
+    digits = 0
+    while digits < 6 and estimate.half_width * 10**digits < 9.5:
+        digits += 1
+    return f"{estimate.mean:.{digits}f} ± {estimate.half_width:.{digits}f}"
+
+
+def as_json(tables: Sequence[ResultTable]) -> List[Dict[str, Any]]:
+    """Tables of results as JSON knows them."""
+
+    def estimate(value: Optional[Estimate]) -> Optional[Dict[str, Any]]:
+        return value and value._asdict()
+
+    return [
+        {
+            "title": table.title,
+            "findings": list(table.findings),
+            "rows": [
+                {
+                    "title": row.title,
+                    "missing": row.missing,
+                    "steps": row.steps,
+                    "parameters": row.parameters,
+                    "paper_parameters": row.paper_parameters,
+                    "mean_relative_rmse": estimate(row.relative),
+                    "cpu_seconds": estimate(row.cpu_seconds),
+                    "rmse_against_teacher": {
+                        task: estimate(value) for task, value in row.imitation.items()
+                    },
+                    "cells": [
+                        {
+                            "task": task,
+                            "metric": metric,
+                            "paper": cell.paper,
+                            "ours": estimate(cell.ours),
+                            "ordering_as_in_paper": cell.ordering,
+                        }
+                        for (task, metric), cell in row.cells.items()
+                    ],
+                }
+                for row in table.rows
+            ],
+        }
+        for table in tables
+    ]

@@ -1,0 +1,238 @@
+"""Training what a study needs: a process a run, several at a time, resumable."""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
+
+from absl import logging
+from tqdm import tqdm
+
+from tools.studies.records import RUN_RECORD, read_json
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+_LOG = "train.log"
+# What a study does not look at, and what seeds would only repeat.
+_QUIET = (
+    "run.export = False",
+    "run.movement_every_steps = 0",
+    "run.panel_every_steps = 0",
+    "run.validate_every_steps = 0",
+)
+
+
+class Training(NamedTuple):
+    """One configuration, to be trained with several seeds.
+
+    Attributes:
+      name: for folders, such as "depth-edge2d/kd".
+      tasks: the student's.
+      files: gin files on top of the scale's, as users name them.
+      params: bindings on top of those.
+      steps_share: length in steps of the scale.
+    """
+
+    name: str
+    tasks: Sequence[str]
+    files: Sequence[str] = ()
+    params: Sequence[str] = ()
+    steps_share: float = 1.0
+
+
+class Setting(NamedTuple):
+    """What all runs of a study share.
+
+    Attributes:
+      files: gin files, first of all.
+      steps: length of a run whose `steps_share` is 1.
+      params: bindings after those of the runs.
+    """
+
+    files: Sequence[str]
+    steps: int
+    params: Sequence[str] = ()
+
+    def bindings(self, training: Training) -> List[str]:
+        """All bindings of a run but its seed."""
+        return [
+            f"tasks = {list(training.tasks)!r}",
+            f"max_steps = {round(self.steps * training.steps_share)}",
+            *training.params,
+            *self.params,
+            *_QUIET,
+        ]
+
+    def digest(self, training: Training) -> str:
+        """Eight letters that differ where a run's configuration does."""
+        text = "\n".join([*self.files, *training.files, *self.bindings(training)])
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class Outcome(NamedTuple):
+    """What a run left.
+
+    Attributes:
+      folder: of the run.
+      evaluation: the content of evaluation.json.
+      cpu_seconds: of its training steps; None where it was interrupted.
+    """
+
+    folder: pathlib.Path
+    evaluation: Mapping[str, Any]
+    cpu_seconds: Optional[float]
+
+
+class Runs:
+    """The runs of a folder: which are there, and training those that are not."""
+
+    def __init__(self, folder: pathlib.Path, setting: Setting, jobs: int):
+        """Knows where runs are and what they share.
+
+        Args:
+          folder: where they are kept, a folder a run.
+          setting: what they share.
+          jobs: how many processes train at the same time, sharing the cores.
+        """
+        self.folder = folder
+        self.setting = setting
+        self.jobs = jobs
+        self._children: List[subprocess.Popen] = []
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def folder_of(self, training: Training, seed: int) -> pathlib.Path:
+        """Where a run is, or will be."""
+        name = re.sub(r"[^\w.+/-]", "_", training.name)
+        digest = self.setting.digest(training)
+        return self.folder / f"{name}-{digest}" / f"seed{seed}"
+
+    def outcome(self, training: Training, seed: int) -> Optional[Outcome]:
+        """What a finished run left; None if it has not come to its end."""
+        folder = self.folder_of(training, seed)
+        record = read_json(folder / RUN_RECORD)
+        evaluation = read_json(folder / "evaluation.json")
+        if record is None or evaluation is None:
+            return None
+        return Outcome(folder, evaluation, record["cpu_seconds"])
+
+    def train(
+        self, trainings: Iterable[Training], seeds: Sequence[int]
+    ) -> Dict[Training, str]:
+        """Trains what is missing, training by training.
+
+        Returns:
+          The trainings that failed, and why; other runs are to be had from `outcome`.
+        """
+        missing = {}
+        for training in dict.fromkeys(trainings):
+            left = [seed for seed in seeds if not self.outcome(training, seed)]
+            if left:
+                missing[training] = left
+        if not missing:
+            return {}
+        jobs = min(self.jobs, len(missing))
+        count = sum(map(len, missing.values()))
+        logging.info("%d runs to train in %s, %d at a time.", count, self.folder, jobs)
+        failed = {}
+        progress = tqdm(total=count, desc="training", unit="run", disable=None)
+        with progress, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            futures = {
+                pool.submit(self._train, training, left, jobs, progress): training
+                for training, left in missing.items()
+            }
+            try:
+                for future in concurrent.futures.as_completed(futures):
+                    failure = future.result()
+                    if failure:
+                        failed[futures[future]] = failure
+                        logging.error("%s: %s", futures[future].name, failure)
+            except BaseException:
+                self._stop()
+                raise
+        return failed
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for child in self._children:
+                child.terminate()
+
+    def _train(
+        self, training: Training, seeds: Sequence[int], jobs: int, progress: tqdm
+    ) -> Optional[str]:
+        """Trains a configuration with all these seeds; returns what went wrong."""
+        folders = {seed: self.folder_of(training, seed) for seed in seeds}
+        parent = folders[seeds[0]].parent
+        parent.mkdir(parents=True, exist_ok=True)
+        job = {
+            "files": [*self.setting.files, *training.files],
+            "params": self.setting.bindings(training),
+            "runs": [(seed, str(folder)) for seed, folder in folders.items()],
+        }
+        with open(parent / _LOG, "a") as log:
+            with self._lock:
+                if self._stopped:
+                    return None
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "tools.studies.worker"],
+                    cwd=ROOT,
+                    env=_environment(jobs),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                )
+                self._children.append(child)
+            with child:
+                child.stdin.write(json.dumps(job))
+                child.stdin.close()
+                for line in child.stdout:
+                    seed = json.loads(line)["seed"]
+                    logging.info("%s", self._line(training, seed))
+                    progress.update()
+            with self._lock:
+                self._children.remove(child)
+        if child.returncode and not self._stopped:
+            return _reason(parent / _LOG, child.returncode)
+        return None
+
+    def _line(self, training: Training, seed: int) -> str:
+        outcome = self.outcome(training, seed)
+        words = [
+            f"{task} {entries['student']['rmse']:#.3g}"
+            for task, entries in outcome.evaluation["tasks"].items()
+            if entries.get("student")
+        ]
+        return (
+            f"{training.name}, seed {seed}: rmse {', '.join(words) or 'without labels'}"
+        )
+
+
+def _environment(jobs: int) -> Dict[str, str]:
+    """A process' share of the cores; nothing is bound where it has them all."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if jobs > 1:
+        threads = str(max(1, (os.cpu_count() or 1) // jobs))
+        for name in (
+            "OMP_NUM_THREADS",
+            "TF_NUM_INTRAOP_THREADS",
+            "TF_NUM_INTEROP_THREADS",
+        ):
+            environment.setdefault(name, threads)
+    return environment
+
+
+def _reason(log: pathlib.Path, status: int) -> str:
+    if status < 0:
+        return f"stopped by {signal.Signals(-status).name}; call again to go on"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    said = [line for line in lines if "error" in line.lower()] or lines
+    return f"{said[-1] if said else 'it said nothing'} (status {status}, {log})"
