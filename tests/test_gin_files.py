@@ -25,12 +25,19 @@ ALL = sorted(path.relative_to(ROOT).as_posix() for path in GIN.rglob("*.gin"))
 LEAVES = [name for name in ALL if name not in _SHARED]
 RUNS = ["gin/base.gin", *(name for name in LEAVES if name != TEACHERS)]
 # These train all players together, to the end.
-_JOINT_ONLY = ("gin/methods/kd.gin", "gin/methods/kd_mia.gin")
+_LABELLED = ("gin/methods/dmtl.gin", "gin/methods/dmtl_gradnorm.gin")
+_JOINT_ONLY = ("gin/methods/kd.gin", "gin/methods/kd_mia.gin", *_LABELLED)
 
 # Parameters that a run passes itself, and which no binding may set therefore.
 _GIVEN = {
     runs.Settings: (),
-    build.build_data: ("tasks", "image_size", "split_file", "draw"),
+    build.build_data: (
+        "tasks",
+        "image_size",
+        "split_file",
+        "draw",
+        "train_labels",
+    ),
     build.build_student: ("tasks", "seed"),
     build.find_teachers: ("tasks", "auxiliaries"),
     auxiliary.select_auxiliary: (
@@ -71,6 +78,8 @@ def test_shipped_file_trains_a_finite_step_of_each_stage(name, tiny, tmp_path):
     steps = ["max_steps = 3", "build_adversary.start_step = 2"]
     if name not in _JOINT_ONLY:
         steps.append("build_model.joint_steps = 1")
+    if name in _LABELLED:
+        steps += tiny.with_labels
     run = tiny.build(tmp_path, *steps, files=files_of(name))
     assert cli.unused_bindings() == []
     runs.train(run, str(tmp_path))
@@ -91,6 +100,8 @@ def test_shipped_file_trains_a_finite_step_of_each_stage(name, tiny, tmp_path):
             shown |= {"loss/transfer", "loss/amalgamation", "loss/gradnorm"}
         if row["stage"] == "cycle_gan":
             shown |= {"loss/discriminator/" + task for task in run.model.tasks}
+        if name == "gin/methods/dmtl_gradnorm.gin":
+            shown |= {"gradient_norm/" + task for task in run.model.tasks}
         assert shown <= set(values)
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf import cli
+from soka_tf.data.encodings import store
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.tasks import get_task
@@ -28,10 +29,18 @@ class Tiny(NamedTuple):
     Attributes:
       teachers: folder of teachers of all tasks the shipped gin files name.
       images: folder of images without labels.
+      labelled: Taskonomy folder of images with labels of all tasks but one label, that
+        of edge_texture at point 0, and with pixels of no reading.
     """
 
     teachers: pathlib.Path
     images: pathlib.Path
+    labelled: pathlib.Path
+
+    @property
+    def with_labels(self) -> List[str]:
+        """Bindings of a run whose images have labels."""
+        return ["images_dir = None", f"taskonomy_dir = {str(self.labelled)!r}"]
 
     def params(self, *further: str) -> List[str]:
         """Bindings that make any shipped configuration tiny; `further` ones win."""
@@ -74,7 +83,7 @@ class Tiny(NamedTuple):
 
 def write(folder: pathlib.Path) -> Tiny:
     """Writes teachers and images below a folder."""
-    tiny = Tiny(folder / "teachers", folder / "images")
+    tiny = Tiny(folder / "teachers", folder / "images", folder / "labelled")
     tf.keras.utils.set_random_seed(0)
     for name in (*TARGETS, *AUXILIARIES):
         encoder = Encoder((1, 1, 1, 1), WIDTH, STRIDES)
@@ -83,6 +92,7 @@ def write(folder: pathlib.Path) -> Tiny:
             decoder = Decoder(get_task(name).channels, DECODER_WIDTH, 2, 2)
         save_teacher(Teacher(name, encoder, decoder, 16), tiny.teachers / f"{name}.npz")
     write_images(tiny.images, 6)
+    write_labelled(tiny.labelled, 6)
     return tiny
 
 
@@ -93,6 +103,27 @@ def write_images(folder: pathlib.Path, count: int, size: int = 16) -> None:
     for i in range(count):
         pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+def write_labelled(root: pathlib.Path, count: int, size: int = 16) -> None:
+    """Writes a building of Taskonomy with labels of the targets, of noise."""
+    random = np.random.default_rng(1)
+    ranges = {"depth_zbuffer": (1, 9), "normal": (-1, 1)}
+    for i in range(count):
+        pixels = {"rgb": random.integers(0, 256, (size, size, 3), dtype=np.uint8)}
+        for name in TARGETS:
+            shape = (size, size, get_task(name).channels)
+            values = random.uniform(*ranges.get(name, (0, 0.08)), shape)
+            if name == "depth_zbuffer":
+                values[: size // 4] = np.nan
+            pixels[name] = store(get_task(name), values)
+        if i == 0:
+            del pixels["edge_texture"]
+        for domain, values in pixels.items():
+            folder = root / "home" / domain
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"point_{i}_view_0_domain_{domain}.png"
+            Image.fromarray(values.squeeze()).save(path)
 
 
 # Frozen, so that all runs of a process may share them.

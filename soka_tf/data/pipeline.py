@@ -28,6 +28,7 @@ TEACHERS = "teachers"
 VALID = "valid/"  # prefix of the flags that tell which labels are there
 AUGMENTATIONS = ("none", "flip")
 _READ_AT_ONCE = 16  # files, by each worker of a tf.data service
+_KEPT_BYTES = 2**30  # labels of small runs are read once, those of large ones anew
 
 
 def image_dataset(
@@ -47,8 +48,8 @@ def image_dataset(
     """Yields batches of images without labels: an endless chain of shuffled epochs.
 
     Element k of the dataset that starts at step s is element s + k of the one that
-    starts at 0. Only rgb files are ever opened. A file that cannot be read is named in
-    one warning, and the next sample of the list takes its place.
+    starts at 0. Only rgb files are ever opened here. A file that cannot be read is
+    named in one warning, and the next sample of the list takes its place.
 
     However many workers and replicas there are, together they see in every step the
     images that one process would see in it: each worker reads its part of the batch
@@ -65,7 +66,8 @@ def image_dataset(
       augmentation: "none"; or "flip", left and right exchanged in half of the images
         at random, a function of (seed, place in the chain).
       teachers: given the number of a sample (int64 scalar), returns in graph mode what
-        the teachers say of its image as it is, a structure of tensors.
+        the teachers say of its image as it is, a structure of tensors; or its labels
+        in their place, see `label_reader`.
       workers: number of processes that share every batch.
       worker: number of this one, from 0.
       replicas: replicas of each worker; that many elements make a step.
@@ -277,13 +279,6 @@ def labelled_dataset(
         if task.encoding is None and task.name != VANISHING_POINT:
             raise UserError(f"{task.name!r} has no labels that can be read from files.")
     reader = _LabelReader(samples, tasks, image_size, antialias, cache_in_memory)
-
-    def load(index):
-        arrays = tf.numpy_function(reader.read, [index], reader.dtypes, stateful=False)
-        for array, shape in zip(arrays, reader.shapes):
-            array.set_shape(shape)
-        return dict(zip(reader.names, arrays))
-
     count, first = len(samples), start_step * batch_size
     indices = tf.data.Dataset.counter(first)
     if seed is not None:
@@ -292,9 +287,50 @@ def labelled_dataset(
         indices = indices.map(lambda position: position % count)
     if not repeat:
         indices = indices.take(max(count - first, 0))
-    dataset = indices.map(load, tf.data.AUTOTUNE, deterministic=True)
+    dataset = indices.map(reader.read_in_graph, tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(batch_size, drop_remainder=repeat)
     return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def label_reader(
+    samples: Sequence[Sample], tasks: Sequence[Task], image_size: int
+) -> Callable[[tf.Tensor], Dict[str, Any]]:
+    """Returns what `image_dataset` takes for `teachers`: labels in their place.
+
+    They are encoded as the networks predict. A label that is not there or cannot be
+    read (named in one warning) does not count, nor do pixels without a depth reading
+    of a task that is masked. All are kept in memory if they take little.
+
+    Args:
+      samples: the samples that the numbers count, as given to `image_dataset`.
+      tasks: which labels; none but targets.
+      image_size: side of the labels in pixels.
+
+    Returns:
+      A function from an int64 scalar to the fields of `TeacherOutputs`, S being
+      image_size:
+        "predictions": task -> float32 [S, S, channels], network range.
+        "features": none.
+        "weights": task -> float32 [S, S, 1], 0 where the label does not count.
+    """
+    channels = 1 + sum(task.channels for task in tasks)
+    small = 4 * channels * image_size**2 * len(samples) <= _KEPT_BYTES
+    reader = _LabelReader(samples, tasks, image_size, None, small)
+
+    def labels(number: tf.Tensor) -> Dict[str, Any]:
+        found = reader.read_in_graph(number)
+        weights = {}
+        for task in tasks:
+            there = tf.cast(found[VALID + task.name], tf.float32)
+            readings = found[MASK] if task.masked else tf.ones_like(found[MASK])
+            weights[task.name] = there * readings
+        return {
+            "predictions": {task.name: found[task.name] for task in tasks},
+            "features": {},
+            "weights": weights,
+        }
+
+    return labels
 
 
 def preprocess_images(
@@ -422,9 +458,10 @@ class _LabelReader:
         samples: Sequence[Sample],
         tasks: Sequence[Task],
         image_size: int,
-        antialias: bool,
+        antialias: Optional[bool],
         cache_in_memory: bool,
     ):
+        """Opens nothing yet; with `antialias` None the images themselves never."""
         self._samples = samples
         self._tasks = tasks
         self._size = image_size
@@ -433,15 +470,25 @@ class _LabelReader:
             {} if cache_in_memory else None
         )
         self._warnings = _Warnings()
-        names = [task.name for task in tasks]
-        self.names = [RGB, MASK, *names, *(VALID + name for name in names)]
-        self.dtypes = [tf.float32] * (2 + len(tasks)) + [tf.bool] * len(tasks)
-        self.shapes = [(image_size, image_size, 3), (image_size, image_size, 1)]
-        self.shapes += [self._label_shape(task) for task in tasks]
-        self.shapes += [()] * len(tasks)
+        self._specs: Dict[str, Tuple[tf.DType, Tuple[int, ...]]] = {}
+        if antialias is not None:
+            self._specs[RGB] = tf.float32, (image_size, image_size, 3)
+        self._specs[MASK] = tf.float32, (image_size, image_size, 1)
+        for task in tasks:
+            self._specs[task.name] = tf.float32, self._label_shape(task)
+        for task in tasks:
+            self._specs[VALID + task.name] = tf.bool, ()
+
+    def read_in_graph(self, index: tf.Tensor) -> Dict[str, tf.Tensor]:
+        """Returns the tensors of one sample, by name."""
+        dtypes = [dtype for dtype, _ in self._specs.values()]
+        arrays = tf.numpy_function(self.read, [index], dtypes, stateful=False)
+        for array, (_, shape) in zip(arrays, self._specs.values()):
+            array.set_shape(shape)
+        return dict(zip(self._specs, arrays))
 
     def read(self, index: int) -> List[np.ndarray]:
-        """Returns the arrays of one sample in the order of `names`."""
+        """Returns the arrays of one sample, images first, then mask and labels."""
         if self._cache is None:
             return self._read(self._samples[index])
         index = int(index)
@@ -450,7 +497,10 @@ class _LabelReader:
         return self._cache[index]
 
     def _read(self, sample: Sample) -> List[np.ndarray]:
-        rgb, rgb_read = self._image(sample)
+        images, rgb_read = [], True
+        if self._antialias is not None:
+            rgb, rgb_read = self._image(sample)
+            images.append(rgb)
         mask, mask_read = self._mask(sample)
         labels, flags = [], []
         for task in self._tasks:
@@ -461,7 +511,7 @@ class _LabelReader:
             if label is None:
                 label = np.zeros(self._label_shape(task), np.float32)
             labels.append(label)
-        return [rgb, mask, *labels, *flags]
+        return [*images, mask, *labels, *flags]
 
     def _image(self, sample: Sample) -> Tuple[np.ndarray, bool]:
         try:

@@ -152,6 +152,8 @@ class GradNorm(tf.Module):
     ) -> tf.Tensor:
         """Moves the task weights one step down L_grad and renormalises them (Eq. 9).
 
+        They stay until every L_i(0) is recorded: before, there is no training rate.
+
         Args:
           losses: L_i(t), float32 [n], the same on every replica.
           gradient_norms: norms of the unweighted gradients at the last shared
@@ -160,7 +162,7 @@ class GradNorm(tf.Module):
           replicas: number of replicas, over which the optimizer sums.
 
         Returns:
-          L_grad, a float32 scalar.
+          L_grad, a float32 scalar; 0 before L_i(0) is recorded.
         """
         loss, gradient = gradnorm_gradient(
             tf.convert_to_tensor(self.task_weights),
@@ -170,12 +172,15 @@ class GradNorm(tf.Module):
             self.alpha,
             self.norm,
         )
+        recorded = tf.reduce_all(self.initial_losses > 0.0)
+        loss = tf.where(recorded, loss, 0.0)
+        gradient = tf.where(recorded, gradient, 0.0)
         if self.trainable_weights:
             optimizer.apply_gradients([(gradient / replicas, self.task_weights)])
             new = renormalize(self.task_weights, self.floor)
+            moved = recorded
             if hasattr(optimizer, "loss_scale"):
                 # Such an optimizer leaves out a gradient that is not finite.
-                finite = tf.reduce_all(tf.math.is_finite(gradient))
-                new = tf.where(finite, new, self.task_weights)
-            self.task_weights.assign(new)
+                moved &= tf.reduce_all(tf.math.is_finite(gradient))
+            self.task_weights.assign(tf.where(moved, new, self.task_weights))
         return loss

@@ -4,7 +4,7 @@ Section 3.4 of the paper, Steps 1 to 6. Who moves in which phase:
 
 | phase         | encoder | decoders | amalgamation | task weights | discriminators |
 |---------------|---------|----------|--------------|--------------|----------------|
-| joint         | moves   | move     | if bound     |              |                |
+| joint         | moves   | move     | if bound     | if bound     |                |
 | competition   |         | move     |              |              | move           |
 | collaboration | moves   |          | moves        |              |                |
 | weighting     |         |          |              | move         |                |
@@ -86,6 +86,7 @@ class SokaModel(tf.keras.Model):
         adversary: Optional[Adversary] = None,
         joint_steps: int = 1000,
         joint_amalgamation: bool = False,
+        joint_weighting: bool = False,
         initial_losses_step: int = 10,
         soft_weight: float = 0.05,
         soft_loss: str = "l2",
@@ -107,6 +108,8 @@ class SokaModel(tf.keras.Model):
           adversary: the CGAN term; None for none.
           joint_steps: length of the joint start, Step 2 (paper: 1000).
           joint_amalgamation: whether L_A takes part in the joint start.
+          joint_weighting: whether every joint step has a weighting phase, too, from
+            the step that took L_i(0) on: GradNorm as in its own paper.
           initial_losses_step: joint step at which L_i(0) of GradNorm is taken.
           soft_weight: alpha of Eq. 8, in front of the soft-target losses (0.05).
           soft_loss: "l2" or "l1", see `soka_tf.soka.distillation`.
@@ -142,6 +145,7 @@ class SokaModel(tf.keras.Model):
         self.discriminators = dict(adversary.discriminators) if adversary else {}
         self.joint_steps = joint_steps
         self.joint_amalgamation = joint_amalgamation and amalgamation is not None
+        self.joint_weighting = joint_weighting
         self.initial_losses_step = initial_losses_step
         self.soft_weight = soft_weight
         self.soft_loss = soft_loss
@@ -287,9 +291,10 @@ class SokaModel(tf.keras.Model):
 
     def phase_of(self, term: str, step: int) -> str:
         """The phase in which a step computes a term of `first_not_finite`."""
-        if self.stage_at(step) == "joint":
-            return "joint"
-        return PHASES[term if term in PHASES else term.rsplit("/", 1)[0]]
+        phase = PHASES[term if term in PHASES else term.rsplit("/", 1)[0]]
+        if self.stage_at(step) != "joint":
+            return phase
+        return phase if self.joint_weighting and phase == "weighting" else "joint"
 
     def first_not_finite(self) -> Dict[str, int]:
         """What has been NaN or infinite in this `fit`, for whoever reports it.
@@ -360,7 +365,8 @@ class SokaModel(tf.keras.Model):
 
         Args:
           data: {"rgb": float32 [B, H, W, 3] in [-1, 1]} and, where the teachers need
-            not be run, "teachers": the fields of their `TeacherOutputs`.
+            not be run, "teachers": the fields of their `TeacherOutputs`, or those
+            of the ground truth.
 
         Returns:
           Means since the last reset, by log name, and the players' movement in
@@ -406,7 +412,7 @@ class SokaModel(tf.keras.Model):
     def _joint_step(
         self, images: tf.Tensor, targets: TeacherOutputs
     ) -> Dict[str, tf.Tensor]:
-        """Step 2: encoder and decoders together."""
+        """Step 2: encoder and decoders together; then the task weights, if bound."""
         student = self.student
         with self._phase("joint"):
             with tf.GradientTape(persistent=True) as tape:
@@ -414,7 +420,8 @@ class SokaModel(tf.keras.Model):
                 predictions = student.decode(
                     features["representation"], training=self._batch_statistics
                 )
-                losses = self._soft_losses(predictions, targets)
+                each = self._each_soft_loss(predictions, targets)
+                losses = tf.stack(each)
                 total = tf.reduce_sum(self.gradnorm.task_weights * losses)
                 if self.joint_amalgamation:
                     mia = self.amalgamation(targets.features, features)
@@ -423,10 +430,18 @@ class SokaModel(tf.keras.Model):
                     total = share * total + mia.transfer
                     own_scale = self._loss_scale("amalgamation")
                     own_loss = _scaled(mia.amalgamation, own_scale)
-                scale = self._loss_scale("encoder", "decoders")
+                learnt = self.joint_weighting and self.gradnorm.trainable_weights
+                scale = self._loss_scale(
+                    "encoder", "decoders", *["task_weights"] * learnt
+                )
                 total = _scaled(total, scale)
+                # Of the stacked losses, each would be pulled through all decoders.
+                each = [_scaled(loss, scale) for loss in each]
             variables = self.encoder_variables + self.decoder_variables
             gradients = tape.gradient(total, variables)
+            if self.joint_weighting:
+                kernel = student.encoder.last_shared_kernel
+                norms = _norms([tape.gradient(loss, kernel) for loss in each], scale)
             count = len(self.encoder_variables)
             self._apply("encoder", gradients[:count], scale)
             self._apply("decoders", gradients[count:], scale)
@@ -435,8 +450,11 @@ class SokaModel(tf.keras.Model):
                 gradients = tape.gradient(own_loss, own)
                 self._apply("amalgamation", gradients, own_scale)
         due = self.step >= self.initial_losses_step
-        self.gradnorm.record_initial(mean_over_replicas(losses), due)
+        means = mean_over_replicas(losses)
+        self.gradnorm.record_initial(means, due)
         values = self._named("loss/soft", losses)
+        if self.joint_weighting:
+            values.update(self._weigh(means, norms, scale))
         values.update(self._named("task_weight", self.gradnorm.task_weights))
         if self.joint_amalgamation:
             values["loss/transfer"] = mia.transfer
@@ -478,18 +496,30 @@ class SokaModel(tf.keras.Model):
             )
         del compress_tape
 
-        with self._phase("weighting"):
-            losses = mean_over_replicas(losses)
-            self.gradnorm.record_initial(losses, tf.constant(True))
-            values["loss/gradnorm"] = self.gradnorm.step(
-                losses, norms, self.optimizers["task_weights"], replica_count()
-            )
+        losses = mean_over_replicas(losses)
+        self.gradnorm.record_initial(losses, tf.constant(True))
+        values.update(self._weigh(losses, norms, scale))
         values.update(self._named("loss/soft", losses))
         values.update(self._named("task_weight", self.gradnorm.task_weights))
-        values.update(self._named("gradient_norm", norms))
+        return values
+
+    def _weigh(
+        self, losses: tf.Tensor, norms: tf.Tensor, scale: Optional[tf.Tensor]
+    ) -> Dict[str, tf.Tensor]:
+        """Step 5: the task weights minimise L_grad; everybody else rests.
+
+        Args:
+          losses: L_i, float32 [n], the same on every replica.
+          norms: of `_norms`.
+          scale: what the gradients were multiplied by that the norms are of, or None.
+        """
+        with self._phase("weighting"):
+            loss = self.gradnorm.step(
+                losses, norms, self.optimizers["task_weights"], replica_count()
+            )
         if scale is not None:
             self._overflow = (scale > 1.0) & ~tf.reduce_all(tf.math.is_finite(norms))
-        return values
+        return {"loss/gradnorm": loss, **self._named("gradient_norm", norms)}
 
     def _compete(
         self,
@@ -581,15 +611,13 @@ class SokaModel(tf.keras.Model):
         pulls: Tensors,
         scale: Optional[tf.Tensor],
     ) -> tf.Tensor:
-        """||grad_W L_i|| at the last shared layer, of the whole batch; float32 [n]."""
+        """||grad_W L_i|| from the tasks' pulls on the representation; float32 [n]."""
         kernel = self.student.encoder.last_shared_kernel
         gradients = [
             compress_tape.gradient(representation, kernel, output_gradients=pull)
             for pull in pulls
         ]
-        gradients = _unscale([tf.cast(g, tf.float32) for g in gradients], scale)
-        # The norm of a replica's gradient is not the norm of the batch's.
-        return tf.stack([tf.norm(g) for g in mean_over_replicas(gradients)])
+        return _norms(gradients, scale)
 
     def _collaborate(
         self,
@@ -661,11 +689,18 @@ class SokaModel(tf.keras.Model):
     def _amalgamated_layers(self) -> Sequence[str]:
         return self.amalgamation.layer_names if self.amalgamation is not None else ()
 
+    def _each_soft_loss(
+        self, predictions: Mapping[str, tf.Tensor], targets: TeacherOutputs
+    ) -> Tensors:
+        losses = soft_target_losses(
+            predictions, targets.predictions, self.soft_loss, targets.weights
+        )
+        return list(losses.values())
+
     def _soft_losses(
         self, predictions: Mapping[str, tf.Tensor], targets: TeacherOutputs
     ) -> tf.Tensor:
-        losses = soft_target_losses(predictions, targets.predictions, self.soft_loss)
-        return tf.stack(list(losses.values()))
+        return tf.stack(self._each_soft_loss(predictions, targets))
 
     def _with_deceit(self, soft: tf.Tensor, deceits: tf.Tensor) -> tf.Tensor:
         weight = self.adversary.weight
@@ -805,6 +840,18 @@ class SokaModel(tf.keras.Model):
 
 def _scaled(loss: tf.Tensor, scale: Optional[tf.Tensor]) -> tf.Tensor:
     return loss if scale is None else loss * scale
+
+
+def _norms(gradients: Tensors, scale: Optional[tf.Tensor]) -> tf.Tensor:
+    """||grad_W L_i|| at the last shared layer, of the whole batch; float32 [n].
+
+    Args:
+      gradients: of every L_i, on this replica, multiplied by `scale`.
+      scale: of `_loss_scale`.
+    """
+    gradients = _unscale([tf.cast(g, tf.float32) for g in gradients], scale)
+    # The norm of a replica's gradient is not the norm of the batch's.
+    return tf.stack([tf.norm(g) for g in mean_over_replicas(gradients)])
 
 
 def _unscale(gradients: Tensors, scale: Optional[tf.Tensor]) -> Tensors:

@@ -20,16 +20,18 @@ INPUTS_SHOWN = ("training", "released")
 
 
 class TeacherOutputs(NamedTuple):
-    """What the teachers say of a batch.
+    """What the teachers say of a batch, or the ground truth in their place.
 
     Attributes:
       predictions: task -> soft target [B, H, W, C], network range (F_T of Eq. 5).
       features: layer -> the activations A_T [B, h, w, c] of every teacher, targets
         first, then auxiliaries (Eq. 1).
+      weights: task -> which pixels count, [B, H, W, 1]; all, where a task has none.
     """
 
     predictions: Dict[str, tf.Tensor]
     features: Dict[str, List[tf.Tensor]]
+    weights: Mapping[str, tf.Tensor] = {}
 
 
 class TeacherPool:

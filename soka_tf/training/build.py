@@ -38,7 +38,8 @@ class Data(NamedTuple):
     """The images of a run.
 
     Attributes:
-      train: samples to train on; only their rgb files are ever opened.
+      train: samples to train on; only their rgb files are ever opened, unless the
+        student learns from labels.
       validation: samples to evaluate on, with the labels that there are.
       source: where they come from, in words.
       note: what else there is to say of them.
@@ -68,6 +69,7 @@ def build_data(
     image_size: int,
     split_file: Optional[str] = None,
     draw: bool = True,
+    train_labels: bool = False,
     images_dir: Optional[str] = None,
     taskonomy_dir: Optional[str] = None,
     buildings: Optional[Sequence[str]] = None,
@@ -89,6 +91,7 @@ def build_data(
       image_size: side in pixels; rooms are drawn at this size.
       split_file: where a folder's split is kept; None to keep it nowhere.
       draw: whether missing rooms are drawn; False only looks what is there.
+      train_labels: whether the images to train on must have labels, too.
       images_dir: any folder of images; trains without labels.
       taskonomy_dir: root of a Taskonomy folder (docs: three layouts).
       buildings: of Taskonomy; None for all that are there.
@@ -131,6 +134,8 @@ def build_data(
                 "build_data.validation_fraction must leave an image to validate on. "
                 f"Received: {validation_fraction} of {len(samples)} images."
             )
+        if train_labels:
+            _check_labels(train, domains[1:], source)
         return Data(train, validation, source)
 
     for task in domains:
@@ -147,8 +152,13 @@ def build_data(
     views = train_views + validation_views
     shape = dict(folder=root, seed=rooms_seed, rooms=rooms, size=image_size)
     if draw:
-        # Images to train on come without labels: nothing can open what is not there.
-        room_drawing.generate_rooms(views=train_views, domains=["rgb"], **shape)
+        # Images to train on come without labels, unless these are asked for: nothing
+        # can open what is not there.
+        room_drawing.generate_rooms(
+            views=train_views,
+            domains=["rgb", *domains] if train_labels else ["rgb"],
+            **shape,
+        )
         room_drawing.generate_rooms(
             views=validation_views,
             first_view=train_views,
@@ -169,6 +179,17 @@ def build_data(
         f"procedural rooms in {root}",
         f"A run draws what is missing of {rooms} rooms x {views} views.",
     )
+
+
+def _check_labels(samples: List[Sample], domains: List[str], source: str) -> None:
+    missing = [d for d in domains if not any(d in sample.files for sample in samples)]
+    if missing:
+        raise UserError(
+            f"run.supervision = 'labels' needs labels of {', '.join(missing)}: "
+            f"{source}, to train on, have none. Bind taskonomy_dir or records_dir to "
+            "images with labels (and images_dir = None), bind none of them for drawn "
+            "rooms, or bind run.supervision = 'teachers'."
+        )
 
 
 def default_cache_dir() -> str:
@@ -391,6 +412,7 @@ def build_model(
     max_steps: int,
     joint_steps: int = 1000,
     joint_amalgamation: bool = False,
+    joint_weighting: bool = False,
     initial_losses_step: int = 10,
     soft_weight: float = 0.05,
     soft_loss: str = "l2",
@@ -423,6 +445,7 @@ def build_model(
             adversary,
             joint_steps,
             joint_amalgamation,
+            joint_weighting,
             initial_losses_step,
             soft_weight,
             soft_loss,

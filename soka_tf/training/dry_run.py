@@ -68,7 +68,11 @@ def _teachers(settings: Settings) -> List[str]:
 
 def _data(settings: Settings) -> build.Data:
     return build.build_data(
-        settings.task_names, settings.image_size, draw=False, check_files=False
+        settings.task_names,
+        settings.image_size,
+        draw=False,
+        train_labels=settings.by_labels,
+        check_files=False,
     )
 
 

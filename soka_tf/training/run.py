@@ -15,7 +15,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.data.pipeline import check_augmentation, image_dataset, service_dataset
+from soka_tf.data.pipeline import (
+    check_augmentation,
+    image_dataset,
+    label_reader,
+    service_dataset,
+)
 from soka_tf.errors import UserError
 from soka_tf.networks.folding import EXPORT_PRECISIONS
 from soka_tf.networks.precision import PRECISIONS, compute_in, hint
@@ -46,6 +51,7 @@ from soka_tf.training.strategy import (
 from soka_tf.training.validation import MEAN, Validation, both, soft_errors, stored_mean
 
 CONFIG_FILE = "operative_config.gin"
+SUPERVISIONS = ("teachers", "labels")
 _CHECKPOINTS = "checkpoints"
 _BEST = "best"
 # What TensorFlow raises for a checkpoint that is damaged or another model's.
@@ -88,6 +94,9 @@ class Settings:
         does not.
       precision: in which the student (and what trains it) computes, see
         `soka_tf.networks.precision`; the teachers' is `load_pool`'s.
+      supervision: what the student learns from: the "teachers", or the ground truth
+        in place of their predictions, "labels"; teachers are then what it is compared
+        with only.
       augmentation: of the images to train on, "none" or "flip".
       teacher_cache: whether the teachers' outputs are computed once per image, before
         training, and read from disk from then on.
@@ -116,6 +125,7 @@ class Settings:
     seed: int = 0
     antialias: bool = False
     precision: str = "float32"
+    supervision: str = "teachers"
     augmentation: str = "none"
     teacher_cache: bool = False
     teacher_cache_dir: Optional[str] = None
@@ -157,6 +167,7 @@ class Settings:
             object.__setattr__(self, name, int(value))
         for name, allowed in (
             ("precision", PRECISIONS),
+            ("supervision", SUPERVISIONS),
             ("export_precision", EXPORT_PRECISIONS),
         ):
             if getattr(self, name) not in allowed:
@@ -177,6 +188,24 @@ class Settings:
                 "not read the cache. Bind run.teacher_cache = False or "
                 "run.data_service = None."
             )
+        if self.by_labels:
+            for name, value, only in (
+                ("teacher_cache", self.teacher_cache, False),
+                ("data_service", self.data_service, None),
+                ("augmentation", self.augmentation, "none"),
+            ):
+                if value != only:
+                    raise UserError(
+                        f"run.supervision = 'labels' and run.{name} = {value!r} "
+                        "exclude each other: labels are read here, one an image as it "
+                        f"is. Bind run.{name} = {only!r} or run.supervision = "
+                        "'teachers'."
+                    )
+
+    @property
+    def by_labels(self) -> bool:
+        """Whether the student learns from the ground truth."""
+        return self.supervision == "labels"
 
     @property
     def targets(self) -> Sequence[Task]:
@@ -243,7 +272,12 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
 
     @functools.cache
     def find_data() -> build.Data:
-        return build.build_data(names, settings.image_size, split_file(model_dir))
+        return build.build_data(
+            names,
+            settings.image_size,
+            split_file(model_dir),
+            train_labels=settings.by_labels,
+        )
 
     selection = select_auxiliary(
         names,
@@ -322,7 +356,7 @@ def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
     with compute_in(settings.precision, "run.precision"):
         student = build.build_student(names, seed=settings.seed)
         build.initialize_student(student, teachers)
-        return build.build_model(
+        model = build.build_model(
             student,
             teachers,
             build.build_gradnorm(names),
@@ -331,6 +365,33 @@ def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
             settings.max_steps,
             seed=settings.seed,
         )
+    if settings.by_labels:
+        _check_label_losses(settings, model)
+    return model
+
+
+def _check_label_losses(settings: Settings, model: SokaModel) -> None:
+    """Refuses what needs more of the teachers than labels can stand for."""
+    if _amalgamated_layers(settings, model):
+        raise UserError(
+            "run.supervision = 'labels' leaves no teachers' features to amalgamate. "
+            "Bind build_amalgamation.variant = None, as gin/methods/dmtl.gin does, or "
+            "run.supervision = 'teachers'."
+        )
+    if model.stage_at(settings.max_steps - 1) == "cycle_gan":
+        raise UserError(
+            "run.supervision = 'labels' and build_adversary.enabled = True exclude "
+            "each other: labels lack pixels, which discriminators would learn to see. "
+            "Bind build_adversary.enabled = False or run.supervision = 'teachers'."
+        )
+
+
+def _amalgamated_layers(settings: Settings, model: SokaModel) -> Sequence[str]:
+    """The layers whose activations a step of the run asks the teachers for."""
+    only_joint = settings.max_steps <= model.joint_steps
+    needed = model.joint_amalgamation or not only_joint
+    amalgamation = model.amalgamation if needed else None
+    return amalgamation.layer_names if amalgamation is not None else ()
 
 
 def teacher_cache(
@@ -347,9 +408,6 @@ def teacher_cache(
       files: what its teachers were loaded from.
       pool: the teachers to run; None for the model's.
     """
-    only_joint = settings.max_steps <= model.joint_steps
-    needed = model.joint_amalgamation or not only_joint
-    amalgamation = model.amalgamation if needed else None
     return TeacherCache(
         settings.teacher_cache_dir
         or os.path.join(build.default_cache_dir(), "teacher_outputs"),
@@ -357,7 +415,7 @@ def teacher_cache(
         {**files.targets, **files.auxiliaries},
         settings.image_size,
         settings.antialias,
-        amalgamation.layer_names if amalgamation is not None else (),
+        _amalgamated_layers(settings, model),
     )
 
 
@@ -402,6 +460,9 @@ def train(
         cache = teacher_cache(settings, model, run.teacher_files, pool)
         cache.fill(run.data.train, settings.batch_size)
         teachers = cache.reader(run.data.train)
+    if settings.by_labels:
+        samples, tasks = run.data.train, settings.targets
+        teachers = label_reader(samples, tasks, settings.image_size)
     logging.info(
         "Training on %d images of %s; the first step of a stage takes a while.",
         len(run.data.train),
@@ -682,10 +743,10 @@ def _broken_answers(run: Run, step: int) -> List[str]:
 
     Returns:
       A sentence on each of them; none where they are cached, for the cache refuses
-      what is not finite.
+      what is not finite, or do not teach.
     """
     settings, pool = run.settings, run.model.teachers
-    if settings.teacher_cache:
+    if settings.teacher_cache or settings.by_labels:
         return []
 
     def batch(augmentation, answers):
