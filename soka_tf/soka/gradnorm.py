@@ -8,6 +8,7 @@ from typing import Optional, Sequence
 import tensorflow as tf
 
 NORMS = ("l2", "squared_l2")
+LAYERS = ("compress", "representation")
 
 
 def target_norms(
@@ -94,6 +95,7 @@ class GradNorm(tf.Module):
         norm: str = "l2",
         trainable_weights: bool = True,
         initial_weights: Optional[Sequence[float]] = None,
+        layer: str = "compress",
         name: str = "gradnorm",
     ):
         """Creates the state.
@@ -105,6 +107,9 @@ class GradNorm(tf.Module):
           norm: "l2" or "squared_l2", see `gradnorm_gradient`.
           trainable_weights: False keeps the weights at their initial values.
           initial_weights: of sum 1; 1 / n each unless told (0.5 for two tasks).
+          layer: W of Eq. 7, at which whoever calls `step` takes the norms:
+            "compress", the kernel of the last layer that all tasks share, or
+            "representation", that layer's activations on the whole batch.
           name: of the module.
         """
         super().__init__(name=name)
@@ -114,6 +119,8 @@ class GradNorm(tf.Module):
             )
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {NORMS}. Received: {norm!r}.")
+        if layer not in LAYERS:
+            raise ValueError(f"layer must be one of {LAYERS}. Received: {layer!r}.")
         initial = list(initial_weights or [1.0 / tasks] * tasks)
         if len(initial) != tasks or abs(sum(initial) - 1.0) > 1e-5 or min(initial) < 0:
             raise ValueError(
@@ -123,6 +130,7 @@ class GradNorm(tf.Module):
         self.alpha = alpha
         self.floor = floor
         self.norm = norm
+        self.layer = layer
         self.trainable_weights = trainable_weights
         # Mean over replicas: each would otherwise keep a copy of its own, and drift.
         options = dict(
@@ -156,8 +164,8 @@ class GradNorm(tf.Module):
 
         Args:
           losses: L_i(t), float32 [n], the same on every replica.
-          gradient_norms: norms of the unweighted gradients at the last shared
-            layer, float32 [n], the same on every replica.
+          gradient_norms: norms of the unweighted gradients at `layer`, float32 [n],
+            the same on every replica.
           optimizer: moves the weights.
           replicas: number of replicas, over which the optimizer sums.
 

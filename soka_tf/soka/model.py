@@ -10,13 +10,23 @@ Section 3.4 of the paper, Steps 1 to 6. Who moves in which phase:
 | weighting     |         |          |              | move         |                |
 
 What stands still does so to the last bit, moving statistics of BatchNorm included.
-A frozen part normalises with the batch's statistics, as it will when it moves next
-(docs/deviations.md, as for everything here that the paper leaves open).
+What it normalises with, and whether competition and collaboration see the same images,
+the paper leaves open, as much else: docs/deviations.md.
 """
 
 import contextlib
 import functools
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import tensorflow as tf
 
@@ -32,6 +42,7 @@ from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
 
 STAGES = ("joint", "cycle", "cycle_gan")
+FROZEN_STATISTICS = ("batch", "moving")
 # Terms in the order in which a step computes them -> their phase of a cycle. All are
 # logged but the competition's losses, those the decoders are moved by.
 PHASES = {
@@ -46,6 +57,7 @@ PHASES = {
     "task_weight": "weighting",
 }
 Tensors = List[tf.Tensor]
+Taught = Tuple[tf.Tensor, TeacherOutputs]  # images and what the teachers say of them
 
 
 class Adversary(NamedTuple):
@@ -74,7 +86,8 @@ class SokaModel(tf.keras.Model):
     works on the representation as a constant; the collaboration phase needs only
     d loss / d representation of every task, pulled through the encoder's tape; the
     same derivatives, pulled through the last shared layer alone, give the
-    weighting phase its gradient norms.
+    weighting phase its gradient norms. Where the competition shall see the encoder
+    otherwise (other images, other statistics), it runs it once more, for itself.
     """
 
     def __init__(
@@ -96,6 +109,8 @@ class SokaModel(tf.keras.Model):
         weight_decay: float = 0.0,
         seed: int = 0,
         winograd: bool = True,
+        new_batch_in_collaboration: bool = False,
+        frozen_statistics: str = "batch",
         name: str = "soka",
     ):
         """Wires the players.
@@ -124,6 +139,11 @@ class SokaModel(tf.keras.Model):
           seed: of the instance noise.
           winograd: whether, on CPUs, the decoders' second pass of a cycle computes
             large convolutions with fewer multiplications; equal up to rounding.
+          new_batch_in_collaboration: whether collaboration and weighting see other
+            images than the competition of the same cycle. A step's batch then holds
+            the images of two, see `train_step`.
+          frozen_statistics: with which statistics BatchNorm normalises in a part that
+            rests while another one moves, "batch" or "moving".
           name: the Keras name.
         """
         super().__init__(name=name)
@@ -135,6 +155,11 @@ class SokaModel(tf.keras.Model):
         if soft_loss not in KINDS:
             raise ValueError(
                 f"soft_loss must be one of {KINDS}. Received: {soft_loss!r}."
+            )
+        if frozen_statistics not in FROZEN_STATISTICS:
+            raise ValueError(
+                f"frozen_statistics must be one of {FROZEN_STATISTICS}. "
+                f"Received: {frozen_statistics!r}."
             )
         self.student = student
         self.teachers = teachers
@@ -154,6 +179,8 @@ class SokaModel(tf.keras.Model):
         self.settle_step = settle_step
         self.weight_decay = weight_decay
         self.seed = seed
+        self.new_batch_in_collaboration = new_batch_in_collaboration
+        self.frozen_statistics = frozen_statistics
         self.movement_every_steps = 0
         # A GPU's own library knows this algorithm, too, and chooses by itself.
         self.winograd = winograd and not tf.config.list_physical_devices("GPU")
@@ -180,6 +207,11 @@ class SokaModel(tf.keras.Model):
         self._compiled_steps: Dict[Any, Any] = {}
 
     # ------------------------------------------------------------------ players
+
+    @property
+    def batches_per_step(self) -> int:
+        """How many batches' images the batch of a step holds."""
+        return 2 if self.new_batch_in_collaboration else 1
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -366,20 +398,32 @@ class SokaModel(tf.keras.Model):
         Args:
           data: {"rgb": float32 [B, H, W, 3] in [-1, 1]} and, where the teachers need
             not be run, "teachers": the fields of their `TeacherOutputs`, or those
-            of the ground truth.
+            of the ground truth. With `new_batch_in_collaboration` [2 * B, ...]: the
+            images of even number are those of the competition and of the joint
+            start, which leaves the others unused.
 
         Returns:
           Means since the last reset, by log name, and the players' movement in
           every phase where it is measured.
         """
-        images = data["rgb"]
+        # Every other image, so that replicas, whose shares of a batch are neighbours,
+        # see together in each phase what a single one would see, in its order.
+        batches = [data]
+        if self.new_batch_in_collaboration:
+            batches = [
+                tf.nest.map_structure(lambda values, i=i: values[i::2], data)
+                for i in range(2)
+            ]
+        if self._stage == "joint":
+            batches = batches[:1]
+        taught = [(batch["rgb"], self._teach(batch)) for batch in batches]
         self._movement: Dict[str, tf.Tensor] = {}
         self._overflow: Optional[tf.Tensor] = None
         if self._stage == "joint":
-            values = self._joint_step(images, self._teach(data))
+            values = self._joint_step(*taught[0])
         else:
             adversarial = self._stage == "cycle_gan"
-            values = self._cycle(images, self._teach(data), adversarial)
+            values = self._cycle(taught[0], taught[-1], adversarial)
         if replica_count() > 1:
             means = tf.unstack(mean_over_replicas(tf.stack(list(values.values()))))
             values = dict(zip(values, means))
@@ -440,8 +484,9 @@ class SokaModel(tf.keras.Model):
             variables = self.encoder_variables + self.decoder_variables
             gradients = tape.gradient(total, variables)
             if self.joint_weighting:
-                kernel = student.encoder.last_shared_kernel
-                norms = _norms([tape.gradient(loss, kernel) for loss in each], scale)
+                shared = features["representation"]
+                pulls = [tape.gradient(loss, shared) for loss in each]
+                norms = self._gradient_norms(tape, shared, pulls, scale)
             count = len(self.encoder_variables)
             self._apply("encoder", gradients[:count], scale)
             self._apply("decoders", gradients[count:], scale)
@@ -461,10 +506,22 @@ class SokaModel(tf.keras.Model):
             values["loss/amalgamation"] = mia.amalgamation
         return values
 
+    @property
+    def _frozen_training(self) -> bool:
+        """`training` of a network that rests while another one moves."""
+        return self._batch_statistics and self.frozen_statistics == "batch"
+
     def _cycle(
-        self, images: tf.Tensor, targets: TeacherOutputs, adversarial: bool
+        self, competing: Taught, collaborating: Taught, adversarial: bool
     ) -> Dict[str, tf.Tensor]:
-        """Steps 3, 4 and 5 on one batch, sharing the teachers and one encoder pass."""
+        """Steps 3, 4 and 5, with one encoder pass where all see the same of it.
+
+        Args:
+          competing: images and targets of the competition.
+          collaborating: those of the other phases, or the same object.
+          adversarial: whether the CGAN term takes part.
+        """
+        images, targets = collaborating
         encoder = self.student.encoder
         with statistics(encoder, "collect") as encoder_statistics:
             with tf.GradientTape() as trunk_tape:
@@ -476,10 +533,16 @@ class SokaModel(tf.keras.Model):
                 )
         features["representation"] = representation
 
+        seen = representation
+        same_statistics = self._frozen_training == self._batch_statistics
+        if competing is not collaborating or not same_statistics:
+            with statistics(encoder, "keep"):
+                seen = encoder(competing[0], training=self._frozen_training)
+            seen = seen["representation"]
         with self._phase("competition"):
-            values = self._compete(images, representation, targets, adversarial)
+            values = self._compete(competing[0], seen, competing[1], adversarial)
 
-        # The encoder has not moved yet: its one pass is also that of the next phases.
+        # The encoder has not moved yet: its first pass is that of the next phases.
         with self._phase("collaboration"):
             apply_collected(encoder_statistics)
             # Norms that overflow lower the scale, too, if weights are learnt from them.
@@ -559,10 +622,11 @@ class SokaModel(tf.keras.Model):
         with tf.GradientTape() as tape:
             losses = []
             for i, task in enumerate(self.tasks):
-                real = self._judge(images, task, targets.predictions[task], 100 + i)
-                fake = self._judge(
-                    images, task, tf.stop_gradient(predictions[task]), 200 + i
-                )
+                training = self._batch_statistics
+                real = targets.predictions[task]
+                real = self._judge(images, task, real, 100 + i, training)
+                fake = tf.stop_gradient(predictions[task])
+                fake = self._judge(images, task, fake, 200 + i, training)
                 losses.append(discriminator_loss(real, fake))
             scale = self._loss_scale("discriminators")
             total = _scaled(tf.add_n(losses), scale)
@@ -592,7 +656,7 @@ class SokaModel(tf.keras.Model):
             with statistics(decoder, "keep"), tape:
                 tape.watch(representation)
                 prediction = {
-                    task: decode(representation, training=self._batch_statistics)
+                    task: decode(representation, training=self._frozen_training)
                 }
                 soft = self._soft_losses(prediction, targets)
                 loss = soft
@@ -606,15 +670,20 @@ class SokaModel(tf.keras.Model):
 
     def _gradient_norms(
         self,
-        compress_tape: tf.GradientTape,
+        tape: tf.GradientTape,
         representation: tf.Tensor,
         pulls: Tensors,
         scale: Optional[tf.Tensor],
     ) -> tf.Tensor:
         """||grad_W L_i|| from the tasks' pulls on the representation; float32 [n]."""
+        if self.gradnorm.layer == "representation":
+            pulls = _unscale([tf.cast(p, tf.float32) for p in pulls], scale)
+            squares = tf.stack([tf.reduce_sum(tf.square(p)) for p in pulls])
+            # Every image is on one replica, whose loss is a share of the whole.
+            return tf.sqrt(mean_over_replicas(squares) / replica_count())
         kernel = self.student.encoder.last_shared_kernel
         gradients = [
-            compress_tape.gradient(representation, kernel, output_gradients=pull)
+            tape.gradient(representation, kernel, output_gradients=pull)
             for pull in pulls
         ]
         return _norms(gradients, scale)
@@ -713,19 +782,26 @@ class SokaModel(tf.keras.Model):
         losses = []
         for i, (task, prediction) in enumerate(predictions.items()):
             with statistics(self.discriminators[task], "keep"):
-                logits = self._judge(images, task, prediction, noise + i)
+                logits = self._judge(
+                    images, task, prediction, noise + i, self._frozen_training
+                )
             losses.append(generator_loss(logits))
         return tf.stack(losses)
 
     def _judge(
-        self, images: tf.Tensor, task: str, maps: tf.Tensor, noise: int
+        self,
+        images: tf.Tensor,
+        task: str,
+        maps: tf.Tensor,
+        noise: int,
+        training: bool,
     ) -> tf.Tensor:
         """A discriminator's logits on noisy maps; `noise` tells the passes apart."""
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.step * 1000 + noise])
         sigma = self.adversary.noise.get(task, 0.0)
         maps = instance_noise(maps, self.step, sigma, seed)
         pair = tf.concat([images, tf.cast(maps, images.dtype)], axis=-1)
-        return self.discriminators[task](pair, training=self._batch_statistics)
+        return self.discriminators[task](pair, training=training)
 
     def _loss_scale(self, *players: str) -> Optional[tf.Tensor]:
         """What a loss is multiplied by whose gradients overflow in float16; or None.

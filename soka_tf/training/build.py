@@ -343,11 +343,14 @@ def build_gradnorm(
     floor: float = 0.02,
     norm: str = "l2",
     adaptive: bool = True,
+    layer: str = "compress",
 ) -> GradNorm:
     """Builds the task weights; `adaptive=False` keeps them at 1 / n."""
     return _or_user_error(
         "build_gradnorm",
-        lambda: GradNorm(len(tasks), alpha, floor, norm, trainable_weights=adaptive),
+        lambda: GradNorm(
+            len(tasks), alpha, floor, norm, trainable_weights=adaptive, layer=layer
+        ),
     )
 
 
@@ -423,6 +426,8 @@ def build_model(
     weight_decay_kind: str = "l2_loss",
     seed: int = 0,
     winograd: bool = True,
+    new_batch_in_collaboration: bool = False,
+    frozen_statistics: str = "batch",
 ) -> SokaModel:
     """Joins the parts; see `soka_tf.soka.model.SokaModel` for the arguments.
 
@@ -455,6 +460,8 @@ def build_model(
             weight_decay if weight_decay_kind == "l2_loss" else 0.0,
             seed,
             winograd,
+            new_batch_in_collaboration,
+            frozen_statistics,
         ),
     )
 

@@ -87,7 +87,8 @@ class Settings:
     Attributes:
       tasks: names of the student's tasks, any alias.
       image_size: side in pixels of all images and maps.
-      batch_size: images of a step, over all replicas.
+      batch_size: images of a step, over all replicas; with
+        `build_model.new_batch_in_collaboration` of each of its two batches.
       max_steps: steps of the run, the joint start included (paper: 600 000).
       seed: of the initial values, the order of the images and the instance noise.
       antialias: whether images are smoothed before they are reduced; the original
@@ -476,7 +477,7 @@ def train(
         common = dict(
             samples=run.data.train,
             image_size=settings.image_size,
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size * model.batches_per_step,
             seed=settings.seed,
             start_step=start,
             antialias=settings.antialias,
@@ -753,7 +754,7 @@ def _broken_answers(run: Run, step: int) -> List[str]:
         dataset = image_dataset(
             run.data.train,
             settings.image_size,
-            settings.batch_size,
+            settings.batch_size * run.model.batches_per_step,
             settings.seed,
             start_step=step,
             steps=1,

@@ -35,11 +35,15 @@ def joint_step(model, images):
     model.step.assign_add(1)
 
 
-def cycle(model, images, adversarial=False):
-    """Steps 3 to 5, phase by phase; with the CGAN term where it is told to."""
+def cycle(model, images, adversarial=False, other_images=None):
+    """Steps 3 to 5, phase by phase; with the CGAN term where it is told to.
+
+    `other_images` are those of collaboration and weighting, unless they are the same.
+    """
     encoder = model.student.encoder
     encoder_at_start = values(encoder.trainable_variables)
     competition(model, images, adversarial)
+    images = images if other_images is None else other_images
     collaboration(model, images, adversarial)
     weighting(model, images, adversarial, encoder_at_start)
     model.step.assign_add(1)
@@ -51,7 +55,7 @@ def competition(model, images, adversarial):
     kept = statistics_of(model.student.encoder, *model.discriminators.values())
     variables = moving_decoders(model)
     with tf.GradientTape() as tape:
-        predictions, _ = run_student(model, images)
+        predictions, _ = run_student(model, images, resting="encoder")
         losses = soft_losses(model, taught, predictions)
         if adversarial:
             losses = mixed(model, losses, deceits(model, images, predictions, 0))
@@ -84,7 +88,7 @@ def collaboration(model, images, adversarial):
     )
     variables = moving_encoder(model)
     with tf.GradientTape(persistent=True) as tape:
-        predictions, features = run_student(model, images)
+        predictions, features = run_student(model, images, resting="decoders")
         losses = soft_losses(model, taught, predictions)
         if adversarial:
             losses = mixed(model, losses, deceits(model, images, predictions, 300))
@@ -112,17 +116,21 @@ def weighting(model, images, adversarial, encoder_at_start):
     assign(encoder.trainable_variables, encoder_at_start)
 
     state = model.gradnorm
-    kernel = encoder.last_shared_kernel
     task_weights = tf.identity(state.task_weights)
     with tf.GradientTape() as outer:
         outer.watch(task_weights)
         with tf.GradientTape(persistent=True) as inner:
-            predictions, _ = run_student(model, images)
+            predictions, features = run_student(model, images, resting="decoders")
             losses = soft = soft_losses(model, taught, predictions)
             if adversarial:
                 losses = mixed(model, soft, deceits(model, images, predictions, 300))
             weighted = tf.unstack(task_weights * losses)
-        norms = [tf.norm(inner.gradient(loss, kernel)) for loss in weighted]
+        places = {
+            "compress": encoder.last_shared_kernel,
+            "representation": features["representation"],
+        }
+        place = places[state.layer]
+        norms = [tf.norm(inner.gradient(loss, place)) for loss in weighted]
         if state.norm == "squared_l2":
             norms = [tf.square(norm) for norm in norms]
         norms = tf.stack(norms)
@@ -153,11 +161,14 @@ def run_teachers(model, images):
     return {t: m(images) for t, m in {**pool.targets, **pool.auxiliaries}.items()}
 
 
-def run_student(model, images):
-    """Predictions and features, normalised as in training."""
-    features = model.student.encoder(images, training=True)
+def run_student(model, images, resting=None):
+    """Predictions and features, normalised as in training, or as told who rests."""
+    batch = model.frozen_statistics == "batch"
+    features = model.student.encoder(images, training=batch or resting != "encoder")
     predictions = {
-        task: model.student.decoders[task](features["representation"], training=True)
+        task: model.student.decoders[task](
+            features["representation"], training=batch or resting != "decoders"
+        )
         for task in model.tasks
     }
     return predictions, features
@@ -183,24 +194,25 @@ def amalgamation_losses(model, taught, features):
 
 def deceits(model, images, predictions, noise):
     """The generator's losses, float32 [n]."""
-    return tf.stack(
-        [
-            cross_entropy(logits(model, images, task, predictions[task], noise + i), 1)
-            for i, task in enumerate(model.tasks)
-        ]
-    )
+    batch = model.frozen_statistics == "batch"
+    found = [
+        logits(model, images, task, predictions[task], noise + i, training=batch)
+        for i, task in enumerate(model.tasks)
+    ]
+    return tf.stack([cross_entropy(one, 1) for one in found])
 
 
 def mixed(model, soft, deceit):
     return (1 - model.adversary.weight) * soft + model.adversary.weight * deceit
 
 
-def logits(model, images, task, maps, noise):
+def logits(model, images, task, maps, noise, training=True):
     step = tf.cast(model.step, tf.float32)
     sigma = model.adversary.noise.get(task, 0.0) / (1 + 0.2 * step / 1000)
     seed = tf.stack([model.seed, model.step * 1000 + noise])
     maps = maps + sigma * tf.random.stateless_normal(maps.shape, seed)
-    return model.discriminators[task](tf.concat([images, maps], -1), training=True)
+    pair = tf.concat([images, maps], -1)
+    return model.discriminators[task](pair, training=training)
 
 
 def cross_entropy(logits, label):

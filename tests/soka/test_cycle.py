@@ -31,6 +31,15 @@ CASES = {
         soft_loss="l1",
         gradnorm=dict(trainable_weights=False),
     ),
+    "new_batch": dict(new_batch_in_collaboration=True, gan=1),
+    "moving_statistics": dict(frozen_statistics="moving", gan=1),
+    "all_choices": dict(
+        new_batch_in_collaboration=True,
+        frozen_statistics="moving",
+        gradnorm=dict(layer="representation"),
+        weighted_collaboration=True,
+    ),
+    "norms_of_activations": dict(gradnorm=dict(layer="representation"), gan=1),
     "adam": dict(optimizers="adam", weighted_collaboration=True),
 }
 MOVED = ("encoder/", "decoder/normal/", "optimizer/encoder/")
@@ -39,7 +48,10 @@ MOVED = ("encoder/", "decoder/normal/", "optimizer/encoder/")
 def plain_cycle(model, batch):
     adversary = model.adversary
     adversarial = adversary is not None and int(model.step) >= adversary.start_step
-    reference.cycle(model, batch, adversarial)
+    if model.new_batch_in_collaboration:
+        reference.cycle(model, batch[::2], adversarial, batch[1::2])
+    else:
+        reference.cycle(model, batch, adversarial)
 
 
 def assert_every_step_is_equal(model, plain_step, steps, tolerance=1e-5):
@@ -48,7 +60,7 @@ def assert_every_step_is_equal(model, plain_step, steps, tolerance=1e-5):
     From a common start, that is: networks of ReLUs, left alone, turn a difference of
     rounding into one that can be seen within a few steps.
     """
-    for batch in small.batches(steps):
+    for batch in small.batches(steps, batch_size=3 * model.batches_per_step):
         start = small.trained_state(model)
         small.fit(model, batch[None])
         shared = small.trained_state(model)
