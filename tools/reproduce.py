@@ -48,7 +48,7 @@ from tools.studies.training import Runs, Training  # noqa: E402
 SCALES = {
     "small": Scale(
         files=("gin/rooms/study.gin",),
-        steps=600,
+        steps=400,
         single_student=(
             "build_student.units = (1, 1, 1, 1)",
             "build_student.width = 0.085",
@@ -163,7 +163,8 @@ def main() -> int:
 
 
 def _chosen(names: Sequence[str]) -> List[Study]:
-    studies = definitions.define(SCALES[_SCALE.value])
+    scale = SCALES[_SCALE.value]
+    studies = definitions.define(scale._replace(steps=_STEPS.value or scale.steps))
     if list(names) == ["all"]:
         return list(studies.values())
     unknown = [name for name in names if name not in studies]

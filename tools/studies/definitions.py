@@ -576,6 +576,36 @@ def _question(
     )
 
 
+def _long_runs() -> Study:
+    """How near students come to their teachers, with more time or lent weights."""
+    lent = (
+        "initialize_student.encoder = 'edge_texture'",
+        "initialize_student.decoders = True",
+        "build_optimizers.learning_rate = 0.003",
+    )
+    auxiliary = f"auxiliary = {PAIRS[PAIR]}"
+    rows = [Row("teacher", ()), Row("KD + MIA + ACCT", (_soka(),))]
+    rows += [
+        Row(
+            f"{title}, {share} times the steps",
+            (_method(PAIR, "soka", auxiliary, *params, name=name, share=share),),
+        )
+        for title, name, share, params in (
+            ("random start", "soka_long", 8, ()),
+            ("started from teachers", "soka_lent", 3, lent),
+        )
+    ]
+    comparisons = [Comparison(row.title, "teacher", _RMSES) for row in rows[1:]]
+    return Study(
+        "long",
+        "Longer runs, and a start from the teachers",
+        "The whole method for longer than the other studies have time for: from random "
+        "weights, as in the paper's Step 1, and with `initialize_student`, encoder and "
+        "decoders from teachers.",
+        [Table("depth and 2D edges", _RMSES, rows, comparisons)],
+    )
+
+
 def _open_questions(scale: Scale) -> List[Study]:
     def soka(name: str, *params: str) -> Training:
         return _soka(PAIR, *params, name=f"soka_{name}")
@@ -621,6 +651,7 @@ def _open_questions(scale: Scale) -> List[Study]:
                 )
             ],
         ),
+        _long_runs(),
         _question(
             "mia",
             "Which amalgamation",

@@ -1,0 +1,311 @@
+"""tools/reproduce.py: estimates, orderings, pages; and whole studies, tiny."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from soka_tf.errors import UserError
+from tests.tiny_runs import ROOT
+from tests.tools import load_tool, run_tool
+from tools.studies import definitions, results
+from tools.studies.intervals import (
+    CONTRADICTED,
+    HOLDS,
+    LIKELY,
+    OPEN,
+    Estimate,
+    apart,
+    ordering,
+    paired_difference,
+)
+from tools.studies.training import Runs, Setting, Training
+
+SCALE = load_tool("reproduce").SCALES["small"]
+
+
+# ------------------------------------------------------------------- estimates
+
+
+def test_estimate_of_five_values_by_hand():
+    estimate = Estimate.of([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert estimate.mean == 3.0
+    # Student's quantile for 4 degrees of freedom, from a printed table.
+    assert estimate.half_width == pytest.approx(2.776 * 1.5811388 / 5**0.5, rel=1e-3)
+
+
+def test_estimate_of_one_value_has_no_interval_and_is_apart_from_nothing():
+    one = Estimate.of([1.0])
+    assert one.half_width is None
+    assert not apart(one, Estimate(5.0, 0.1, [5.0]))
+    assert Estimate.of([]) is None
+
+
+@pytest.mark.parametrize("distance, expected", [(0.31, True), (0.29, False)])
+def test_apart_when_intervals_do_not_meet(distance, expected):
+    assert apart(Estimate(1, 0.1, []), Estimate(1 + distance, 0.2, [])) is expected
+
+
+def test_paired_difference_removes_what_seeds_share():
+    a = Estimate.of([1.0, 2.0, 3.0])
+    b = Estimate.of([1.1, 2.1, 3.1])
+    assert not apart(a, b)
+    difference = paired_difference(a, b)
+    assert difference.mean == pytest.approx(-0.1)
+    assert difference.half_width < 1e-6
+    assert paired_difference(a, Estimate.of([1.0])) is None
+
+
+def _sharp(*means):
+    return [None if m is None else Estimate(m, 0.01, [m]) for m in means]
+
+
+@pytest.mark.parametrize(
+    "ours, expected",
+    [
+        (_sharp(1.0, 2.0, 3.0), HOLDS),
+        (_sharp(1.0, 1.01, 3.0), LIKELY),
+        (_sharp(1.01, 1.0, 3.0), OPEN),
+        (_sharp(2.0, 1.0, 3.0), CONTRADICTED),
+        (_sharp(1.0, None, None), None),
+    ],
+)
+def test_ordering_of_the_first_cell(ours, expected):
+    assert ordering([10.0, 11.0, 12.0], ours, 0) == expected
+
+
+def test_ordering_ignores_cells_that_tie_in_the_paper():
+    assert ordering([10.0, 10.0, 12.0], _sharp(5.0, 1.0, 9.0), 0) == HOLDS
+
+
+@pytest.mark.parametrize(
+    "estimate, text",
+    [
+        (Estimate(0.81234, 0.0123, [1, 2]), "0.812 ± 0.012"),
+        (Estimate(0.81234, 0.123, [1, 2]), "0.81 ± 0.12"),
+        (Estimate(0.0070412, 0.000081, [1, 2]), "0.007041 ± 0.000081"),
+        (Estimate(12.3, 45.0, [1, 2]), "12 ± 45"),
+        (Estimate(0.5, None, [0.5]), "0.500"),
+        (None, "-"),
+    ],
+)
+def test_number_has_the_digits_that_its_interval_lets_stand(estimate, text):
+    assert results.number(estimate) == text
+
+
+# ----------------------------------------------------------------- definitions
+
+
+def test_every_study_of_the_paper_is_defined():
+    names = set(definitions.define(SCALE))
+    assert names >= {f"table{n}" for n in range(1, 6)} | {"supp1", "supp2", "supp3"}
+    assert names >= {f"fig{n}" for n in range(1, 6)}
+
+
+def test_definitions_share_runs_between_studies():
+    studies = definitions.define(SCALE)
+    names = [t.name for study in studies.values() for t in study.trainings]
+    by_name = {t.name: t for study in studies.values() for t in study.trainings}
+    for study in studies.values():
+        for training in study.trainings:
+            assert training == by_name[training.name]
+    assert names.count("depth-edge2d/soka") > 5
+
+
+def test_definitions_hold_the_printed_values_of_the_paper():
+    page = ROOT.parent / "shared" / "paper" / "soka.md"
+    if not page.is_file():
+        pytest.skip("needs ../shared/paper")
+    printed = set(re.findall(r"\d+\.\d+", page.read_text(encoding="utf-8")))
+    printed |= set(
+        re.findall(
+            r"\d+\.\d+", (page.parent / "supplement.md").read_text(encoding="utf-8")
+        )
+    )
+    printed = {float(number) for number in printed}
+    for study in definitions.define(SCALE).values():
+        for table in study.tables:
+            for row in table.rows:
+                values = {v for v in row.paper.values() if v is not None}
+                assert values <= printed, (study.name, row.title)
+
+
+def test_definitions_compare_rows_that_are_there():
+    for study in definitions.define(SCALE).values():
+        for table in study.tables:
+            titles = [row.title for row in table.rows]
+            assert len(set(titles)) == len(titles)
+            for comparison in table.comparisons:
+                assert {comparison.better, comparison.worse} <= set(titles)
+
+
+# ------------------------------------------------------------------------ runs
+
+
+def _finished(runs: Runs, training: Training, seed: int, depth: float, edge: float):
+    """What a run leaves, without training it."""
+    folder = runs.folder_of(training, seed)
+    folder.mkdir(parents=True)
+    metrics = dict(rel=0.3, delta1=0.5, delta2=0.7, delta3=0.9)
+
+    def entries(student):
+        return {
+            "student": dict(rmse=student, **metrics),
+            "teacher": dict(rmse=1.0, **metrics),
+            "student_vs_teacher": dict(rmse=student / 2, **metrics),
+        }
+
+    evaluation = {
+        "step": 600,
+        "parameters": {"student": 1000, "teachers": 2000},
+        "tasks": {"depth_zbuffer": entries(depth), "edge_texture": entries(edge)},
+    }
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    record = {"seed": seed, "cpu_seconds": 10.0 + seed}
+    (folder / "study.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def table5(tmp_path):
+    study = definitions.define(SCALE)["table5"]
+    runs = Runs(tmp_path / "runs", Setting(("gin/rooms/study.gin",), 600), 1)
+    kd, kd_mia, soka = (row.trainings[0] for row in study.tables[0].rows[1:])
+    for seed in range(2):
+        _finished(runs, kd, seed, 2.0 + 0.001 * seed, 3.0 + 0.001 * seed)
+        _finished(runs, kd_mia, seed, 1.5 + 0.001 * seed, 2.0)
+    _finished(runs, soka, 0, 1.2, 2.1)
+    return study, runs, soka
+
+
+def test_collect_reads_means_verdicts_and_what_is_missing(table5):
+    study, runs, soka = table5
+    (table,) = results.collect(study, runs, range(2), {soka: "stopped by SIGKILL"})
+    teacher, kd, kd_mia, acct = table.rows
+    depth = ("depth_zbuffer", "rmse")
+    assert kd.cells[depth].ours.mean == pytest.approx(2.0005)
+    assert kd_mia.cells[depth].ordering == LIKELY  # the third row has one seed only
+    assert kd.relative.mean == pytest.approx(2.5005)
+    assert kd.imitation["depth_zbuffer"].mean == pytest.approx(1.00025)
+    assert kd.cpu_seconds.values == [10.0, 11.0]
+    assert kd.missing is None and acct.missing == "1 of 2 seeds: stopped by SIGKILL"
+    assert teacher.cells[depth].ours == Estimate(1.0, 0.0, [1.0])
+    assert any(
+        "KD + MIA against KD, depth, rmse:" in finding and "intervals apart" in finding
+        for finding in table.findings
+    )
+
+
+def test_collect_without_runs_says_not_run(tmp_path):
+    study = definitions.define(SCALE)["table5"]
+    runs = Runs(tmp_path, Setting((), 600), 1)
+    (table,) = results.collect(study, runs, range(5), {})
+    assert all(row.relative is None for row in table.rows)
+    assert table.rows[1].missing == "0 of 5 seeds: not run"
+    assert not table.findings
+
+
+def test_folder_of_a_run_differs_with_its_bindings_but_not_with_its_seed(tmp_path):
+    training = Training("pair/kd", ("normal",), ("gin/methods/kd.gin",))
+    one = Runs(tmp_path, Setting(("a.gin",), 600), 1)
+    other = Runs(tmp_path, Setting(("a.gin",), 600, ("batch_size = 2",)), 1)
+    longer = training._replace(steps_share=2.0)
+    folders = {
+        one.folder_of(training, 0).parent,
+        one.folder_of(training, 1).parent,
+        other.folder_of(training, 0).parent,
+        one.folder_of(longer, 0).parent,
+    }
+    assert len(folders) == 3
+
+
+def test_damaged_record_is_named(tmp_path):
+    training = Training("kd", ("normal",))
+    runs = Runs(tmp_path, Setting((), 600), 1)
+    folder = runs.folder_of(training, 0)
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text("{")
+    with pytest.raises(UserError, match="study.json: cannot be read as JSON"):
+        runs.outcome(training, 0)
+
+
+# -------------------------------------------------------------------- commands
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (["--study=table9"], "there is no study 'table9'. There are: all, table1"),
+        (["--study=table5", "--seeds=0"], "--seeds"),
+        (["--study=table5", "--taskonomy_dir=x"], "--data=taskonomy only"),
+    ],
+)
+def test_reproduce_of_wrong_flags_says_what_is_allowed(
+    arguments, text, tmp_path, capsys
+):
+    result = run_tool("reproduce", *arguments, f"--model_dir={tmp_path}", capsys=capsys)
+    assert result.code == 2 and text in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (["--scale=full"], "needs Taskonomy's networks"),
+        (["--data=taskonomy"], "needs a Taskonomy folder"),
+        (["--teachers_dir=nowhere"], "needs teachers"),
+    ],
+)
+def test_reproduce_without_data_writes_what_it_needs(arguments, text, tmp_path, capsys):
+    result = run_tool(
+        "reproduce",
+        "--study=table5",
+        f"--model_dir={tmp_path}",
+        *arguments,
+        capsys=capsys,
+    )
+    assert result.code == 0
+    page = (tmp_path / "table5.md").read_text(encoding="utf-8")
+    assert text in page and "10.26" in page
+    assert json.loads((tmp_path / "table5.json").read_text())["missing"]
+
+
+def test_reproduce_trains_resumes_and_reports(tmp_path, capsys, tiny):
+    arguments = [
+        "--study=table5",
+        "--seeds=2",
+        "--steps=3",
+        "--jobs=1",
+        f"--model_dir={tmp_path}",
+        f"--teachers_dir={tiny.teachers}",
+        "--data=taskonomy",
+        f"--taskonomy_dir={tiny.labelled}",
+        *(
+            f"--gin_param={p}"
+            for p in tiny.params("build_model.joint_steps = 1")
+            if not p.startswith(("teachers_dir", "images_dir"))
+        ),
+    ]
+    result = run_tool("reproduce", *arguments, capsys=capsys)
+    assert result.code == 0, result.err
+    page = (tmp_path / "table5.md").read_text(encoding="utf-8")
+    assert "paper 10.26" in page and "table5.png" in page
+    assert (tmp_path / "table5.png").stat().st_size > 1000
+    records = sorted(tmp_path.rglob("seed*/study.json"))
+    assert len(records) == 6
+    before = {path: path.stat().st_mtime_ns for path in records}
+    records[0].unlink()
+    result = run_tool("reproduce", *arguments, capsys=capsys)
+    assert result.code == 0
+    assert {p: p.stat().st_mtime_ns for p in records[1:]} == {
+        p: before[p] for p in records[1:]
+    }
+    assert records[0].is_file()
+
+
+def test_documents_name_no_path_of_a_machine():
+    for page in [ROOT / "docs" / "results.md", *(ROOT / "docs/study").glob("*.md")]:
+        text = page.read_text(encoding="utf-8") if page.is_file() else ""
+        assert "/tmp" not in text and "/root" not in text and "/home" not in text
+        folder = pathlib.Path(page).parent
+        for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
+            assert (folder / picture).is_file(), picture
