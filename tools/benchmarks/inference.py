@@ -14,7 +14,7 @@ from soka_tf.data.rooms import generate_rooms
 from soka_tf.data.taskonomy import find_samples
 from soka_tf.evaluation.evaluator import evaluate
 from soka_tf.networks.decoder import Decoder
-from soka_tf.networks.encoder import ENCODER_50, Encoder
+from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
 from soka_tf.networks.folding import PRECISIONS, fold
 from soka_tf.networks.processor import has_amx
 from soka_tf.serving.saved_model import export_student
@@ -90,6 +90,7 @@ def measure_inference(
                 for name, case, other in (
                     ("student_over_teachers", "student", "teachers"),
                     ("unfolded_student_over_teachers", *_UNFOLDED),
+                    ("single_students_over_teachers", _SINGLE, _UNFOLDED[1]),
                     ("exported_over_teachers", "exported", _UNFOLDED[1]),
                 ):
                     ratio[f"{name}_{of}_{at}"] = times.over(
@@ -105,7 +106,8 @@ def measure_inference(
         notes=[
             "student, teachers: both folded with fast convolutions, as "
             "export_student(precision='auto') does without AMX, in float32. unfolded: "
-            "both as Keras runs them, in float32. exported: by "
+            "both as Keras runs them, in float32; single students (n-to-n): the "
+            "same, with encoders of 26 layers. exported: by "
             f"export_student(precision='auto'), {best}, uint8 images to maps in "
             "physical units."
         ],
@@ -118,12 +120,14 @@ def measure_inference(
 
 
 _UNFOLDED = ("unfolded_student", "unfolded_teachers")
+_SINGLE = "unfolded_single_students"
 
 
 class Networks(NamedTuple):
-    """Teachers of `TASKS` and a student of the same tasks, at random weights."""
+    """Teachers of `TASKS`, students of one each and of all; random weights."""
 
     teachers: Dict[str, Teacher]
+    singles: Dict[str, Teacher]
     student: Student
 
     @classmethod
@@ -133,16 +137,20 @@ class Networks(NamedTuple):
         def decoder(task):
             return Decoder(task.channels, width, name=f"decoder_{task.name}")
 
-        teachers = {
-            task.name: Teacher(task.name, Encoder(units, width), decoder(task))
-            for task in TASKS
-        }
+        def each(units):
+            return {
+                task.name: Teacher(task.name, Encoder(units, width), decoder(task))
+                for task in TASKS
+            }
+
+        teachers, singles = each(units), each(ENCODER_26)
         student = Student(
             Encoder(units, width), {task.name: decoder(task) for task in TASKS}
         )
-        for seed, network in enumerate([student, *teachers.values()]):
+        networks = [student, *teachers.values(), *singles.values()]
+        for seed, network in enumerate(networks):
             draw_weights(network, seed)
-        return cls(teachers, student)
+        return cls(teachers, singles, student)
 
 
 def draw_weights(network: tf.keras.Model, seed: int) -> None:
@@ -201,6 +209,7 @@ def build_cases(networks: Networks, image_size: int, folder: str) -> Dict[str, P
             {n: fold(d, fast=True) for n, d in student.decoders.items()},
         ),
         "unfolded_teachers": each(teachers),
+        _SINGLE: each(networks.singles),
         "unfolded_student": one(student.encoder, student.decoders),
     }
     cases = {}

@@ -54,30 +54,19 @@ def inference(scale: str, folder: pathlib.Path) -> Further:
         )
     measured = read_json(path)
     printed = {
-        "teachers": (8.925, 13.387),
-        "single_students": (7.724, 11.545),
-        "student": (5.560, 6.876),
+        "KD n-to-n students": ("single_students", (7.724, 11.545)),
+        "ours, n-to-1": ("unfolded_student", (5.560, 6.876)),
     }
-    names = {
-        "teachers": "teachers",
-        "single_students": "KD n-to-n students",
-        "student": "ours, n-to-1",
-    }
-    seconds = measured["seconds"]
-    batches = sorted(
-        {int(name.rsplit("_", 1)[1]) for name in seconds if "_batch_" in name}
-    )
+    teachers = (8.925, 13.387)
+    batches = measured["settings"]["batch_sizes"]
     rows: List[List[str]] = []
-    for case, paper in printed.items():
-        cells = [names[case]]
-        for number, tasks in enumerate((2, 3)):
-            base = printed["teachers"][number]
-            cells.append(f"{paper[number] / base:.3f}")
+    for title, (case, paper) in printed.items():
+        cells = [title]
+        for tasks, seconds, base in zip((2, 3), paper, teachers):
+            cells.append(f"{seconds} / {base} = {seconds / base:.3f}")
             for batch in batches:
-                key = f"unfolded_{case}_{tasks}_tasks_batch_{batch}"
-                over = f"unfolded_teachers_{tasks}_tasks_batch_{batch}"
-                found = seconds.get(key)
-                cells.append(f"{found / seconds[over]:.3f}" if found else "not run")
+                name = f"{case}_over_teachers_{tasks}_tasks_batch_{batch}"
+                cells.append(f"{measured['ratio'][name]:.3f}")
         rows.append(cells)
     head = ["time / teachers'"]
     for tasks in (2, 3):

@@ -45,9 +45,9 @@ class Section(NamedTuple):
     missing: Sequence[str]
 
 
-def section(part: Section, level: int = 2) -> str:
-    """The Markdown of a study."""
-    lines = [f"{'#' * level} {part.study.title}", "", part.study.text, ""]
+def section(part: Section) -> str:
+    """The Markdown of a study, without its title."""
+    lines = [part.study.text, ""]
     lines += ["```", part.command, "```", ""]
     for table in part.tables:
         if len(part.tables) > 1:
@@ -98,7 +98,7 @@ def _beside(table: ResultTable) -> str:
         "rmse / teacher's, mean of the tasks",
         "parameters",
         "steps",
-        "CPU seconds a run",
+        "CPU seconds of the steps",
     ]
     rows = []
     for row in table.rows:
@@ -182,7 +182,7 @@ def results_page(
         "",
         verdicts(paper),
     ]
-    parts = [section(part) for part in paper]
+    parts = [f"## {part.study.title}\n\n{section(part)}" for part in paper]
     if questions:
         rows = [
             [f"[{part.study.title}](study/{part.study.name}.md)", _summary(part)]
