@@ -30,7 +30,7 @@ class Tiny(NamedTuple):
       teachers: folder of teachers of all tasks the shipped gin files name.
       images: folder of images without labels.
       labelled: Taskonomy folder of images with labels of all tasks but one label, that
-        of edge_texture at point 0, and with pixels of no reading.
+        of edge_texture at point 3, and with pixels of no reading.
     """
 
     teachers: pathlib.Path
@@ -117,7 +117,7 @@ def write_labelled(root: pathlib.Path, count: int, size: int = 16) -> None:
             if name == "depth_zbuffer":
                 values[: size // 4] = np.nan
             pixels[name] = store(get_task(name), values)
-        if i == 0:
+        if i == 3:
             del pixels["edge_texture"]
         for domain, values in pixels.items():
             folder = root / "home" / domain

@@ -307,6 +307,60 @@ def test_labelled_dataset_task_without_files_is_refused(labelled):
         pipeline.labelled_dataset(samples, [TASKS["jigsaw"]], 8, 2)
 
 
+# Labels in place of the teachers
+
+
+def test_label_reader_gives_labels_of_the_image_shown_and_counts_readings(labelled):
+    os.remove(labelled / "ada/edge_texture/point_1_view_0_domain_edge_texture.png")
+    (labelled / "ada/rgb/point_3_view_0_domain_rgb.png").write_bytes(b"")
+    samples = taskonomy.find_samples(labelled, LABELS[:3])
+    rows = [TASKS[name] for name in LABELS[:3]]
+    dataset = pipeline.image_dataset(
+        samples,
+        image_size=8,
+        batch_size=1,
+        seed=0,
+        steps=10,
+        teachers=pipeline.label_reader(samples, rows, 8),
+    )
+    truth = pipeline.labelled_dataset(samples, rows, 8, 1)
+    truth = {element["rgb"].numpy().tobytes(): element for element in truth}
+    seen = set()
+    for element in dataset:
+        rgb, labels = element["rgb"].numpy(), element[pipeline.TEACHERS]
+        (wanted,) = (t for t in truth.values() if np.allclose(t["rgb"], rgb, atol=1e-6))
+        there = wanted["valid/edge_texture"].numpy()
+        seen.add(bool(there[0]))
+        assert set(labels) == {"predictions", "features", "weights"}
+        for name in LABELS[:3]:
+            np.testing.assert_array_equal(labels["predictions"][name], wanted[name])
+        for name in ("depth_zbuffer", "normal"):
+            weights = labels["weights"][name].numpy()
+            np.testing.assert_array_equal(weights, wanted["mask"])
+            assert 0 < weights.mean() < 1
+        assert (labels["weights"]["edge_texture"].numpy() == there).all()
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("kept", [0, 2**30])
+def test_label_reader_keeps_labels_in_memory_if_they_are_small(
+    labelled, monkeypatch, kept
+):
+    opened, read = [], taskonomy.read_pixels
+
+    def spy(path, domain):
+        opened.append(domain)
+        return read(path, domain)
+
+    monkeypatch.setattr(taskonomy, "read_pixels", spy)
+    monkeypatch.setattr(pipeline, "_KEPT_BYTES", kept)
+    samples = taskonomy.find_samples(labelled, ["edge_texture"])
+    reader = pipeline.label_reader(samples, [TASKS["edge_texture"]], 8)
+    for _ in range(3):
+        reader(tf.constant(0, tf.int64))
+    assert opened == ["edge_texture"] * (1 if kept else 3)
+
+
 # Preprocessing
 
 

@@ -1,8 +1,11 @@
 """The shared cycle against the plain one of reference.py."""
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from soka_tf.networks import winograd
+from soka_tf.soka.gradnorm import gradnorm_gradient, renormalize
 from tests.soka import reference, small
 
 THREE = (*small.TASKS, "edge_texture")
@@ -105,3 +108,43 @@ def test_joint_step_equals_its_plain_form_in_every_step(options):
     model = small.build(joint_steps=10, initial_losses_step=1, **options)
     assert_every_step_is_equal(model, reference.joint_step, steps=2)
     assert model.gradnorm.initial_losses.numpy().all()
+
+
+def test_joint_weighting_moves_the_weights_by_gradnorm_and_all_else_as_before():
+    options = dict(joint_steps=10, initial_losses_step=1, weight_decay=1e-2)
+    (model, plain) = (
+        small.build(joint_weighting=weighting, **options) for weighting in (True, False)
+    )
+    first, second = small.batches(2)
+    small.fit(model, first[None])
+    assert not model.gradnorm.initial_losses.numpy().any()
+    np.testing.assert_array_equal(model.gradnorm.task_weights, [0.5, 0.5])
+
+    model.gradnorm.initial_losses.assign([0.3, 2.0])
+    start = small.trained_state(model)
+    taught = reference.run_teachers(model, second)
+    with tf.GradientTape(persistent=True) as tape:
+        predictions, _ = reference.run_student(model, second)
+        losses = reference.soft_losses(model, taught, predictions)
+        each = tf.unstack(losses)
+    kernel = model.student.encoder.last_shared_kernel
+    norms = tf.stack([tf.norm(tape.gradient(loss, kernel)) for loss in each])
+    loss, gradient = gradnorm_gradient(
+        tf.constant([0.5, 0.5]), norms, losses, tf.constant([0.3, 2.0]), 1.5
+    )
+    expected = renormalize(0.5 - small.RATES["task_weights"] * gradient, 0.02)
+    small.set_state(model, start)
+    small.set_state(plain, start)
+    logs = small.fit(model, second[None])
+    small.fit(plain, second[None])
+
+    np.testing.assert_allclose(model.gradnorm.task_weights, expected, atol=1e-6)
+    assert abs(float(expected[0]) - 0.5) > 1e-4
+    assert logs["loss/gradnorm"][0] == pytest.approx(float(loss), rel=1e-4)
+    for task, norm in zip(model.tasks, norms):
+        assert logs[f"gradient_norm/{task}"][0] == pytest.approx(float(norm), rel=1e-4)
+    far = small.differences(small.trained_state(model), small.trained_state(plain))
+    moved = {path for path, size in far.items() if size}
+    assert moved and {path for path in moved if "task_weights" not in path} == set()
+    assert model.phase_of("loss/gradnorm", 1) == "weighting"
+    assert model.phase_of("gradient_norm/normal", 1) == "joint"

@@ -162,6 +162,19 @@ def test_initial_losses_are_recorded_once_and_not_before_they_are_due():
     np.testing.assert_array_equal(state.initial_losses, [1.0, 2.0])
 
 
+@pytest.mark.parametrize("initial", [[0.0, 0.0], [0.0, 1.0]])
+def test_weights_stay_until_all_initial_losses_are_recorded(initial):
+    state = GradNorm(2, initial_weights=[0.3, 0.7])
+    state.initial_losses.assign(initial)
+    optimizer = tf.keras.optimizers.legacy.Adam(0.1)
+    losses, norms = tf.constant([0.5, 0.9]), tf.constant([1.0, 5.0])
+    assert float(state.step(losses, norms, optimizer)) == 0.0
+    np.testing.assert_array_equal(state.task_weights, np.float32([0.3, 0.7]))
+    state.record_initial(losses, tf.constant(True))
+    assert float(state.step(losses, norms, optimizer)) > 0.0
+    assert abs(float(state.task_weights[0]) - 0.3) > 1e-3
+
+
 def test_weights_not_trainable_never_move():
     state = GradNorm(2, trainable_weights=False, initial_weights=[0.3, 0.7])
     state.initial_losses.assign([1.0, 1.0])

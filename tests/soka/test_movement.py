@@ -20,6 +20,7 @@ ENCODER, DECODERS, MIA, WEIGHTS, DISCRIMINATORS = (
 EXPECTED = {
     "joint": {"joint": ENCODER | DECODERS},
     "joint_with_amalgamation": {"joint": ENCODER | DECODERS | MIA},
+    "joint_with_weighting": {"joint": ENCODER | DECODERS, "weighting": WEIGHTS},
     "cycle": {
         "competition": DECODERS,
         "collaboration": ENCODER | MIA,
@@ -69,6 +70,8 @@ def one_step(model, stage):
     """Runs a step of a stage; returns start, phases, end and the logs."""
     model.joint_steps = 1 if stage.startswith("joint") else 0
     model.joint_amalgamation = stage == "joint_with_amalgamation"
+    model.joint_weighting = stage == "joint_with_weighting"
+    model.initial_losses_step = 0 if model.joint_weighting else 100
     model.step.assign(10 if stage == "cycle_gan" else 0)
     model.movement_every_steps = 1
     start, seen = small.trained_state(model), []

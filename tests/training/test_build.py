@@ -96,6 +96,14 @@ def test_data_rooms_carry_labels_for_validation_only(rooms):
     assert fewer.train == data.train[:2] and fewer.validation == data.validation[:1]
 
 
+def test_data_rooms_asked_for_labels_to_train_on_draw_and_carry_them(rooms):
+    data = build.build_data(TASKS, 16, train_labels=True, **{**rooms, "rooms": 1})
+    assert len(data.train) == 2
+    for sample in data.train:
+        assert set(sample.files) == {"rgb", *TASKS}
+        assert all(os.path.isfile(path) for path in sample.files.values())
+
+
 def test_data_without_drawing_writes_nothing(rooms, monkeypatch):
     monkeypatch.delattr(room_drawing, "generate_rooms")
     data = build.build_data(TASKS, 16, draw=False, **rooms)
