@@ -25,7 +25,7 @@ ALL = sorted(path.relative_to(ROOT).as_posix() for path in GIN.rglob("*.gin"))
 LEAVES = [name for name in ALL if name not in _SHARED]
 RUNS = ["gin/base.gin", *(name for name in LEAVES if name != TEACHERS)]
 # These train all players together, to the end.
-_JOINT_ONLY = ("gin/methods/kd.gin", "gin/methods/kd_mia.gin")
+_JOINT_ONLY = tuple(f"gin/methods/{name}.gin" for name in ("kd", "kd_mia", "n_to_n"))
 
 # Parameters that a run passes itself, and which no binding may set therefore.
 _GIVEN = {
