@@ -178,6 +178,34 @@ def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path):
     assert steps == [1, 2, 3, 4]
 
 
+def test_run_with_a_batch_for_each_phase_resumed_ends_bit_identical(tiny, tmp_path):
+    params = (*WITH_GAN, "build_model.new_batch_in_collaboration = True")
+    whole = tiny.build(tmp_path / "whole", *params)
+    runs.train(whole, str(tmp_path / "whole"))
+    gin.clear_config()
+    interrupted(tiny, tmp_path / "killed", params, 3)
+    again = resumed(tiny, tmp_path / "killed", params)
+    assert_same_state(again.model, whole.model)
+
+
+def test_run_with_a_batch_for_each_phase_takes_both_from_the_chain(tiny, tmp_path):
+    params = ("max_steps = 1", "build_model.joint_steps = 0")
+    choice = "build_model.new_batch_in_collaboration = True"
+    run = tiny.build(tmp_path, *params, choice)
+    seen = []
+    run.model._cycle = lambda *taught: seen.extend(images for images, _ in taught[:2])
+    with pytest.raises(AttributeError):  # of what a cycle returns, None here
+        runs.train(run, str(tmp_path))
+    size, settings = 2, run.settings
+    chain = pipeline.image_dataset(
+        run.data.train, settings.image_size, 2 * size, settings.seed, steps=1
+    )
+    expected = next(iter(chain))["rgb"].numpy()
+    assert [len(images) for images in seen] == [size, size]
+    np.testing.assert_allclose(seen[0], expected[::2], atol=1e-6)
+    np.testing.assert_allclose(seen[1], expected[1::2], atol=1e-6)
+
+
 _PROGRAM = """
     import glob, sys, time
     import tensorflow as tf
