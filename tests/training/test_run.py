@@ -17,6 +17,9 @@ import tensorflow as tf
 
 from soka_tf.data import pipeline, taskonomy
 from soka_tf.errors import UserError, plain_message
+from soka_tf.evaluation.report import format_table
+from soka_tf.evaluation.run import evaluate_run
+from soka_tf.serving.saved_model import export_student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.training import run as runs
 from tests import tiny_runs
@@ -204,6 +207,26 @@ def test_run_with_a_batch_for_each_phase_takes_both_from_the_chain(tiny, tmp_pat
     assert [len(images) for images in seen] == [size, size]
     np.testing.assert_allclose(seen[0], expected[::2], atol=1e-6)
     np.testing.assert_allclose(seen[1], expected[1::2], atol=1e-6)
+
+
+@pytest.mark.parametrize("cycles", [False, True])
+def test_run_of_one_task_is_trained_measured_and_exported(tiny, tmp_path, cycles):
+    files = ["gin/rooms/soka.gin", "gin/methods/n_to_n.gin"]
+    params = ["max_steps = 2", "run.validate_every_steps = 2"]
+    if cycles:  # a weight that may move has nowhere to go
+        params += ["build_model.joint_steps = 0", "build_gradnorm.adaptive = True"]
+    run = tiny.build(tmp_path / "run", *params, files=files)
+    runs.train(run, str(tmp_path / "run"))
+    assert run.model.gradnorm.task_weights.numpy() == pytest.approx([1.0], abs=1e-6)
+
+    settings = run.settings
+    student = runs.restore_student(str(tmp_path / "run"), settings, which="best")
+    assert student.tasks == ("depth_zbuffer",)
+    result = evaluate_run(run, str(tmp_path / "run"))
+    assert "depth" in format_table(result)
+    path = str(tmp_path / "export")
+    export_student(student, settings.targets, settings.image_size, path)
+    assert tf.saved_model.contains_saved_model(path)
 
 
 _PROGRAM = """
