@@ -26,7 +26,10 @@ LEAVES = [name for name in ALL if name not in _SHARED]
 RUNS = ["gin/base.gin", *(name for name in LEAVES if name != TEACHERS)]
 # These train all players together, to the end.
 _LABELLED = ("gin/methods/dmtl.gin", "gin/methods/dmtl_gradnorm.gin")
-_JOINT_ONLY = ("gin/methods/kd.gin", "gin/methods/kd_mia.gin", *_LABELLED)
+_JOINT_ONLY = (
+    *(f"gin/methods/{name}.gin" for name in ("kd", "kd_mia", "n_to_n")),
+    *_LABELLED,
+)
 
 # Parameters that a run passes itself, and which no binding may set therefore.
 _GIVEN = {

@@ -76,7 +76,9 @@ def one_step(model, stage):
     model.movement_every_steps = 1
     start, seen = small.trained_state(model), []
     with watched_phases(seen):
-        logs = small.fit(model, small.batches(1, seed=len(stage)))
+        size = 3 * model.batches_per_step
+        images = small.batches(1, seed=len(stage), batch_size=size)
+        logs = small.fit(model, images)
     return start, seen, small.trained_state(model), logs
 
 
@@ -140,6 +142,20 @@ def test_movement_ledger_agrees_with_the_movement(model, stage):
 
 def norm(arrays):
     return np.sqrt(sum(float(np.sum(np.square(a, dtype=np.float64))) for a in arrays))
+
+
+def test_who_moves_is_the_same_with_a_batch_each_and_moving_statistics():
+    model = small.build(
+        gan=10,
+        initial_losses_step=100,
+        new_batch_in_collaboration=True,
+        frozen_statistics="moving",
+    )
+    _, seen, _, _ = one_step(model, "cycle_gan")
+    for name, before, after in seen:
+        movers = EXPECTED["cycle_gan"][name]
+        moved = {p for p in changed(before, after) if player_of(p) in model.players}
+        assert moved == {p for p in before if player_of(p) in movers}
 
 
 def test_compress1_not_trained_keeps_its_weights():

@@ -17,6 +17,9 @@ import tensorflow as tf
 
 from soka_tf.data import pipeline, taskonomy
 from soka_tf.errors import UserError, plain_message
+from soka_tf.evaluation.report import format_table
+from soka_tf.evaluation.run import evaluate_run
+from soka_tf.serving.saved_model import export_student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.training import run as runs
 from tests import tiny_runs
@@ -176,6 +179,54 @@ def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path):
     assert_same_state(again.model, whole.model)
     steps = [int(row["step"]) for row in rows_of(tmp_path / "killed")]
     assert steps == [1, 2, 3, 4]
+
+
+def test_run_with_a_batch_for_each_phase_resumed_ends_bit_identical(tiny, tmp_path):
+    params = (*WITH_GAN, "build_model.new_batch_in_collaboration = True")
+    whole = tiny.build(tmp_path / "whole", *params)
+    runs.train(whole, str(tmp_path / "whole"))
+    gin.clear_config()
+    interrupted(tiny, tmp_path / "killed", params, 3)
+    again = resumed(tiny, tmp_path / "killed", params)
+    assert_same_state(again.model, whole.model)
+
+
+def test_run_with_a_batch_for_each_phase_takes_both_from_the_chain(tiny, tmp_path):
+    params = ("max_steps = 1", "build_model.joint_steps = 0")
+    choice = "build_model.new_batch_in_collaboration = True"
+    run = tiny.build(tmp_path, *params, choice)
+    seen = []
+    run.model._cycle = lambda *taught: seen.extend(images for images, _ in taught[:2])
+    with pytest.raises(AttributeError):  # of what a cycle returns, None here
+        runs.train(run, str(tmp_path))
+    size, settings = 2, run.settings
+    chain = pipeline.image_dataset(
+        run.data.train, settings.image_size, 2 * size, settings.seed, steps=1
+    )
+    expected = next(iter(chain))["rgb"].numpy()
+    assert [len(images) for images in seen] == [size, size]
+    np.testing.assert_allclose(seen[0], expected[::2], atol=1e-6)
+    np.testing.assert_allclose(seen[1], expected[1::2], atol=1e-6)
+
+
+@pytest.mark.parametrize("cycles", [False, True])
+def test_run_of_one_task_is_trained_measured_and_exported(tiny, tmp_path, cycles):
+    files = ["gin/rooms/soka.gin", "gin/methods/n_to_n.gin"]
+    params = ["max_steps = 2", "run.validate_every_steps = 2"]
+    if cycles:  # a weight that may move has nowhere to go
+        params += ["build_model.joint_steps = 0", "build_gradnorm.adaptive = True"]
+    run = tiny.build(tmp_path / "run", *params, files=files)
+    runs.train(run, str(tmp_path / "run"))
+    assert run.model.gradnorm.task_weights.numpy() == pytest.approx([1.0], abs=1e-6)
+
+    settings = run.settings
+    student = runs.restore_student(str(tmp_path / "run"), settings, which="best")
+    assert student.tasks == ("depth_zbuffer",)
+    result = evaluate_run(run, str(tmp_path / "run"))
+    assert "depth" in format_table(result)
+    path = str(tmp_path / "export")
+    export_student(student, settings.targets, settings.image_size, path)
+    assert tf.saved_model.contains_saved_model(path)
 
 
 _PROGRAM = """
