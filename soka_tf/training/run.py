@@ -273,12 +273,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
 
     @functools.cache
     def find_data() -> build.Data:
-        return build.build_data(
-            names,
-            settings.image_size,
-            split_file(model_dir),
-            train_labels=settings.by_labels,
-        )
+        return _find_data(settings, model_dir)
 
     selection = select_auxiliary(
         names,
@@ -344,10 +339,21 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
     model.seed = seed
     if model.adversary is not None:  # its noise has the seed as a constant
         model.make_train_function(force=True)
-    names = settings.task_names
-    data = build.build_data(names, settings.image_size, split_file(model_dir))
     return dataclasses.replace(
-        run, settings=settings, data=data, config=config, output_dir=model_dir
+        run,
+        settings=settings,
+        data=_find_data(settings, model_dir),
+        config=config,
+        output_dir=model_dir,
+    )
+
+
+def _find_data(settings: Settings, model_dir: str) -> build.Data:
+    return build.build_data(
+        settings.task_names,
+        settings.image_size,
+        split_file(model_dir),
+        train_labels=settings.by_labels,
     )
 
 
