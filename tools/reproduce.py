@@ -48,7 +48,7 @@ from tools.studies.training import Runs, Training  # noqa: E402
 SCALES = {
     "small": Scale(
         files=("gin/rooms/study.gin",),
-        steps=400,
+        steps=500,
         single_student=(
             "build_student.units = (1, 1, 1, 1)",
             "build_student.width = 0.085",
