@@ -30,6 +30,13 @@ _JOINT_ONLY = (
     *(f"gin/methods/{name}.gin" for name in ("kd", "kd_mia", "n_to_n")),
     *_LABELLED,
 )
+# Differ from one that is trained in tasks and auxiliary teachers only: built here.
+_TRAINED_PAPER = ("gin/paper/depth_edge2d.gin", "gin/paper/depth_edge2d_normal.gin")
+_BUILT_ONLY = [
+    name
+    for name in LEAVES
+    if name.startswith("gin/paper/") and name not in _TRAINED_PAPER
+]
 
 # Parameters that a run passes itself, and which no binding may set therefore.
 _GIVEN = {
@@ -77,7 +84,7 @@ def files_of(name):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_shipped_file_trains_a_finite_step_of_each_stage(name, tiny, tmp_path):
+def test_shipped_file_builds_and_its_stages_train_finite_steps(name, tiny, tmp_path):
     steps = ["max_steps = 3", "build_adversary.start_step = 2"]
     if name not in _JOINT_ONLY:
         steps.append("build_model.joint_steps = 1")
@@ -85,6 +92,8 @@ def test_shipped_file_trains_a_finite_step_of_each_stage(name, tiny, tmp_path):
         steps += tiny.with_labels
     run = tiny.build(tmp_path, *steps, files=files_of(name))
     assert cli.unused_bindings() == []
+    if name in _BUILT_ONLY:
+        return
     runs.train(run, str(tmp_path))
 
     with open(tmp_path / "metrics.csv", newline="") as file:

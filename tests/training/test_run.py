@@ -181,6 +181,30 @@ def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path):
     assert steps == [1, 2, 3, 4]
 
 
+def test_reseeded_run_is_that_of_its_seed_from_the_first_weight_to_the_last(
+    tiny, tmp_path
+):
+    expected = tiny.build(tmp_path / "expected", *WITH_GAN, "seed = 5")
+    gin.clear_config()
+    used = tiny.build(tmp_path / "used", *WITH_GAN)
+    runs.train(used, str(tmp_path / "used"))
+    other = state(used.model)
+    run = runs.reseed(used, str(tmp_path / "reseeded"), 5)
+    assert_same_state(run.model, expected.model)
+    runs.train(expected, str(tmp_path / "expected"))
+    runs.train(run, str(tmp_path / "reseeded"))
+    assert_same_state(run.model, expected.model)
+    assert any(np.any(other[n] != v) for n, v in state(run.model).items())
+    # The stored configuration is that of the seed, so that commands can go on.
+    stored = (tmp_path / "reseeded" / runs.CONFIG_FILE).read_text()
+    assert "\nseed = 5\n" in stored
+    assert stored.replace("seed = 5", "seed = 0") == used.config
+    logs = [rows_of(tmp_path / name) for name in ("reseeded", "expected")]
+    for row in (*logs[0], *logs[1]):
+        del row["seconds"]
+    assert logs[0] == logs[1]
+
+
 def test_run_with_a_batch_for_each_phase_resumed_ends_bit_identical(tiny, tmp_path):
     params = (*WITH_GAN, "build_model.new_batch_in_collaboration = True")
     whole = tiny.build(tmp_path / "whole", *params)
