@@ -196,6 +196,18 @@ def test_collect_reads_means_verdicts_and_what_is_missing(table5):
     )
 
 
+def test_collect_says_so_of_a_run_that_is_not_finite(table5):
+    study, runs, soka = table5
+    path = runs.folder_of(soka, 0) / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["tasks"]["depth_zbuffer"]["student"]["rmse"] = None
+    path.write_text(json.dumps(evaluation))
+    (table,) = results.collect(study, runs, range(1), {})
+    row = table.rows[-1]
+    assert row.cells[("depth_zbuffer", "rmse")].ours is None and row.relative is None
+    assert row.missing == "1 of these not finite, and in no mean"
+
+
 def test_collect_without_runs_says_not_run(tmp_path):
     study = definitions.define(SCALE)["table5"]
     runs = Runs(tmp_path, Setting((), 600), 1)
@@ -270,36 +282,50 @@ def test_reproduce_without_data_writes_what_it_needs(arguments, text, tmp_path, 
 
 
 def test_reproduce_trains_resumes_and_reports(tmp_path, capsys, tiny):
+    params = tiny.params("build_model.joint_steps = 1", "run.log_every_steps = 1")
+    given = ("teachers_dir", "images_dir")  # by flags
     arguments = [
-        "--study=table5",
+        "--study=fig5",
         "--seeds=2",
         "--steps=3",
         "--jobs=1",
+        "--data=taskonomy",
         f"--model_dir={tmp_path}",
         f"--teachers_dir={tiny.teachers}",
-        "--data=taskonomy",
         f"--taskonomy_dir={tiny.labelled}",
-        *(
-            f"--gin_param={p}"
-            for p in tiny.params("build_model.joint_steps = 1")
-            if not p.startswith(("teachers_dir", "images_dir"))
-        ),
+        *(f"--gin_param={p}" for p in params if not p.startswith(given)),
     ]
     result = run_tool("reproduce", *arguments, capsys=capsys)
     assert result.code == 0, result.err
-    page = (tmp_path / "table5.md").read_text(encoding="utf-8")
-    assert "paper 10.26" in page and "table5.png" in page
-    assert (tmp_path / "table5.png").stat().st_size > 1000
+    page = (tmp_path / "fig5.md").read_text(encoding="utf-8")
+    assert "rate 0.001" in page and "not run" not in page
+    for picture in ("fig5.png", "fig5_curves.png"):
+        assert picture in page and (tmp_path / picture).stat().st_size > 1000
+    (table,) = json.loads((tmp_path / "fig5.json").read_text())["tables"]
+    found = [cell["ours"]["values"] for row in table["rows"] for cell in row["cells"]]
+    assert len(found) == 4 and all(len(set(values)) == 2 for values in found)
     records = sorted(tmp_path.rglob("seed*/study.json"))
-    assert len(records) == 6
+    assert len(records) == 4
     before = {path: path.stat().st_mtime_ns for path in records}
     records[0].unlink()
     result = run_tool("reproduce", *arguments, capsys=capsys)
     assert result.code == 0
-    assert {p: p.stat().st_mtime_ns for p in records[1:]} == {
-        p: before[p] for p in records[1:]
-    }
-    assert records[0].is_file()
+    after = {path: path.stat().st_mtime_ns for path in records}
+    assert [p for p in records if after[p] != before[p]] == records[:1]
+
+
+def test_reproduce_with_a_wrong_binding_says_which_runs_failed(tmp_path, capsys):
+    result = run_tool(
+        "reproduce",
+        "--study=fig3",
+        "--seeds=1",
+        f"--model_dir={tmp_path}",
+        "--gin_param=build_model.soft_los = 'l1'",
+        capsys=capsys,
+    )
+    assert result.code == 1
+    assert "FAILED depth-edge2d-normal/soka:" in result.err and "soft_los" in result.err
+    assert "soft_los" in (tmp_path / "fig3.md").read_text(encoding="utf-8")
 
 
 def test_documents_name_no_path_of_a_machine():

@@ -123,9 +123,9 @@ def _estimate(
 ) -> Optional[Estimate]:
     task, metric = column
     if not row.trainings:
-        entry = (teachers.get(task) or {}).get("teacher")
+        value = ((teachers.get(task) or {}).get("teacher") or {}).get(metric)
         # A teacher is what it is: no seed of ours changes it.
-        return Estimate(entry[metric], 0.0, [entry[metric]]) if entry else None
+        return None if value is None else Estimate(value, 0.0, [value])
     return _over_seeds(by_seed, task, "student", metric)
 
 
@@ -165,18 +165,21 @@ def _row(
             entries["student"]["rmse"] / entries["teacher"]["rmse"]
             for outcome in outcomes
             for entries in outcome.evaluation["tasks"].values()
-            if entries["student"] and entries["teacher"]
+            if entries["student"] and entries["teacher"] and not _diverged(outcome)
         ]
         if shares:
             relatives.append(sum(shares) / len(shares))
         if all(outcome.cpu_seconds is not None for outcome in outcomes):
             costs.append(sum(outcome.cpu_seconds for outcome in outcomes))
-    missing = None
+    notes = []
     if len(by_seed) < len(seeds):
         why = [reasons[t] for t in row.trainings if t in reasons]
-        missing = (
+        notes.append(
             f"{len(by_seed)} of {len(seeds)} seeds: {why[0] if why else 'not run'}"
         )
+    diverged = sum(any(map(_diverged, outcomes)) for outcomes in by_seed)
+    if diverged:
+        notes.append(f"{diverged} of these not finite, and in no mean")
     steps = by_seed[0][0].evaluation["step"] if by_seed else None
     count = None
     if by_seed:
@@ -190,8 +193,14 @@ def _row(
         Estimate.of(costs),
         count,
         row.parameters,
-        missing,
+        "; ".join(notes) or None,
     )
+
+
+def _diverged(outcome: Outcome) -> bool:
+    """Whether a run's student answers with what has no error."""
+    students = [entries["student"] for entries in outcome.evaluation["tasks"].values()]
+    return any(student and student["rmse"] is None for student in students)
 
 
 def _findings(comparison: Comparison, rows: Sequence[ResultRow]) -> List[str]:
