@@ -38,7 +38,7 @@ def draw_table(table: ResultTable, path: pathlib.Path) -> None:
     for axis, (title, estimates) in zip(axes, panels):
         _draw_estimates(axis, title, table.rows, estimates)
     axes[0].set_yticks(range(len(table.rows)), [row.title for row in table.rows])
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(table.rows) - 0.5, -0.5)
     _save(figure, path)
 
 
@@ -74,7 +74,6 @@ def _draw_estimates(
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
     axis.locator_params(axis="x", nbins=5)
-    axis.margins(y=0.5 / max(len(rows), 1))
 
 
 def draw_curves(runs: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) -> None:
