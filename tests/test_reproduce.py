@@ -219,8 +219,10 @@ def test_collect_without_runs_says_not_run(tmp_path):
 
 def test_folder_of_a_run_differs_with_its_bindings_but_not_with_its_seed(tmp_path):
     training = Training("pair/kd", ("normal",), ("gin/methods/kd.gin",))
-    one = Runs(tmp_path, Setting(("a.gin",), 600), 1)
-    other = Runs(tmp_path, Setting(("a.gin",), 600, ("batch_size = 2",)), 1)
+    one = Runs(tmp_path, Setting(("gin/rooms/soka.gin",), 600), 1)
+    other = Runs(
+        tmp_path, Setting(("gin/rooms/soka.gin",), 600, ("batch_size = 2",)), 1
+    )
     longer = training._replace(steps_share=2.0)
     folders = {
         one.folder_of(training, 0).parent,
@@ -229,6 +231,20 @@ def test_folder_of_a_run_differs_with_its_bindings_but_not_with_its_seed(tmp_pat
         one.folder_of(longer, 0).parent,
     }
     assert len(folders) == 3
+
+
+def test_folder_of_a_run_follows_its_files_bindings_but_not_their_comments(tmp_path):
+    training = Training("kd", ("normal",))
+
+    def folder(text):
+        (tmp_path / "part.gin").write_text(text)
+        setting = Setting((str(tmp_path / "whole.gin"),), 600)
+        return Runs(tmp_path, setting, 1).folder_of(training, 0)
+
+    (tmp_path / "whole.gin").write_text(f"include '{tmp_path / 'part.gin'}'\n")
+    first = folder("seed = 1  # why\n")
+    assert folder("# how\n\nseed = 1\n") == first
+    assert folder("seed = 2\n") != first
 
 
 def test_damaged_record_is_named(tmp_path):

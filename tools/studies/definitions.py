@@ -671,12 +671,34 @@ def _open_questions(scale: Scale) -> List[Study]:
             },
         ),
         _question(
+            "joint_start",
+            "The joint start with the amalgamated features or without",
+            "`build_model.joint_amalgamation`. Step 2 names inputs and predictions "
+            "only; its loss is then twenty times that of Eq. 8, and Adam's second "
+            "moments make the encoder's steps small for as long as they remember it.",
+            "with",
+            {
+                "soft targets only": soka(
+                    "joint_soft", "build_model.joint_amalgamation = False"
+                )
+            },
+        ),
+        _question(
             "collaboration",
             "Collaboration loss weighted or not",
             "`build_model.weighted_collaboration`: whether omega_i multiplies L_i in "
             "Eq. 8, which as printed has none.",
             "not weighted",
-            {"weighted": soka("weighted", "build_model.weighted_collaboration = True")},
+            {
+                "weighted": soka(
+                    "weighted", "build_model.weighted_collaboration = True"
+                ),
+                "weighted, alpha 3": soka(
+                    "weighted_alpha_3",
+                    "build_model.weighted_collaboration = True",
+                    "build_gradnorm.alpha = 3.0",
+                ),
+            },
         ),
         _question(
             "gradnorm_alpha",

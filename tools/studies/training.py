@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 from absl import logging
 from tqdm import tqdm
 
+from soka_tf.cli import find_gin_file
 from tools.studies.records import RUN_RECORD, read_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -70,9 +71,24 @@ class Setting(NamedTuple):
         ]
 
     def digest(self, training: Training) -> str:
-        """Eight letters that differ where a run's configuration does."""
-        text = "\n".join([*self.files, *training.files, *self.bindings(training)])
+        """Eight letters that differ where a run's bindings do, but for its seed."""
+        files = ["base.gin", *self.files, *training.files]
+        text = "\n".join([*map(_bindings_of, files), *self.bindings(training)])
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _bindings_of(name: str) -> str:
+    """The lines of a gin file and of those it includes, without comments."""
+    path = find_gin_file(name)
+    lines = []
+    for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
+        line = line.partition("#")[0].strip()
+        included = re.fullmatch(r"include\s+['\"](.+)['\"]", line)
+        if included:
+            lines.append(_bindings_of(included[1]))
+        elif line:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 class Outcome(NamedTuple):
