@@ -16,6 +16,7 @@ _LONG = (
     "test_convert.py",
     "test_gin_files.py",
     "test_run.py",
+    "test_cycle.py",
     "test_inject_faults.py",
     "test_cache.py",
     "test_benchmark_inference.py",
