@@ -53,7 +53,7 @@ SCALES = {
             "build_student.units = (1, 1, 1, 1)",
             "build_student.width = 0.085",
         ),
-        more_steps={"kd": 1.5, "kd_mia": 1.25},
+        more_steps={"kd": 1.35, "kd_mia": 1.1},
     ),
     "full": Scale(
         files=("gin/paper/common.gin",),
