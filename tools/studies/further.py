@@ -6,10 +6,9 @@ import subprocess
 import sys
 from typing import List, Mapping, NamedTuple, Optional, Sequence
 
-from tabulate import tabulate
-
 from soka_tf.errors import UserError
 from tools.studies.records import read_json
+from tools.studies.report import markdown_table
 from tools.studies.training import ROOT
 
 
@@ -39,7 +38,7 @@ def parameters() -> Further:
         rows.append([name, f"{ours:.3f}", row.paper, agrees, f"{inference:.3f}"])
         data.append({"name": name, "ours": ours, "paper": float(row.paper)})
     head = ["count, M", "ours", "paper", "agrees", "at inference"]
-    return Further([_markdown(head, rows)], data=data)
+    return Further([markdown_table(head, rows)], data=data)
 
 
 def inference(scale: str, folder: pathlib.Path) -> Further:
@@ -71,7 +70,7 @@ def inference(scale: str, folder: pathlib.Path) -> Further:
     head = ["time / teachers'"]
     for tasks in (2, 3):
         head += [f"{tasks} tasks: paper", *(f"ours, batch {b}" for b in batches)]
-    return Further([_markdown(head, rows)], data=measured)
+    return Further([markdown_table(head, rows)], data=measured)
 
 
 def similarity(
@@ -94,7 +93,7 @@ def similarity(
     ]
     choice = found["choice"]["explanation"]
     blocks = [
-        _markdown(["", *names], rows),
+        markdown_table(["", *names], rows),
         f"On {found['images']} images. The auxiliary teacher of depth and 2D edges:",
         "\n".join(f"    {line}" for line in choice),
     ]
@@ -108,8 +107,3 @@ def _run(tool: str, *arguments: str) -> None:
     status = subprocess.run(command, env=environment, check=False).returncode
     if status:
         raise UserError(f"{tool} ended with status {status}; its message is above.")
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    align = ["left", *["right"] * (len(head) - 1)]
-    return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)

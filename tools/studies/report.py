@@ -70,7 +70,7 @@ def _main_table(table: ResultTable) -> str:
         [row.title, *(_cell(row.cells[column]) for column in table.columns)]
         for row in table.rows
     ]
-    return _markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def _column(task: str, metric: str) -> str:
@@ -113,7 +113,7 @@ def _beside(table: ResultTable) -> str:
                 f"{cost.mean:.0f}" if cost else "-",
             ]
         )
-    return _markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def _parameters(row: ResultRow) -> str:
@@ -123,7 +123,8 @@ def _parameters(row: ResultRow) -> str:
     return f"{ours}<br>paper {row.paper_parameters}"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown, its first column to the left, all others to the right."""
     align = ["left", *["right"] * (len(head) - 1)]
     return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
@@ -147,7 +148,9 @@ def verdicts(sections: Sequence[Section]) -> str:
             rows.append(
                 [part.study.title, *(str(counts.get(word, 0)) for word in words)]
             )
-    return _markdown(["cells whose place in their column is the paper's", *words], rows)
+    return markdown_table(
+        ["cells whose place in their column is the paper's", *words], rows
+    )
 
 
 def results_page(
