@@ -14,6 +14,7 @@ from tools.studies.intervals import (
     CONTRADICTED,
     HOLDS,
     LIKELY,
+    ONE_SEED,
     OPEN,
     Estimate,
     apart,
@@ -29,17 +30,17 @@ SCALE = load_tool("reproduce").SCALES["small"]
 
 
 def test_estimate_of_five_values_by_hand():
-    estimate = Estimate.of([1.0, 2.0, 3.0, 4.0, 5.0])
+    estimate = Estimate.of({4: 1.0, 3: 2.0, 2: 3.0, 1: 4.0, 0: 5.0})
     assert estimate.mean == 3.0
     # Student's quantile for 4 degrees of freedom, from a printed table.
     assert estimate.half_width == pytest.approx(2.776 * 1.5811388 / 5**0.5, rel=1e-3)
 
 
 def test_estimate_of_one_value_has_no_interval_and_is_apart_from_nothing():
-    one = Estimate.of([1.0])
+    one = Estimate.of({0: 1.0})
     assert one.half_width is None
     assert not apart(one, Estimate(5.0, 0.1, [5.0]))
-    assert Estimate.of([]) is None
+    assert Estimate.of({}) is None
 
 
 @pytest.mark.parametrize("distance, expected", [(0.31, True), (0.29, False)])
@@ -47,14 +48,18 @@ def test_apart_when_intervals_do_not_meet(distance, expected):
     assert apart(Estimate(1, 0.1, []), Estimate(1 + distance, 0.2, [])) is expected
 
 
-def test_paired_difference_removes_what_seeds_share():
-    a = Estimate.of([1.0, 2.0, 3.0])
-    b = Estimate.of([1.1, 2.1, 3.1])
+def test_paired_difference_is_by_seed_and_removes_what_seeds_share():
+    a = Estimate.of({0: 1.0, 1: 2.0, 2: 3.0, 7: 9.0})
+    b = Estimate.of({2: 3.1, 0: 1.1, 1: 2.1})
     assert not apart(a, b)
     difference = paired_difference(a, b)
-    assert difference.mean == pytest.approx(-0.1)
+    assert difference.mean == pytest.approx(-0.1) and list(difference.seeds) == [
+        0,
+        1,
+        2,
+    ]
     assert difference.half_width < 1e-6
-    assert paired_difference(a, Estimate.of([1.0])) is None
+    assert paired_difference(a, Estimate.of({5: 1.0})) is None
 
 
 def _sharp(*means):
@@ -69,6 +74,8 @@ def _sharp(*means):
         (_sharp(1.01, 1.0, 3.0), OPEN),
         (_sharp(2.0, 1.0, 3.0), CONTRADICTED),
         (_sharp(1.0, None, None), None),
+        (_sharp(1.0, 1.0, 3.0), OPEN),
+        ([*_sharp(1.0, 2.0), Estimate(3.0, None, [3.0])], ONE_SEED),
     ],
 )
 def test_ordering_of_the_first_cell(ours, expected):
@@ -184,12 +191,12 @@ def test_collect_reads_means_verdicts_and_what_is_missing(table5):
     teacher, kd, kd_mia, acct = table.rows
     depth = ("depth_zbuffer", "rmse")
     assert kd.cells[depth].ours.mean == pytest.approx(2.0005)
-    assert kd_mia.cells[depth].ordering == LIKELY  # the third row has one seed only
+    assert kd_mia.cells[depth].ordering == ONE_SEED  # the third row's
     assert kd.relative.mean == pytest.approx(2.5005)
     assert kd.imitation["depth_zbuffer"].mean == pytest.approx(1.00025)
     assert kd.cpu_seconds.values == [10.0, 11.0]
     assert kd.missing is None and acct.missing == "1 of 2 seeds: stopped by SIGKILL"
-    assert teacher.cells[depth].ours == Estimate(1.0, 0.0, [1.0])
+    assert teacher.cells[depth].ours.half_width == 0.0
     assert any(
         "KD + MIA against KD, depth, rmse:" in finding and "intervals apart" in finding
         for finding in table.findings
@@ -206,6 +213,7 @@ def test_collect_says_so_of_a_run_that_is_not_finite(table5):
     row = table.rows[-1]
     assert row.cells[("depth_zbuffer", "rmse")].ours is None and row.relative is None
     assert row.missing == "1 of these not finite, and in no mean"
+    assert row.imitation["edge_texture"] is None and row.cpu_seconds is None
 
 
 def test_collect_without_runs_says_not_run(tmp_path):
@@ -266,6 +274,12 @@ def test_damaged_record_is_named(tmp_path):
         (["--study=table9"], "there is no study 'table9'. There are: all, table1"),
         (["--study=table5", "--seeds=0"], "--seeds"),
         (["--study=table5", "--taskonomy_dir=x"], "--data=taskonomy only"),
+        (["--study=table5", "--docs_dir=x"], "Give --study=all"),
+        (["--study=fig5", "--gin_param=seed = 3"], "seed is bound by the chosen"),
+        (
+            ["--study=gradnorm_alpha", "--gin_param=build_gradnorm.alpha = 2"],
+            "build_gradnorm.alpha is bound by the chosen",
+        ),
     ],
 )
 def test_reproduce_of_wrong_flags_says_what_is_allowed(
@@ -295,6 +309,29 @@ def test_reproduce_without_data_writes_what_it_needs(arguments, text, tmp_path, 
     page = (tmp_path / "table5.md").read_text(encoding="utf-8")
     assert text in page and "10.26" in page
     assert json.loads((tmp_path / "table5.json").read_text())["missing"]
+
+
+def test_reproduce_of_open_questions_at_full_size_says_small_only(tmp_path, capsys):
+    arguments = ["--study=mia", "--scale=full", f"--teachers_dir={tmp_path}"]
+    result = run_tool("reproduce", *arguments, f"--model_dir={tmp_path}", capsys=capsys)
+    assert result.code == 0
+    assert "needs --scale=small" in (tmp_path / "mia.md").read_text(encoding="utf-8")
+
+
+def test_reproduce_report_of_nothing_measures_nothing(tmp_path, capsys):
+    result = run_tool(
+        "reproduce",
+        "--study=all",
+        "--report_only",
+        f"--model_dir={tmp_path / 'a b'}",
+        f"--docs_dir={tmp_path / 'docs'}",
+        capsys=capsys,
+    )
+    assert result.code == 0, result.err
+    page = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
+    assert "0 runs" in page and "246.460" in page  # Table 2 needs no run
+    assert page.count("Not run: --report_only") == 2  # supp3, fig1
+    assert (tmp_path / "docs" / "study" / "mia.md").is_file()
 
 
 def test_reproduce_trains_resumes_and_reports(tmp_path, capsys, tiny):

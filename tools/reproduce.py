@@ -23,6 +23,7 @@ studies; called again, it goes on where it was stopped. Every study leaves
 
 import os
 import pathlib
+import shlex
 import shutil
 import sys
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -37,13 +38,10 @@ from tools.studies import definitions, further, results  # noqa: E402
 from tools.studies import report as reports  # noqa: E402
 from tools.studies.definitions import Scale, Study  # noqa: E402
 from tools.studies.records import (  # noqa: E402
-    RUN_RECORD,
-    hardware,
-    read_json,
     write_json,
     write_text,
 )
-from tools.studies.training import Runs, Training  # noqa: E402
+from tools.studies.training import Runs, Setting, Training  # noqa: E402
 
 SCALES = {
     "small": Scale(
@@ -53,22 +51,26 @@ SCALES = {
             "build_student.units = (1, 1, 1, 1)",
             "build_student.width = 0.085",
         ),
+        ours="soka",
+        rates=("0.01", "0.001"),
         more_steps={"kd": 1.35, "kd_mia": 1.1},
     ),
     "full": Scale(
         files=("gin/paper/common.gin",),
         steps=600_000,
         single_student=(),
-        more_steps={"kd": 1.1, "kd_mia": 1.1},
+        ours="soka_gan",
+        rates=("0.001", "0.0001"),
+        more_steps={},
     ),
 }
 STUDIES = tuple(definitions.define(SCALES["small"]))
 
 FLAGS = flags.FlagValues()
-_STUDY = flags.DEFINE_list(
+_STUDY = flags.DEFINE_multi_string(
     "study",
     None,
-    f"what to repeat, separated by commas, or all: {', '.join(STUDIES)}",
+    "what to repeat, repeatable or separated by commas: all, " + ", ".join(STUDIES),
     required=True,
     flag_values=FLAGS,
 )
@@ -121,57 +123,69 @@ _GIN_PARAM = flags.DEFINE_multi_string(
 _DOCS_DIR = flags.DEFINE_string(
     "docs_dir",
     None,
-    "also write results.md and study/ there, of these studies",
+    "also write results.md and study/ there; with --study=all",
     flag_values=FLAGS,
 )
 _REPORT_ONLY = flags.DEFINE_bool(
     "report_only", False, "train nothing: report what is there", flag_values=FLAGS
 )
 
-_PAPER = ("table", "supp", "fig")
-
 
 def main() -> int:
-    """Trains what is missing, then reports; 1 if runs failed."""
-    studies = _chosen(_STUDY.value)
+    """Trains what is missing, then reports; 1 if anything failed."""
+    studies = _chosen([name for text in _STUDY.value for name in text.split(",")])
     folder = pathlib.Path(os.path.expanduser(_MODEL_DIR.value)).absolute()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--model_dir={folder} must be a folder. It is a file.")
-    folder.mkdir(parents=True, exist_ok=True)
+    if _DOCS_DIR.value is not None and len(studies) < len(STUDIES):
+        raise UserError(
+            "--docs_dir writes one page of all studies. Give --study=all, with "
+            "--report_only for what is there."
+        )
     setting = definitions.setting(SCALES[_SCALE.value], _STEPS.value, _all_params())
+    _check_params(studies, setting)
+    lacking = _lacking()
+    folder.mkdir(parents=True, exist_ok=True)
     jobs = _JOBS.value or ((os.cpu_count() or 1) if _SCALE.value == "small" else 1)
     runs = Runs(folder / "runs", setting, jobs)
-    seeds = range(_SEEDS.value)
-    failed: Dict[Training, str] = {}
-    reasons: Dict[Training, str] = {}
-    lacking = _lacking()
-    trainings = list(dict.fromkeys(t for study in studies for t in study.trainings))
-    if lacking and trainings:
-        logging.warning("Nothing is trained: %s", lacking)
-        reasons = {training: lacking for training in trainings}
-    elif not _REPORT_ONLY.value:
-        reasons = failed = runs.train(trainings, seeds)
-    sections = [
-        _write(study, runs, seeds, folder, reasons, lacking) for study in studies
-    ]
-    if _DOCS_DIR.value:
-        _write_docs(sections, pathlib.Path(os.path.expanduser(_DOCS_DIR.value)), folder)
+    wanted = {t: _why_not(study, lacking) for study in studies for t in study.trainings}
+    reasons = {training: why for training, why in wanted.items() if why}
+    failed: Dict[str, str] = {}
+    if lacking and wanted:
+        logging.warning("Nothing is trained: it %s.", lacking)
+    if not _REPORT_ONLY.value:
+        trained = runs.train([t for t in wanted if t not in reasons], _seeds())
+        reasons.update(trained)
+        failed.update((training.name, why) for training, why in trained.items())
+    sections = []
+    for study in studies:
+        section, failure = _write(study, runs, folder, reasons, lacking)
+        sections.append(section)
+        if failure:
+            failed[study.name] = failure
+    if _DOCS_DIR.value is not None:
+        docs = pathlib.Path(os.path.expanduser(_DOCS_DIR.value))
+        _write_docs(sections, docs, folder, _total(studies, runs))
     print(f"\nResults are in {folder}: {', '.join(s.name + '.md' for s in studies)}")
-    for training, why in failed.items():
-        print(f"FAILED {training.name}: {why}", file=sys.stderr)
+    for name, why in failed.items():
+        print(f"FAILED {name}: {why}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _seeds() -> Sequence[int]:
+    return range(_SEEDS.value)
 
 
 def _chosen(names: Sequence[str]) -> List[Study]:
     scale = SCALES[_SCALE.value]
     studies = definitions.define(scale._replace(steps=_STEPS.value or scale.steps))
-    if list(names) == ["all"]:
+    if "all" in names:
         return list(studies.values())
     unknown = [name for name in names if name not in studies]
-    if unknown or not names:
+    if unknown:
         raise UserError(
-            f"--study: there is no study {', '.join(map(repr, unknown)) or repr('')}. "
-            f"There are: all, {', '.join(studies)}."
+            f"--study: there is no study {', '.join(map(repr, unknown))}. There are: "
+            f"all, {', '.join(studies)}."
         )
     return [studies[name] for name in dict.fromkeys(names)]
 
@@ -187,6 +201,21 @@ def _all_params() -> List[str]:
     return [*params, *_GIN_PARAM.value]
 
 
+def _check_params(studies: Sequence[Study], setting: Setting) -> None:
+    """Refuses bindings that would make the rows of a study alike."""
+    own = {"tasks", "max_steps", "seed"}
+    for study in studies:
+        for training in study.trainings:
+            own |= setting.names_of(training)
+    given = [param.partition("=")[0].strip() for param in _GIN_PARAM.value]
+    taken = [name for name in given if name in own]
+    if taken:
+        raise UserError(
+            f"--gin_param: {', '.join(taken)} is bound by the chosen studies "
+            "themselves (--steps and --seeds set length and seeds). Others are free."
+        )
+
+
 def _path(value: Optional[str]) -> Optional[str]:
     # Runs are trained from the repository's root, wherever this is called.
     return value and os.path.abspath(os.path.expanduser(value))
@@ -199,10 +228,11 @@ def _lacking() -> Optional[str]:
     if _DATA.value == "taskonomy":
         folder = _path(_TASKONOMY_DIR.value)
         if not folder or not os.path.isdir(folder):
-            return f"needs a Taskonomy folder; --taskonomy_dir names {folder or 'none'}"
+            name = _TASKONOMY_DIR.value or "none"
+            return f"needs a Taskonomy folder; --taskonomy_dir names {name}"
     teachers = _path(_TEACHERS_DIR.value)
     if teachers and not os.path.isdir(teachers):
-        return f"needs teachers; --teachers_dir names {teachers}, which is no folder"
+        return f"needs teachers; --teachers_dir={_TEACHERS_DIR.value} is no folder"
     if _SCALE.value == "full" and not teachers:
         return (
             "needs Taskonomy's networks, converted to <task>.npz (docs/teachers.md); "
@@ -211,19 +241,26 @@ def _lacking() -> Optional[str]:
     return None
 
 
+def _why_not(study: Study, lacking: Optional[str]) -> Optional[str]:
+    """Why a study's runs are not trained; None if they are."""
+    if study.small_only and _SCALE.value != "small":
+        return "needs --scale=small: it compares that scale's own settings"
+    return lacking
+
+
 def _write(
     study: Study,
     runs: Runs,
-    seeds: Sequence[int],
     folder: pathlib.Path,
     reasons: Mapping[Training, str],
     lacking: Optional[str],
-) -> reports.Section:
-    """Writes a study's files; returns what a page says of it."""
+) -> Tuple[reports.Section, Optional[str]]:
+    """Writes a study's files; returns what a page says of it, and what failed."""
     from tools.studies import figures
 
-    tables = results.collect(study, runs, seeds, reasons)
-    missing = [lacking] if lacking and study.trainings else []
+    tables = results.collect(study, runs, _seeds(), reasons)
+    why_not = _why_not(study, lacking) if study.trainings else None
+    missing = [why_not] if why_not else []
     pictures: Dict[str, str] = {}
     for number, table in enumerate(tables):
         if any(row.steps for row in table.rows):
@@ -233,32 +270,41 @@ def _write(
     for row in study.panels:
         name, source = _panel(study, row, runs)
         if source is None:
-            missing.append(f"{row.title}: {reasons.get(row.trainings[0], 'no run')}")
+            why = reasons.get(row.trainings[0], "no run of seed 0")
+            missing.append(f"{row.title}: {why}")
             continue
         shutil.copyfile(source, folder / name)
         pictures[name] = f"{row.title}: images, teachers, student, truth, errors"
-    curves = {
-        row.title: _metrics(row.trainings[0], runs, seeds) for row in study.curves
-    }
+    curves = {row.title: _metrics(row.trainings[0], runs) for row in study.curves}
     curves = {title: files for title, files in curves.items() if files}
     if curves:
         name = f"{study.name}_curves.png"
         figures.draw_curves(curves, folder / name)
         pictures[name] = "losses and task weights over steps, all seeds"
-    measured = _measure(study, folder)
+    failure = None
+    measured = further.Further([])
+    try:
+        measured = _measure(study, folder, lacking)
+    except UserError as error:
+        failure = str(error)
+        missing.append(failure)
+    if study.command and not measured.blocks and not failure:
+        missing.append(lacking or "--report_only")
     for name, path in measured.pictures.items():
         shutil.copyfile(path, folder / f"{study.name}_{name}.png")
         pictures[f"{study.name}_{name}.png"] = name
     section = reports.Section(
-        study, _command(study), tables, measured.blocks, pictures, missing
+        study, _command(study.name), tables, measured.blocks, pictures, missing
     )
-    text = reports.page(study.title, [reports.LEGEND], [reports.section(section)])
-    write_text(folder / f"{study.name}.md", text)
+    lead = [reports.LEGEND] if tables else []
+    write_text(
+        folder / f"{study.name}.md",
+        reports.page(study.title, lead, [reports.section(section)]),
+    )
     content = {
         "study": study.name,
-        "command": _command(study),
-        "hardware": hardware(),
-        "seeds": list(seeds),
+        "command": _command(study.name),
+        "seeds": list(_seeds()),
         "steps": runs.setting.steps,
         "tables": results.as_json(tables),
         "measured": measured.data,
@@ -266,18 +312,21 @@ def _write(
     }
     write_json(folder / f"{study.name}.json", content)
     logging.info("Wrote %s.md, %s.json.", study.name, study.name)
-    return section
+    return section, failure
 
 
-def _measure(study: Study, folder: pathlib.Path) -> further.Further:
+def _measure(
+    study: Study, folder: pathlib.Path, lacking: Optional[str]
+) -> further.Further:
+    """What a study measures without training; nothing where it cannot or must not."""
     if study.command == "parameters":
         return further.parameters()
+    only_read = _REPORT_ONLY.value
     if study.command == "inference":
-        return further.inference(_SCALE.value, folder)
-    if study.command == "similarity":
-        return further.similarity(
-            _path(_TASKONOMY_DIR.value), _path(_TEACHERS_DIR.value), folder
-        )
+        return further.inference(_SCALE.value, folder, only_read)
+    if study.command == "similarity" and not lacking:
+        images, teachers = _path(_TASKONOMY_DIR.value), _path(_TEACHERS_DIR.value)
+        return further.similarity(images, teachers, folder, only_read)
     return further.Further([])
 
 
@@ -288,60 +337,71 @@ def _panel(study: Study, row: Any, runs: Runs) -> Tuple[str, Optional[pathlib.Pa
     return name, panels[-1] if done else None
 
 
-def _metrics(
-    training: Training, runs: Runs, seeds: Sequence[int]
-) -> List[pathlib.Path]:
-    done = [seed for seed in seeds if runs.outcome(training, seed)]
+def _metrics(training: Training, runs: Runs) -> List[pathlib.Path]:
+    done = [seed for seed in _seeds() if runs.outcome(training, seed)]
     return [runs.folder_of(training, seed) / "metrics.csv" for seed in done]
 
 
-def _command(study: Study) -> str:
-    """The command of a study, without what concerns this machine only."""
-    words = ["python tools/reproduce.py", f"--study={study.name}"]
+def _command(study: str) -> str:
+    """The command of a study, with names in place of this machine's folders."""
+    words = ["python tools/reproduce.py", f"--study={study}"]
     words.append(f"--seeds={_SEEDS.value}")
     if _SCALE.value != "small":
         words.append(f"--scale={_SCALE.value}")
     if _DATA.value != "rooms":
         words += [f"--data={_DATA.value}", "--taskonomy_dir=data/taskonomy"]
+    if _TEACHERS_DIR.value is not None:
+        words.append("--teachers_dir=data/taskonomy_teachers")
     if _STEPS.value:
         words.append(f"--steps={_STEPS.value}")
-    words += [f'--gin_param="{param}"' for param in _GIN_PARAM.value]
+    words += [f"--gin_param={shlex.quote(param)}" for param in _GIN_PARAM.value]
     return " ".join([*words, "--model_dir=runs/study"])
 
 
 def _write_docs(
-    sections: Sequence[reports.Section], docs: pathlib.Path, folder: pathlib.Path
+    sections: Sequence[reports.Section],
+    docs: pathlib.Path,
+    folder: pathlib.Path,
+    total: Mapping[str, Any],
 ) -> None:
     """Writes results.md, and a page of each open question, with their pictures."""
     pictures = docs / "study"
     pictures.mkdir(parents=True, exist_ok=True)
-    questions, paper = [], []
+    paper, questions = [], []
     for section in sections:
         for name in section.pictures:
             shutil.copyfile(folder / name, pictures / name)
-        if section.study.name.startswith(_PAPER):
-            paper.append(section)
-        else:
+        if section.study.small_only:
             questions.append(section)
+        else:
+            moved = {f"study/{name}": text for name, text in section.pictures.items()}
+            paper.append(section._replace(pictures=moved))
     for section in questions:
-        lead = ["Generated by the command below. " + reports.LEGEND]
+        lead = [f"Generated by the command below. {reports.LEGEND}"]
         text = reports.page(section.study.title, lead, [reports.section(section)])
         write_text(pictures / f"{section.study.name}.md", text)
-    moved = [
-        section.write_text(
-            pictures={f"study/{name}": t for name, t in section.pictures.items()}
-        )
-        for section in paper
-    ]
-    page = reports.results_page(moved, questions, _total(folder / "runs"))
+    command = _command("all") + " --docs_dir=docs"
+    page = reports.results_page(paper, questions, command, total)
     write_text(docs / "results.md", page)
 
 
-def _total(folder: pathlib.Path) -> Dict[str, Any]:
-    """The machine and all that was spent on it."""
-    spent = [record for record in map(read_json, folder.rglob(RUN_RECORD)) if record]
-    seconds = sum(record["cpu_seconds"] or 0.0 for record in spent)
-    return {**hardware(), "hours": seconds / 3600, "runs": len(spent)}
+def _total(studies: Sequence[Study], runs: Runs) -> Dict[str, Any]:
+    """The machines of all runs that are reported, and what was spent on them."""
+    machines, seconds, count, unknown = set(), 0.0, 0, 0
+    for training in {t for study in studies for t in study.trainings}:
+        for seed in _seeds():
+            outcome = runs.outcome(training, seed)
+            if outcome:
+                count += 1
+                machines.add(f"{outcome.cores} cores of {outcome.processor}")
+                seconds += outcome.cpu_seconds or 0.0
+                unknown += outcome.cpu_seconds is None
+    return {
+        "machines": sorted(machines),
+        "hours": seconds / 3600,
+        "runs": count,
+        "unknown": unknown,
+    }
 
 
 if __name__ == "__main__":

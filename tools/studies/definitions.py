@@ -33,12 +33,17 @@ class Scale(NamedTuple):
       steps: length of a run.
       single_student: bindings of a student of n-to-n, so that n of them have about
         the parameters of ours.
-      more_steps: length at which soft targets and features alone cost what SOKA costs.
+      ours: the gin file of the whole method; the paper's has the CGAN term.
+      rates: of Fig. 5; the second is the files' own.
+      more_steps: length at which soft targets and features alone cost what SOKA
+        costs; empty where that was not measured.
     """
 
     files: Sequence[str]
     steps: int
     single_student: Sequence[str]
+    ours: str
+    rates: Tuple[str, str]
     more_steps: Mapping[str, float]
 
 
@@ -94,6 +99,7 @@ class Study(NamedTuple):
       curves: rows whose losses and task weights are drawn over the steps.
       panels: rows whose students are shown beside their teachers.
       command: name of a further measurement: "parameters", "inference", "similarity".
+      small_only: whether it is a question for small runs, whose values it names.
     """
 
     name: str
@@ -103,6 +109,7 @@ class Study(NamedTuple):
     curves: Sequence[Row] = ()
     panels: Sequence[Row] = ()
     command: Optional[str] = None
+    small_only: bool = False
 
     @property
     def trainings(self) -> List[Training]:
@@ -125,11 +132,13 @@ def _method(
     )
 
 
-def _soka(tasks: Sequence[str] = PAIR, *params: str, name: str = "soka") -> Training:
+def _soka(
+    scale: Scale, tasks: Sequence[str] = PAIR, *params: str, name: str = "soka"
+) -> Training:
     """The whole method; with the pair's auxiliary teacher unless bound."""
     if not any(param.startswith("auxiliary") for param in params):
         params = (f"auxiliary = {PAIRS.get(tuple(tasks), repr('none'))}", *params)
-    return _method(tasks, "soka", *params, name=name)
+    return _method(tasks, scale.ours, *params, name=name)
 
 
 def _values(columns: Sequence[Column], *values: Optional[float]) -> Dict[Column, float]:
@@ -149,18 +158,18 @@ _RMSES = [(task, "rmse") for task in PAIR]
 def define(scale: Scale) -> Dict[str, Study]:
     """Returns name -> study, in the order of the paper, open questions last."""
     studies = [
-        _table1(),
+        _table1(scale),
         _table2(),
-        _table3(),
-        _table4(),
+        _table3(scale),
+        _table4(scale),
         _table5(scale),
-        _supp1(),
+        _supp1(scale),
         _supp2(scale),
         _supp3(),
         _figure1(),
-        *_panels(),
-        *_curves(),
-        *_open_questions(scale),
+        *_panels(scale),
+        *_curves(scale),
+        *(study._replace(small_only=True) for study in _open_questions(scale)),
     ]
     return {study.name: study for study in studies}
 
@@ -170,7 +179,7 @@ def setting(scale: Scale, steps: Optional[int], params: Sequence[str]) -> Settin
     return Setting(tuple(scale.files), steps or scale.steps, tuple(params))
 
 
-def _table1() -> Study:
+def _table1(scale: Scale) -> Study:
     ratio = ("rmse", "delta1", "delta2")
     depth = _of(DEPTH, "rmse", "rel", "delta1")
     printed = {
@@ -216,7 +225,7 @@ def _table1() -> Study:
         rows = [Row("teacher", (), _values(columns, *teacher))]
         for pair, values in students.items():
             title = "-".join(SHORT[t] for t in pair)
-            rows.append(Row(title, (_soka(pair),), _values(columns, *values)))
+            rows.append(Row(title, (_soka(scale, pair),), _values(columns, *values)))
         tables.append(Table(SHORT[task], columns, rows))
     return Study(
         "table1",
@@ -243,7 +252,7 @@ _TABLE3 = [
 ]
 
 
-def _table3() -> Study:
+def _table3(scale: Scale) -> Study:
     rows = [
         Row("teacher", ()),
         Row(
@@ -258,7 +267,7 @@ def _table3() -> Study:
         ),
         Row(
             "ours",
-            (_soka(),),
+            (_soka(scale),),
             _values(_TABLE3, 10.21, 1.22, 0.6176, 6.40, 0.4586, 0.7112, 0.7855),
         ),
     ]
@@ -281,9 +290,11 @@ def _table3() -> Study:
     )
 
 
-def _table4() -> Study:
-    none = _soka(PAIR, "auxiliary = 'none'", name="soka_no_auxiliary")
-    weak = _soka(PAIR, "auxiliary = ['vanishing_point']", name="soka_vanishing_point")
+def _table4(scale: Scale) -> Study:
+    none = _soka(scale, PAIR, "auxiliary = 'none'", name="soka_no_auxiliary")
+    weak = _soka(
+        scale, PAIR, "auxiliary = ['vanishing_point']", name="soka_vanishing_point"
+    )
     rows = [
         Row(
             "teacher",
@@ -302,7 +313,7 @@ def _table4() -> Study:
         ),
         Row(
             "keypoint3d",
-            (_soka(),),
+            (_soka(scale),),
             _values(_TABLE3, 10.21, 1.22, 0.6176, 6.70, 0.4586, 0.7112, 0.7981),
         ),
     ]
@@ -332,7 +343,7 @@ _TABLE5 = [
 ]
 
 
-def _ablation() -> List[Row]:
+def _ablation(scale: Scale) -> List[Row]:
     return [
         Row("teacher", ()),
         Row(
@@ -347,7 +358,7 @@ def _ablation() -> List[Row]:
         ),
         Row(
             "KD + MIA + ACCT",
-            (_soka(),),
+            (_soka(scale),),
             _values(_TABLE5, 10.21, 1.22, 6.40, 0.4586, 0.7112, 0.7855),
         ),
     ]
@@ -364,7 +375,7 @@ def _table5(scale: Scale) -> Study:
             Table(
                 "depth and 2D edges",
                 _TABLE5,
-                _ablation(),
+                _ablation(scale),
                 [
                     Comparison("KD + MIA", "KD", _RMSES),
                     Comparison("KD + MIA + ACCT", "KD + MIA", _RMSES),
@@ -381,7 +392,7 @@ _SUPP1 = [
 ]
 
 
-def _supp1() -> Study:
+def _supp1(scale: Scale) -> Study:
     rows = [
         Row(
             "teachers",
@@ -397,7 +408,7 @@ def _supp1() -> Study:
         ),
         Row(
             "ours",
-            (_soka(THREE),),
+            (_soka(scale, THREE),),
             _values(_SUPP1, 10.20, 1.25, 0.5543, 6.78, 0.4436, 7.81, 0.6213, 0.7832),
             "221.96M",
         ),
@@ -442,7 +453,7 @@ def _supp2(scale: Scale) -> Study:
                     ),
                     Row(
                         "ours 2-to-1",
-                        (_soka(),),
+                        (_soka(scale),),
                         _values(two, 10.21, 1.22, 6.40, 0.4586),
                         "175.75M",
                     ),
@@ -461,7 +472,7 @@ def _supp2(scale: Scale) -> Study:
                     ),
                     Row(
                         "ours 3-to-1",
-                        (_soka(THREE),),
+                        (_soka(scale, THREE),),
                         _values(three, 10.20, 1.25, 6.78, 0.4436, 7.81, 0.6213, 0.7832),
                         "221.96M",
                     ),
@@ -497,14 +508,14 @@ def _figure1() -> Study:
     )
 
 
-def _panels() -> List[Study]:
-    pair, normals = _soka(), _soka((DEPTH, NORMAL))
+def _panels(scale: Scale) -> List[Study]:
+    pair, normals = _soka(scale), _soka(scale, (DEPTH, NORMAL))
     return [
         Study(
             "fig2",
             "Supplement, Fig. 2: one student of three tasks, beside its teachers",
             "Validation images that are always the same; seed 0.",
-            panels=[Row("depth, 2D edges, normals", (_soka(THREE),))],
+            panels=[Row("depth, 2D edges, normals", (_soka(scale, THREE),))],
         ),
         Study(
             "fig4",
@@ -518,49 +529,49 @@ def _panels() -> List[Study]:
     ]
 
 
-def _rate(rate: str) -> Training:
+def _rate(scale: Scale, rate: str) -> Training:
     return _soka(
-        PAIR, f"build_optimizers.task_weights_rate = {rate}", name=f"soka_rate_{rate}"
+        scale,
+        PAIR,
+        f"build_optimizers.task_weights_rate = {rate}",
+        name=f"soka_rate_{rate}",
     )
 
 
-def _curves() -> List[Study]:
+def _curves(scale: Scale) -> List[Study]:
+    fast, own = scale.rates
+    rates = [
+        Row(f"rate {fast}", (_rate(scale, fast),)),
+        Row(f"rate {own}", (_soka(scale),)),
+    ]
     return [
         Study(
             "fig3",
             "Supplement, Fig. 3: losses and task weights of three tasks",
             "Means over the seeds, with the range from the least to the largest.",
-            curves=[Row("depth, 2D edges, normals", (_soka(THREE),))],
+            curves=[Row("depth, 2D edges, normals", (_soka(scale, THREE),))],
         ),
         Study(
             "fig5",
             "Fig. 5: losses and task weights for two rates of the task weights",
-            "The paper's rates are 1e-3 and 1e-4, in runs of 600 000 steps. Ours are "
-            "1e-2 and 1e-3: as far apart, and runs that are a thousand times shorter "
+            "The paper's rates are 1e-3 and 1e-4, in runs of 600 000 steps; short runs "
             "need larger ones for their weights to move.",
-            [
-                Table(
-                    "depth and 2D edges",
-                    [*_of(DEPTH, "rmse"), *_of(EDGE2D, "rmse")],
-                    [
-                        Row("rate 0.01", (_rate("0.01"),)),
-                        Row("rate 0.001", (_soka(),)),
-                    ],
-                )
-            ],
-            curves=[
-                Row("rate 0.01", (_rate("0.01"),)),
-                Row("rate 0.001", (_soka(),)),
-            ],
+            [Table("depth and 2D edges", _RMSES, rates)],
+            curves=rates,
         ),
     ]
 
 
 def _question(
-    name: str, title: str, text: str, default: str, variants: Mapping[str, Training]
+    scale: Scale,
+    name: str,
+    title: str,
+    text: str,
+    default: str,
+    variants: Mapping[str, Training],
 ) -> Study:
     """A comparison of the whole method, as bound, with other choices."""
-    rows = [Row("teacher", ()), Row(f"{default} (default)", (_soka(),))]
+    rows = [Row("teacher", ()), Row(f"{default} (default)", (_soka(scale),))]
     rows += [Row(title, (training,)) for title, training in variants.items()]
     return Study(
         name,
@@ -577,7 +588,7 @@ def _question(
     )
 
 
-def _long_runs() -> Study:
+def _long_runs(scale: Scale) -> Study:
     """How near students come to their teachers, with more time or lent weights."""
     lent = (
         "initialize_student.encoder = 'edge_texture'",
@@ -585,7 +596,7 @@ def _long_runs() -> Study:
         "build_optimizers.learning_rate = 0.003",
     )
     auxiliary = f"auxiliary = {PAIRS[PAIR]}"
-    rows = [Row("teacher", ()), Row("KD + MIA + ACCT", (_soka(),))]
+    rows = [Row("teacher", ()), Row("KD + MIA + ACCT", (_soka(scale),))]
     rows += [
         Row(
             f"{title}, {share} times the steps",
@@ -609,12 +620,12 @@ def _long_runs() -> Study:
 
 def _open_questions(scale: Scale) -> List[Study]:
     def soka(name: str, *params: str) -> Training:
-        return _soka(PAIR, *params, name=f"soka_{name}")
+        return _soka(scale, PAIR, *params, name=f"soka_{name}")
 
     def variant(name: str) -> Training:
         return soka(f"mia_{name}", f"build_amalgamation.variant = {name!r}")
 
-    more = scale.more_steps
+    more = {"kd": 1.0, "kd_mia": 1.0, **scale.more_steps}
     return [
         Study(
             "compute",
@@ -628,7 +639,7 @@ def _open_questions(scale: Scale) -> List[Study]:
                     "depth and 2D edges",
                     _RMSES,
                     [
-                        *[row._replace(paper={}) for row in _ablation()],
+                        *[row._replace(paper={}) for row in _ablation(scale)],
                         Row(
                             "KD + MIA + ACCT, two batches",
                             (soka("new_batch", _NEW_BATCH),),
@@ -663,8 +674,9 @@ def _open_questions(scale: Scale) -> List[Study]:
                 )
             ],
         ),
-        _long_runs(),
+        _long_runs(scale),
         _question(
+            scale,
             "mia",
             "Which amalgamation",
             "`build_amalgamation.variant`: Eq. 3 as printed, on L2-normalised "
@@ -683,6 +695,7 @@ def _open_questions(scale: Scale) -> List[Study]:
             },
         ),
         _question(
+            scale,
             "joint_start",
             "The joint start with the amalgamated features or without",
             "`build_model.joint_amalgamation`. Step 2 names inputs and predictions "
@@ -696,6 +709,7 @@ def _open_questions(scale: Scale) -> List[Study]:
             },
         ),
         _question(
+            scale,
             "collaboration",
             "Collaboration loss weighted or not",
             "`build_model.weighted_collaboration`: whether omega_i multiplies L_i in "
@@ -713,6 +727,7 @@ def _open_questions(scale: Scale) -> List[Study]:
             },
         ),
         _question(
+            scale,
             "gradnorm_alpha",
             "GradNorm's exponent, and fixed weights",
             "`build_gradnorm.alpha` of Eq. 7, and `build_gradnorm.adaptive = False`: "
@@ -725,13 +740,15 @@ def _open_questions(scale: Scale) -> List[Study]:
             },
         ),
         _question(
+            scale,
             "gradnorm_rate",
             "Learning rate of the task weights",
             "`build_optimizers.task_weights_rate` (Adam).",
             "0.001",
-            {"0.005": _rate("0.005"), "0.01": _rate("0.01")},
+            {"0.005": _rate(scale, "0.005"), "0.01": _rate(scale, "0.01")},
         ),
         _question(
+            scale,
             "gradnorm_w",
             "What GradNorm's W is",
             "`build_gradnorm.layer`: the kernel of the last shared layer, or the "
@@ -744,6 +761,7 @@ def _open_questions(scale: Scale) -> List[Study]:
             },
         ),
         _question(
+            scale,
             "batch",
             "Same batch or a new one for the collaboration",
             "`build_model.new_batch_in_collaboration`: whether collaboration and "
@@ -752,6 +770,7 @@ def _open_questions(scale: Scale) -> List[Study]:
             {"new batch": soka("new_batch", _NEW_BATCH)},
         ),
         _question(
+            scale,
             "batch_norm",
             "BatchNorm: of frozen parts, and at the end",
             "`build_model.frozen_statistics`: with which statistics a frozen part "
@@ -766,6 +785,7 @@ def _open_questions(scale: Scale) -> List[Study]:
             },
         ),
         _question(
+            scale,
             "cgan",
             "With the adversarial term or without",
             "`build_adversary.enabled`, from half of the steps on.",
@@ -780,6 +800,7 @@ def _open_questions(scale: Scale) -> List[Study]:
             },
         ),
         _question(
+            scale,
             "soft_loss",
             "Squared or absolute soft loss",
             "`build_model.soft_loss`: Eq. 5 squares.",

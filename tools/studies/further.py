@@ -1,5 +1,6 @@
 """What a study measures without training: parameters, inference, similarity."""
 
+import hashlib
 import os
 import pathlib
 import subprocess
@@ -41,10 +42,12 @@ def parameters() -> Further:
     return Further([markdown_table(head, rows)], data=data)
 
 
-def inference(scale: str, folder: pathlib.Path) -> Further:
+def inference(scale: str, folder: pathlib.Path, only_read: bool) -> Further:
     """Supplement, Table 3: time of one student against teachers and n students."""
     path = folder / f"inference_{scale}.json"
     if not path.is_file():
+        if only_read:
+            return Further([])
         _run(
             "tools/benchmark.py",
             "inference",
@@ -74,11 +77,17 @@ def inference(scale: str, folder: pathlib.Path) -> Further:
 
 
 def similarity(
-    images: Optional[str], teachers: Optional[str], folder: pathlib.Path
+    images: Optional[str],
+    teachers: Optional[str],
+    folder: pathlib.Path,
+    only_read: bool,
 ) -> Further:
     """The similarity matrix of all teachers that there are."""
-    out_dir = folder / "similarity"
+    of = hashlib.sha256(f"{images}\n{teachers}".encode()).hexdigest()[:8]
+    out_dir = folder / f"similarity-{of}"
     if not (out_dir / "similarity.json").is_file():
+        if only_read:
+            return Further([])
         arguments = [f"--out_dir={out_dir}", "--targets=depth_zbuffer,edge_texture"]
         if images:
             arguments.append(f"--images={images}")

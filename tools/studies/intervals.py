@@ -1,7 +1,7 @@
 """Means over seeds, their 95 % intervals, and what may be said of two of them."""
 
 import statistics
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, Mapping, NamedTuple, Optional, Sequence
 
 from scipy import stats
 
@@ -15,23 +15,26 @@ class Estimate(NamedTuple):
       mean: of the values.
       half_width: of Student's 95 % interval around it; None for a single value.
       values: one a seed.
+      seeds: whose values these are.
     """
 
     mean: float
     half_width: Optional[float]
     values: Sequence[float]
+    seeds: Sequence[int] = ()
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Optional["Estimate"]:
-        """The estimate of these values; None of none."""
-        if not values:
+    def of(cls, by_seed: Mapping[int, float]) -> Optional["Estimate"]:
+        """The estimate of these values, by their seed; None of none."""
+        if not by_seed:
             return None
+        seeds, values = list(by_seed), list(by_seed.values())
         mean, count = statistics.fmean(values), len(values)
         if count == 1:
-            return cls(mean, None, list(values))
+            return cls(mean, None, values, seeds)
         quantile = stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)
         half_width = quantile * statistics.stdev(values) / count**0.5
-        return cls(mean, float(half_width), list(values))
+        return cls(mean, float(half_width), values, seeds)
 
 
 def apart(a: Estimate, b: Estimate) -> bool:
@@ -42,13 +45,15 @@ def apart(a: Estimate, b: Estimate) -> bool:
 
 
 def paired_difference(a: Estimate, b: Estimate) -> Optional[Estimate]:
-    """The mean of a - b seed by seed; None where they have other numbers of seeds."""
-    if len(a.values) != len(b.values):
-        return None
-    return Estimate.of([x - y for x, y in zip(a.values, b.values)])
+    """The mean of a - b over the seeds that both have; None without any."""
+    others = dict(zip(b.seeds, b.values))
+    return Estimate.of(
+        {s: value - others[s] for s, value in zip(a.seeds, a.values) if s in others}
+    )
 
 
 HOLDS, LIKELY, OPEN, CONTRADICTED = "yes", "on average", "not told", "no"
+ONE_SEED = "one seed"
 
 
 def ordering(
@@ -64,7 +69,8 @@ def ordering(
     Returns:
       HOLDS if all other cells that both know lie on the paper's side, their intervals
       apart (ties of the paper say nothing); LIKELY if all means do; CONTRADICTED if an
-      interval lies apart on the other side; else OPEN. None if there is no pair.
+      interval lies apart on the other side; else OPEN. ONE_SEED where a cell of a pair
+      has no interval. None if there is no pair.
     """
     verdicts: List[str] = []
     for other in range(len(paper)):
@@ -73,13 +79,16 @@ def ordering(
             continue
         if paper[index] == paper[other]:
             continue
-        below = ours[index].mean < ours[other].mean
-        agrees = below == (paper[index] < paper[other])
+        if None in (ours[index].half_width, ours[other].half_width):
+            verdicts.append(ONE_SEED)
+            continue
+        difference = ours[index].mean - ours[other].mean
+        agrees = difference * (paper[index] - paper[other]) > 0
         if apart(ours[index], ours[other]):
             verdicts.append(HOLDS if agrees else CONTRADICTED)
         else:
             verdicts.append(LIKELY if agrees else OPEN)
-    for verdict in (CONTRADICTED, OPEN, LIKELY, HOLDS):
+    for verdict in (ONE_SEED, CONTRADICTED, OPEN, LIKELY, HOLDS):
         if verdict in verdicts:
             return verdict
     return None

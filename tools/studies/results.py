@@ -76,19 +76,20 @@ def _table(
     table: Table, runs: Runs, seeds: Sequence[int], reasons: Mapping[Training, str]
 ) -> ResultTable:
     read = [_read(row, runs, seeds) for row in table.rows]
-    any_evaluations: Dict[str, Mapping[str, Any]] = {}
-    for by_seed in read:
-        for evaluations in by_seed:
-            for outcome in evaluations:
+    tasks = list(dict.fromkeys(task for task, _ in table.columns))
+    # A teacher's numbers are the same in whatever run has its task.
+    teachers: Dict[str, Mapping[str, Any]] = {}
+    for found in read:
+        for outcomes in found.by_seed.values():
+            for outcome in outcomes:
                 for task, entries in outcome.evaluation["tasks"].items():
-                    any_evaluations.setdefault(task, entries)
-    estimates = []
-    for row, by_seed in zip(table.rows, read):
-        estimates.append(
-            {c: _estimate(row, by_seed, any_evaluations, c) for c in table.columns}
-        )
+                    teachers.setdefault(task, entries)
+    estimates = [
+        {c: _estimate(row, found.by_seed, teachers, c) for c in table.columns}
+        for row, found in zip(table.rows, read)
+    ]
     rows = []
-    for number, (row, by_seed) in enumerate(zip(table.rows, read)):
+    for number, (row, found) in enumerate(zip(table.rows, read)):
         cells = {}
         for column in table.columns:
             paper = [r.paper.get(column) for r in table.rows]
@@ -96,7 +97,7 @@ def _table(
             cells[column] = Cell(
                 paper[number], ours[number], ordering(paper, ours, number)
             )
-        rows.append(_row(row, by_seed, cells, table, any_evaluations, seeds, reasons))
+        rows.append(_row(row, found, cells, tasks, seeds, reasons))
     return ResultTable(
         table.title,
         table.columns,
@@ -105,17 +106,34 @@ def _table(
     )
 
 
-BySeed = Sequence[Sequence[Outcome]]
+BySeed = Mapping[int, Sequence[Outcome]]
 
 
-def _read(row: Row, runs: Runs, seeds: Sequence[int]) -> BySeed:
-    """The outcomes of all runs of a row, of those seeds where all are there."""
-    by_seed = []
+class _Read(NamedTuple):
+    """What was read of a row: its seeds that count, and how many diverged."""
+
+    by_seed: BySeed
+    diverged: int
+
+
+def _read(row: Row, runs: Runs, seeds: Sequence[int]) -> _Read:
+    """The outcomes of a row's runs, of those seeds where all are there and finite."""
+    by_seed, diverged = {}, 0
     for seed in seeds:
         outcomes = [runs.outcome(training, seed) for training in row.trainings]
-        if row.trainings and all(outcomes):
-            by_seed.append(outcomes)
-    return by_seed
+        if not row.trainings or not all(outcomes):
+            continue
+        if any(map(_diverged, outcomes)):
+            diverged += 1
+        else:
+            by_seed[seed] = outcomes
+    return _Read(by_seed, diverged)
+
+
+def _diverged(outcome: Outcome) -> bool:
+    """Whether a run's student answers with what has no error."""
+    students = [entries["student"] for entries in outcome.evaluation["tasks"].values()]
+    return any(student and student["rmse"] is None for student in students)
 
 
 def _estimate(
@@ -132,75 +150,67 @@ def _estimate(
 def _over_seeds(
     by_seed: BySeed, task: str, entry: str, metric: str
 ) -> Optional[Estimate]:
-    values = []
-    for outcomes in by_seed:
+    values = {}
+    for seed, outcomes in by_seed.items():
         found = [o.evaluation["tasks"].get(task) for o in outcomes]
         measured = [tasks[entry] for tasks in found if tasks and tasks[entry]]
         if measured and measured[0][metric] is not None:
-            values.append(measured[0][metric])
+            values[seed] = measured[0][metric]
     return Estimate.of(values)
 
 
 def _row(
     row: Row,
-    by_seed: BySeed,
+    read: _Read,
     cells: Mapping[Column, Cell],
-    table: Table,
-    teachers: Mapping[str, Any],
+    tasks: Sequence[str],
     seeds: Sequence[int],
     reasons: Mapping[Training, str],
 ) -> ResultRow:
-    tasks = list(dict.fromkeys(task for task, _ in table.columns))
     if not row.trainings:
-        one = Estimate(1.0, 0.0, [1.0]) if teachers else None
+        there = any(cell.ours for cell in cells.values())
+        one = Estimate(1.0, 0.0, [1.0]) if there else None
         return ResultRow(
             row.title, cells, {}, one, None, None, None, row.parameters, None
         )
-    imitation = {
-        task: _over_seeds(by_seed, task, "student_vs_teacher", "rmse") for task in tasks
-    }
-    relatives, costs = [], []
-    for outcomes in by_seed:
-        shares = [
-            entries["student"]["rmse"] / entries["teacher"]["rmse"]
-            for outcome in outcomes
-            for entries in outcome.evaluation["tasks"].values()
-            if entries["student"] and entries["teacher"] and not _diverged(outcome)
-        ]
-        if shares:
-            relatives.append(sum(shares) / len(shares))
-        if all(outcome.cpu_seconds is not None for outcome in outcomes):
-            costs.append(sum(outcome.cpu_seconds for outcome in outcomes))
-    notes = []
-    if len(by_seed) < len(seeds):
+    by_seed, notes = read.by_seed, []
+    done = len(by_seed) + read.diverged
+    if done < len(seeds):
         why = [reasons[t] for t in row.trainings if t in reasons]
-        notes.append(
-            f"{len(by_seed)} of {len(seeds)} seeds: {why[0] if why else 'not run'}"
-        )
-    diverged = sum(any(map(_diverged, outcomes)) for outcomes in by_seed)
-    if diverged:
-        notes.append(f"{diverged} of these not finite, and in no mean")
-    steps = by_seed[0][0].evaluation["step"] if by_seed else None
-    count = None
-    if by_seed:
-        count = sum(o.evaluation["parameters"]["student"] for o in by_seed[0])
+        notes.append(f"{done} of {len(seeds)} seeds: {why[0] if why else 'not run'}")
+    if read.diverged:
+        notes.append(f"{read.diverged} of these not finite, and in no mean")
+    costs = {}
+    for seed, outcomes in by_seed.items():
+        if all(outcome.cpu_seconds is not None for outcome in outcomes):
+            costs[seed] = sum(outcome.cpu_seconds for outcome in outcomes)
+    first = next(iter(by_seed.values()), None)
     return ResultRow(
         row.title,
         cells,
-        imitation,
-        Estimate.of(relatives),
-        steps,
+        {t: _over_seeds(by_seed, t, "student_vs_teacher", "rmse") for t in tasks},
+        Estimate.of(_relative(by_seed, tasks)),
+        first and first[0].evaluation["step"],
         Estimate.of(costs),
-        count,
+        first and sum(o.evaluation["parameters"]["student"] for o in first),
         row.parameters,
         "; ".join(notes) or None,
     )
 
 
-def _diverged(outcome: Outcome) -> bool:
-    """Whether a run's student answers with what has no error."""
-    students = [entries["student"] for entries in outcome.evaluation["tasks"].values()]
-    return any(student and student["rmse"] is None for student in students)
+def _relative(by_seed: BySeed, tasks: Sequence[str]) -> Dict[int, float]:
+    """Seed -> rmse over the teacher's, mean of a table's tasks; where all have both."""
+    relative = {}
+    for seed, outcomes in by_seed.items():
+        measured = {}
+        for outcome in outcomes:
+            for task, entries in outcome.evaluation["tasks"].items():
+                teacher = (entries["teacher"] or {}).get("rmse")
+                if task in tasks and entries["student"] and teacher:
+                    measured[task] = entries["student"]["rmse"] / teacher
+        if len(measured) == len(tasks):
+            relative[seed] = sum(measured.values()) / len(measured)
+    return relative
 
 
 def _findings(comparison: Comparison, rows: Sequence[ResultRow]) -> List[str]:
@@ -232,6 +242,8 @@ def _findings(comparison: Comparison, rows: Sequence[ResultRow]) -> List[str]:
 
 
 def _verdict(a: Estimate, b: Estimate) -> str:
+    if a.mean == b.mean:
+        return "equal."
     word = "better" if a.mean < b.mean else "worse"
     if apart(a, b):
         return f"{word}, the intervals apart."

@@ -10,7 +10,17 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+)
 
 from absl import logging
 from tqdm import tqdm
@@ -70,6 +80,11 @@ class Setting(NamedTuple):
             *_QUIET,
         ]
 
+    def names_of(self, training: Training) -> Set[str]:
+        """The bindings that make a run what it is, beside the setting's."""
+        lines = "\n".join([*map(_bindings_of, training.files), *training.params])
+        return set(re.findall(r"(?m)^([\w./%]+)\s*=", lines))
+
     def digest(self, training: Training) -> str:
         """Eight letters that differ where a run's bindings do, but for its seed."""
         files = ["base.gin", *self.files, *training.files]
@@ -98,11 +113,15 @@ class Outcome(NamedTuple):
       folder: of the run.
       evaluation: the content of evaluation.json.
       cpu_seconds: of its training steps; None where it was interrupted.
+      processor: of the machine it ran on.
+      cores: of that machine.
     """
 
     folder: pathlib.Path
     evaluation: Mapping[str, Any]
     cpu_seconds: Optional[float]
+    processor: str = "unknown"
+    cores: Optional[int] = None
 
 
 class Runs:
@@ -119,15 +138,19 @@ class Runs:
         self.folder = folder
         self.setting = setting
         self.jobs = jobs
+        self._folders: Dict[Training, pathlib.Path] = {}
         self._children: List[subprocess.Popen] = []
         self._lock = threading.Lock()
         self._stopped = False
 
     def folder_of(self, training: Training, seed: int) -> pathlib.Path:
-        """Where a run is, or will be."""
-        name = re.sub(r"[^\w.+/-]", "_", training.name)
-        digest = self.setting.digest(training)
-        return self.folder / f"{name}-{digest}" / f"seed{seed}"
+        """Where a run is, or will be; of one training always the same."""
+        if training not in self._folders:
+            # Once: the gin files may be edited while this trains.
+            name = re.sub(r"[^\w.+/-]", "_", training.name)
+            digest = self.setting.digest(training)
+            self._folders[training] = self.folder / f"{name}-{digest}"
+        return self._folders[training] / f"seed{seed}"
 
     def outcome(self, training: Training, seed: int) -> Optional[Outcome]:
         """What a finished run left; None if it has not come to its end."""
@@ -136,7 +159,13 @@ class Runs:
         evaluation = read_json(folder / "evaluation.json")
         if record is None or evaluation is None:
             return None
-        return Outcome(folder, evaluation, record["cpu_seconds"])
+        return Outcome(
+            folder,
+            evaluation,
+            record["cpu_seconds"],
+            record.get("processor", "unknown"),
+            record.get("cores"),
+        )
 
     def train(
         self, trainings: Iterable[Training], seeds: Sequence[int]
@@ -188,17 +217,21 @@ class Runs:
         parent = folders[seeds[0]].parent
         parent.mkdir(parents=True, exist_ok=True)
         job = {
-            "files": [*self.setting.files, *training.files],
+            "files": [
+                os.path.abspath(find_gin_file(name))
+                for name in (*self.setting.files, *training.files)
+            ],
             "params": self.setting.bindings(training),
             "runs": [(seed, str(folder)) for seed, folder in folders.items()],
         }
+        failures = []
         with open(parent / _LOG, "a") as log:
+            began = log.tell()
             with self._lock:
                 if self._stopped:
                     return None
                 child = subprocess.Popen(
                     [sys.executable, "-m", "tools.studies.worker"],
-                    cwd=ROOT,
                     env=_environment(jobs),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -210,25 +243,26 @@ class Runs:
                 child.stdin.write(json.dumps(job))
                 child.stdin.close()
                 for line in child.stdout:
-                    seed = json.loads(line)["seed"]
-                    logging.info("%s", self._line(training, seed))
+                    said = json.loads(line)
+                    logging.info("%s: %s", training.name, self._line(training, said))
+                    failures += [said["failed"]] if said["failed"] else []
                     progress.update()
             with self._lock:
                 self._children.remove(child)
         if child.returncode and not self._stopped:
-            return _reason(parent / _LOG, child.returncode)
-        return None
+            failures.append(_reason(parent / _LOG, began, child.returncode))
+        return failures[0] if failures else None
 
-    def _line(self, training: Training, seed: int) -> str:
-        outcome = self.outcome(training, seed)
+    def _line(self, training: Training, said: Mapping[str, Any]) -> str:
+        outcome = self.outcome(training, said["seed"])
+        if said["failed"] or outcome is None:
+            return f"seed {said['seed']} FAILED: {said['failed'] or 'no result'}"
         words = [
             f"{task} {entries['student']['rmse']:#.3g}"
             for task, entries in outcome.evaluation["tasks"].items()
-            if entries.get("student")
+            if entries.get("student") and entries["student"]["rmse"] is not None
         ]
-        return (
-            f"{training.name}, seed {seed}: rmse {', '.join(words) or 'without labels'}"
-        )
+        return f"seed {said['seed']}: rmse {', '.join(words) or 'unknown'}"
 
 
 def _environment(jobs: int) -> Dict[str, str]:
@@ -246,9 +280,10 @@ def _environment(jobs: int) -> Dict[str, str]:
     return environment
 
 
-def _reason(log: pathlib.Path, status: int) -> str:
+def _reason(log: pathlib.Path, began: int, status: int) -> str:
     if status < 0:
         return f"stopped by {signal.Signals(-status).name}; call again to go on"
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    text = log.read_bytes()[began:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = [line for line in lines if "error" in line.lower()] or lines
     return f"{said[-1] if said else 'it said nothing'} (status {status}, {log})"

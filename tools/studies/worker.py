@@ -11,19 +11,22 @@ import pathlib
 import statistics
 import sys
 import time
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, TextIO
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
+import gin  # noqa: E402 (tools/ is no installed package)
 import tensorflow as tf  # noqa: E402 (tools/ is no installed package)
-from absl import flags  # noqa: E402
+from absl import flags, logging  # noqa: E402
 
 from soka_tf import cli  # noqa: E402
+from soka_tf.errors import UserError  # noqa: E402
 from soka_tf.train import complete  # noqa: E402
 from soka_tf.training import run as runs  # noqa: E402
 from tools.studies.records import RUN_RECORD, hardware, write_json  # noqa: E402
 
 _LOCK = "study.lock"
+_ALL = (RUN_RECORD, "evaluation.json")
 # A step that traces a graph takes hundreds of times as long as others.
 _LONGEST_STEP = 5.0
 
@@ -60,41 +63,57 @@ def main() -> None:
     job = json.load(sys.stdin)
     run = None
     for seed, folder in job["runs"]:
-        run = _train(job["files"], job["params"], seed, folder, run)
+        failed = None
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, _LOCK), "w") as lock:
+            _wait_for(lock, folder)
+            if not all(os.path.exists(os.path.join(folder, f)) for f in _ALL):
+                run = _build(job["files"], job["params"], seed, folder, run)
+                try:
+                    _train(run, folder)
+                except UserError as error:  # of this seed, such as NaN
+                    failed, run = str(error), None
         # The parent may read a run as soon as its line is there.
-        print(json.dumps({"seed": seed}), flush=True)
+        print(json.dumps({"seed": seed, "failed": failed}), flush=True)
 
 
-def _train(
+def _wait_for(lock: TextIO, folder: str) -> None:
+    """Takes a run for this process alone, for as long as it lives.
+
+    No other trains it then, not even if the command that started this one was killed
+    and given again.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logging.info("Waiting for another process that trains %s.", folder)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _build(
     files: Sequence[str],
     params: Sequence[str],
     seed: int,
     folder: str,
     before: Optional[runs.Run],
-) -> Optional[runs.Run]:
-    """One run, on the graphs of the one before; returns the last that was built."""
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, _LOCK), "w") as lock:
-        # Held while this process lives: no other trains here, not even if the
-        # command that started this one was killed and given again.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.path.exists(os.path.join(folder, RUN_RECORD)):
-            return before
-        if before is None:
-            stored = os.path.join(folder, runs.CONFIG_FILE)
-            resumed = [stored] if os.path.isfile(stored) else []
-            cli.parse_gin([*resumed, *files], [*params, f"seed = {seed}"])
-            run = runs.build_run(folder)
-        else:
-            run = runs.reseed(before, folder, seed)
-        cost = Cost()
-        print(complete(run, folder, [cost]), file=sys.stderr)
-        steps = run.settings.max_steps
-        write_json(
-            pathlib.Path(folder) / RUN_RECORD,
-            {"seed": seed, "cpu_seconds": cost.total(steps), **hardware()},
-        )
-    return run
+) -> runs.Run:
+    """A run, on the graphs of the one before if there is one."""
+    if before is not None:
+        return runs.reseed(before, folder, seed)
+    stored = os.path.join(folder, runs.CONFIG_FILE)
+    resumed = [stored] if os.path.isfile(stored) else []
+    gin.clear_config()
+    cli.parse_gin([*resumed, *files], [*params, f"seed = {seed}"])
+    return runs.build_run(folder)
+
+
+def _train(run: runs.Run, folder: str) -> None:
+    cost = Cost()
+    print(complete(run, folder, [cost]), file=sys.stderr)
+    settings = run.settings
+    seconds = cost.total(settings.max_steps)
+    record = {"seed": settings.seed, "cpu_seconds": seconds, **hardware()}
+    write_json(pathlib.Path(folder) / RUN_RECORD, record)
 
 
 if __name__ == "__main__":
