@@ -331,7 +331,8 @@ def test_reproduce_report_of_nothing_measures_nothing(tmp_path, capsys):
     page = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
     assert "0 runs" in page and "246.460" in page  # Table 2 needs no run
     assert page.count("Not run: --report_only") == 2  # supp3, fig1
-    assert (tmp_path / "docs" / "study" / "mia.md").is_file()
+    assert "Not run yet: Steps-matched and compute-matched" in page
+    assert not (tmp_path / "docs" / "study" / "mia.md").exists()
 
 
 def test_reproduce_trains_resumes_and_reports(tmp_path, capsys, tiny):

@@ -158,6 +158,7 @@ def verdicts(sections: Sequence[Section]) -> str:
 def results_page(
     paper: Sequence[Section],
     questions: Sequence[Section],
+    unasked: Sequence[Section],
     command: str,
     total: Mapping[str, Any],
 ) -> str:
@@ -166,6 +167,7 @@ def results_page(
     Args:
       paper: of the paper's tables and figures; pictures relative to the page.
       questions: of the open questions, each with a page in study/.
+      unasked: those of them that have no runs yet.
       command: that makes the page.
       total: "machines" (sentences), CPU "hours" and number of "runs", of which
         "unknown" have no time.
@@ -208,6 +210,9 @@ def results_page(
                 ]
             )
         )
+    if unasked:
+        names = "; ".join(f"{u.study.title} (`{u.study.name}`)" for u in unasked)
+        parts.append(f"Not run yet: {names}.\n")
     return page("Results", lead, parts)
 
 
