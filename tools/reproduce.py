@@ -53,7 +53,7 @@ SCALES = {
         ),
         ours="soka",
         rates=("0.01", "0.001"),
-        more_steps={"kd": 1.35, "kd_mia": 1.1},
+        more_steps={"kd": 1.6, "kd_mia": 1.3},
     ),
     "full": Scale(
         files=("gin/paper/common.gin",),
