@@ -33,6 +33,12 @@ PLAIN = (
     "build_model.joint_steps = 2",
     "build_model.initial_losses_step = 1",
     "run.checkpoint_every_steps = 3",
+    # Smooth and slow: what differs by rounding stays near.
+    "build_model.soft_loss = 'l2'",
+    "build_model.joint_amalgamation = False",
+    "build_optimizers.learning_rate = 0.003",
+    "build_optimizers.amalgamation_rate = 0.001",
+    "build_optimizers.task_weights_rate = 0.005",
 )
 WITH_GAN = (
     "max_steps = 4",

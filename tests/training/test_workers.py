@@ -29,6 +29,12 @@ PARAMS = (
     "build_model.joint_steps = 1",
     "build_model.initial_losses_step = 0",
     "build_optimizers.optimizer = 'sgd'",
+    # An absolute loss has gradients that jump with its sign.
+    "build_model.soft_loss = 'l2'",
+    "build_model.joint_amalgamation = False",
+    "build_optimizers.learning_rate = 0.003",
+    "build_optimizers.amalgamation_rate = 0.001",
+    "build_optimizers.task_weights_rate = 0.005",
     "run.checkpoint_every_steps = 3",
     "run.export = False",
 )
