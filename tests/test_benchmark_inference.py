@@ -16,7 +16,7 @@ def test_inference_of_tiny_networks_compares_students_with_teachers():
     assert all(seconds > 0 for seconds in measured.seconds.values())
     assert set(measured.ratio) == {
         f"{name}_over_teachers_{count}_tasks_batch_1"
-        for name in ("student", "unfolded_student", "exported")
+        for name in ("student", "unfolded_student", "single_students", "exported")
         for count in (2, 3)
     }
     errors, accuracy = measured.tables.values()
