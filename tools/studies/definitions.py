@@ -649,12 +649,16 @@ def _open_questions(scale: Scale) -> List[Study]:
                             (_method(PAIR, "kd", name="kd_longer", share=more["kd"]),),
                         ),
                         Row(
+                            "KD + MIA, 1.1 times the steps",
+                            (_method(PAIR, "kd_mia", name="kd_mia_longer", share=1.1),),
+                        ),
+                        Row(
                             "KD + MIA, equal cost",
                             (
                                 _method(
                                     PAIR,
                                     "kd_mia",
-                                    name="kd_mia_longer",
+                                    name="kd_mia_equal",
                                     share=more["kd_mia"],
                                 ),
                             ),
@@ -664,6 +668,9 @@ def _open_questions(scale: Scale) -> List[Study]:
                         Comparison("KD + MIA", "KD", _RMSES),
                         Comparison("KD + MIA + ACCT", "KD + MIA", _RMSES),
                         Comparison("KD + MIA + ACCT", "KD, equal cost", _RMSES),
+                        Comparison(
+                            "KD + MIA + ACCT", "KD + MIA, 1.1 times the steps", _RMSES
+                        ),
                         Comparison("KD + MIA + ACCT", "KD + MIA, equal cost", _RMSES),
                         Comparison(
                             "KD + MIA + ACCT, two batches",
