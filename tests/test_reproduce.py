@@ -330,7 +330,7 @@ def test_reproduce_report_of_nothing_measures_nothing(tmp_path, capsys):
     assert result.code == 0, result.err
     page = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
     assert "0 runs" in page and "246.460" in page  # Table 2 needs no run
-    assert page.count("Not run: --report_only") == 2  # supp3, fig1
+    assert page.count("Not run: with --report_only") == 2  # supp3, fig1
     assert "Not run yet: Steps-matched and compute-matched" in page
     assert not (tmp_path / "docs" / "study" / "mia.md").exists()
 

@@ -289,7 +289,7 @@ def _write(
         failure = str(error)
         missing.append(failure)
     if study.command and not measured.blocks and not failure:
-        missing.append(lacking or "--report_only")
+        missing.append(lacking or "with --report_only nothing is measured")
     for name, path in measured.pictures.items():
         shutil.copyfile(path, folder / f"{study.name}_{name}.png")
         pictures[f"{study.name}_{name}.png"] = name
