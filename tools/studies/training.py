@@ -231,7 +231,7 @@ class Runs:
                 if self._stopped:
                     return None
                 child = subprocess.Popen(
-                    [sys.executable, "-m", "tools.studies.worker"],
+                    [sys.executable, str(ROOT / "tools" / "studies" / "worker.py")],
                     env=_environment(jobs),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
