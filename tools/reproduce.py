@@ -217,7 +217,7 @@ def _check_params(studies: Sequence[Study], setting: Setting) -> None:
 
 
 def _path(value: Optional[str]) -> Optional[str]:
-    # Runs are trained from the repository's root, wherever this is called.
+    # A run's folder follows its bindings: the same however the path was given.
     return value and os.path.abspath(os.path.expanduser(value))
 
 

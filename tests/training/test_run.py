@@ -175,13 +175,17 @@ def test_run_all_steps_done_says_so_and_trains_nothing(tiny, finished, caplog):
 # Going on
 
 
-def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path):
-    whole = tiny.build(tmp_path / "whole", *WITH_GAN)
+@pytest.mark.parametrize(
+    "further", [(), ("build_model.new_batch_in_collaboration = True",)]
+)
+def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path, further):
+    params = (*WITH_GAN, *further)
+    whole = tiny.build(tmp_path / "whole", *params)
     runs.train(whole, str(tmp_path / "whole"))
     gin.clear_config()
     # One step after its checkpoint of step 2.
-    interrupted(tiny, tmp_path / "killed", WITH_GAN, 3)
-    again = resumed(tiny, tmp_path / "killed", WITH_GAN)
+    interrupted(tiny, tmp_path / "killed", params, 3)
+    again = resumed(tiny, tmp_path / "killed", params)
     assert_same_state(again.model, whole.model)
     steps = [int(row["step"]) for row in rows_of(tmp_path / "killed")]
     assert steps == [1, 2, 3, 4]
@@ -209,16 +213,6 @@ def test_reseeded_run_is_that_of_its_seed_from_the_first_weight_to_the_last(
     for row in (*logs[0], *logs[1]):
         del row["seconds"]
     assert logs[0] == logs[1]
-
-
-def test_run_with_a_batch_for_each_phase_resumed_ends_bit_identical(tiny, tmp_path):
-    params = (*WITH_GAN, "build_model.new_batch_in_collaboration = True")
-    whole = tiny.build(tmp_path / "whole", *params)
-    runs.train(whole, str(tmp_path / "whole"))
-    gin.clear_config()
-    interrupted(tiny, tmp_path / "killed", params, 3)
-    again = resumed(tiny, tmp_path / "killed", params)
-    assert_same_state(again.model, whole.model)
 
 
 def test_run_with_a_batch_for_each_phase_takes_both_from_the_chain(tiny, tmp_path):

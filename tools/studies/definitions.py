@@ -630,10 +630,11 @@ def _open_questions(scale: Scale) -> List[Study]:
         Study(
             "compute",
             "Steps-matched and compute-matched",
-            "A cycle costs more than a joint step: timed in turns, 1.6 steps of KD and "
-            "1.3 of KD + MIA. These are given so many more steps. Two batches: "
-            "competition and collaboration see different images, twice as many in a "
-            "cycle, which then costs 1.6 steps of KD + MIA.",
+            "A cycle costs more than a joint step. For equal cost KD is given "
+            f"{more['kd']:g} and KD + MIA {more['kd_mia']:g} times the steps; the last "
+            "column of the second table says what each took, beside whatever else the "
+            "machine did. Two batches: competition and collaboration see different "
+            "images, twice as many in a cycle.",
             [
                 Table(
                     "depth and 2D edges",
