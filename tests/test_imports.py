@@ -12,6 +12,7 @@ PACKAGE = ROOT / "soka_tf"
 # A room imports only from rooms that stand left of it, and from itself.
 ROOMS = (
     "errors",
+    "disk",
     "tasks",
     "data",
     "networks",
@@ -23,7 +24,13 @@ ROOMS = (
 )
 # Beside the rooms: the start-up shared by the commands, and the commands.
 COMMANDS = ("train", "evaluate", "export", "predict")
-WITHOUT_TENSORFLOW = ("errors.py", "tasks.py", "cli.py", "data/encodings.py")
+WITHOUT_TENSORFLOW = (
+    "errors.py",
+    "disk.py",
+    "tasks.py",
+    "cli.py",
+    "data/encodings.py",
+)
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 

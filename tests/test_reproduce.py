@@ -216,6 +216,19 @@ def test_collect_says_so_of_a_run_that_is_not_finite(table5):
     assert row.imitation["edge_texture"] is None and row.cpu_seconds is None
 
 
+def test_collect_refuses_runs_of_different_teachers(table5):
+    study, runs, soka = table5
+    path = runs.folder_of(soka, 0) / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["tasks"]["edge_texture"]["teacher"]["rmse"] *= 1.0005  # rounding
+    path.write_text(json.dumps(evaluation))
+    results.collect(study, runs, range(2), {})
+    evaluation["tasks"]["edge_texture"]["teacher"]["rmse"] *= 1.01
+    path.write_text(json.dumps(evaluation))
+    with pytest.raises(UserError, match="soka-.*edge_texture has rmse 1.011 .*kd-"):
+        results.collect(study, runs, range(2), {})
+
+
 def test_collect_without_runs_says_not_run(tmp_path):
     study = definitions.define(SCALE)["table5"]
     runs = Runs(tmp_path, Setting((), 600), 1)
@@ -253,6 +266,8 @@ def test_folder_of_a_run_follows_its_files_bindings_but_not_their_comments(tmp_p
     first = folder("seed = 1  # why\n")
     assert folder("# how\n\nseed = 1\n") == first
     assert folder("seed = 2\n") != first
+    # A "#" in quotes is no comment.
+    assert folder("images_dir = 'a#b'\n") != folder("images_dir = 'a#c'\n")
 
 
 def test_damaged_record_is_named(tmp_path):

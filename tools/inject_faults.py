@@ -41,6 +41,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from soka_tf import cli  # noqa: E402
+from soka_tf.disk import write_text  # noqa: E402
 from soka_tf.errors import UserError  # noqa: E402
 
 FLAGS = flags.FlagValues()
@@ -622,9 +623,7 @@ def put_between_markers(path: pathlib.Path, text: str) -> None:
     if not 0 <= begin < end:
         raise UserError(f"{path}: it needs the lines {BEGIN!r} and {END!r}.")
     content = f"{content[: begin + len(BEGIN)]}\n\n{text}\n\n{content[end:]}"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, content)
 
 
 def main() -> int:

@@ -33,14 +33,11 @@ from absl import flags, logging
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from soka_tf import cli  # noqa: E402 (tools/ is no installed package)
+from soka_tf.disk import write_json, write_text  # noqa: E402
 from soka_tf.errors import UserError  # noqa: E402
 from tools.studies import definitions, further, results  # noqa: E402
 from tools.studies import report as reports  # noqa: E402
 from tools.studies.definitions import Scale, Study  # noqa: E402
-from tools.studies.records import (  # noqa: E402
-    write_json,
-    write_text,
-)
 from tools.studies.training import Runs, Setting, Training  # noqa: E402
 
 SCALES = {

@@ -15,7 +15,6 @@ arithmetic of the choice, and writes similarity.json and similarity.png. An imag
 cannot be read is named and left out.
 """
 
-import json
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequenc
 from absl import flags, logging
 
 from soka_tf import cli
+from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 
 if TYPE_CHECKING:
@@ -340,19 +340,6 @@ def describe(choice: Any) -> Dict[str, Any]:
         "ranking": [candidate._asdict() for candidate in choice.ranking],
         "explanation": choice.explain().splitlines(),
     }
-
-
-def write_json(path: str, content: Dict[str, Any]) -> None:
-    """Writes a file, whole or not at all."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.write("\n")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 from absl import flags, logging
 
 from soka_tf import cli
+from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -237,9 +238,7 @@ def write_manifest(out_dir: pathlib.Path, entry: Mapping[str, Any], task: str) -
         manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["teachers"][task] = dict(entry)
     manifest["teachers"] = dict(sorted(manifest["teachers"].items()))
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, manifest, indent=2)
 
 
 def _bind() -> Callable[[], Dict[str, Any]]:

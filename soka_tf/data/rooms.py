@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import types
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import tqdm
@@ -24,6 +24,7 @@ from PIL import Image
 from scipy import ndimage
 
 from soka_tf.data import encodings, raycast, room_painting, room_scene
+from soka_tf.disk import locked, replacing, write_json
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
@@ -334,20 +335,8 @@ def _file_path(root: str, domain: str, room: int, view: int) -> str:
     return os.path.join(root, BUILDING, domain, name)
 
 
-@contextlib.contextmanager
-def _replacing(path: str) -> Iterator[str]:
-    """Yields a name to write to; the file appears under `path` once it is whole."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-
-
 def _write(path: str, domain: str, values: np.ndarray) -> None:
-    with _replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         if domain == "vanishing_point":
             np.save(file, values)
             return
@@ -380,8 +369,7 @@ def _check_record(root: str, record: Mapping[str, int]) -> None:
                 f"asked for: {dict(record)}. Choose another folder or remove this one."
             )
         return
-    with _replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(record, file, indent=2)
+    write_json(path, record, indent=2)
 
 
 @contextlib.contextmanager
@@ -463,38 +451,60 @@ def generate_rooms(
     for domain in domains:
         os.makedirs(os.path.join(root, BUILDING, domain), exist_ok=True)
     _check_record(root, {"version": GENERATOR_VERSION, "seed": seed, "size": size})
-    jobs = []
-    for room in range(first_room, first_room + rooms):
-        for view in range(first_view, first_view + views):
-            missing = tuple(
-                domain
-                for domain in domains
-                if not os.path.exists(_file_path(root, domain, room, view))
-            )
-            if missing:
-                jobs.append((room, view, missing))
-    if not jobs:
+    views_of = [
+        (room, view)
+        for room in range(first_room, first_room + rooms)
+        for view in range(first_view, first_view + views)
+    ]
+    if not _missing(root, domains, views_of):
         return root
-    # A chunk is a room's views, so that a room is built once.
-    chunks = [jobs[i : i + max(views, 8)] for i in range(0, len(jobs), max(views, 8))]
+    with locked(os.path.join(root, "lock"), f"draws rooms in {root}"):
+        jobs = _missing(root, domains, views_of)
+        # A chunk is a room's views, so that a room is built once.
+        length = max(views, 8)
+        chunks = [jobs[i : i + length] for i in range(0, len(jobs), length)]
+        draw = functools.partial(_draw_missing, root, seed, size)
+        with tqdm.tqdm(
+            total=len(jobs), desc="drawing rooms", unit="view", disable=not progress
+        ) as bar:
+            _draw(chunks, draw, workers, bar)
+    return root
+
+
+_Job = Tuple[int, int, Tuple[str, ...]]  # room, view, what is to be drawn of it
+
+
+def _missing(
+    root: str, domains: Sequence[str], views: Sequence[Tuple[int, int]]
+) -> List[_Job]:
+    jobs = []
+    for room, view in views:
+        missing = tuple(
+            domain
+            for domain in domains
+            if not os.path.exists(_file_path(root, domain, room, view))
+        )
+        if missing:
+            jobs.append((room, view, missing))
+    return jobs
+
+
+def _draw(
+    chunks: List[List[_Job]], draw: Any, workers: Optional[int], bar: tqdm.tqdm
+) -> None:
     if workers is None:
         workers = os.cpu_count() or 1
     workers = min(workers, len(chunks))
-    draw = functools.partial(_draw_missing, root, seed, size)
-    with tqdm.tqdm(
-        total=len(jobs), desc="drawing rooms", unit="view", disable=not progress
-    ) as bar:
-        if workers > 1:
-            try:
-                _draw_in_workers(workers, draw, chunks, bar)
-                return root
-            except (concurrent.futures.BrokenExecutor, OSError) as error:
-                logging.warning(
-                    "Could not use worker processes (%s): drawing rooms in this one.",
-                    error,
-                )
-                chunks = [jobs]
-                bar.reset()
-        for job in (job for chunk in chunks for job in chunk):
+    if workers > 1:
+        try:
+            _draw_in_workers(workers, draw, chunks, bar)
+            return
+        except (concurrent.futures.BrokenExecutor, OSError) as error:
+            logging.warning(
+                "Could not use worker processes (%s): drawing rooms in this one.",
+                error,
+            )
+            bar.reset()
+    for chunk in chunks:
+        for job in chunk:
             bar.update(draw([job]))
-    return root

@@ -32,6 +32,7 @@ from absl import logging
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from soka_tf.data import files
+from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
@@ -220,7 +221,7 @@ def split_samples(
             "train": [s.key for s in train_samples],
             "validation": [s.key for s in validation_samples],
         }
-        _write_json(path, content)
+        write_json(path, content)
     return train_samples, validation_samples
 
 
@@ -473,14 +474,6 @@ def _read_split(
             min(absent, key=str),
         )
     return validation
-
-
-def _write_json(path: str, content: Mapping[str, object]) -> None:
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-    os.replace(temporary, path)
 
 
 def _without(sample: Sample, damaged_domains: Iterable[str]) -> Sample:

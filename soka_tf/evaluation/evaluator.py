@@ -1,7 +1,5 @@
 """Measures teachers, student and a median image by the same code."""
 
-import json
-import os
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 import numpy as np
@@ -10,6 +8,7 @@ from absl import logging
 from tqdm import tqdm
 
 from soka_tf.data import encodings
+from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 from soka_tf.evaluation.metrics import MetricAccumulator
 from soka_tf.tasks import Task
@@ -244,14 +243,4 @@ def write_evaluation(path: str, result: Mapping[str, Any]) -> None:
     Raises:
       ValueError: if a value is NaN or infinite, which JSON cannot hold.
     """
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    path = os.path.abspath(path)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    write_json(path, result, indent=2)

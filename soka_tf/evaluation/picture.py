@@ -9,6 +9,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from soka_tf.disk import replacing
+
 _PAGE = (255, 255, 255)
 _INK = (30, 30, 30)
 _FAINT_INK = (110, 110, 110)
@@ -145,13 +147,8 @@ def write_png(path: str, image: np.ndarray) -> None:
         image = image[..., 0]
     path = os.path.abspath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
+    with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def _lefts(groups: Sequence[Group], width: int) -> List[List[int]]:

@@ -1,7 +1,6 @@
 """An evaluation as a table to read, a run's metrics.csv as curves to look at."""
 
 import csv
-import os
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from tabulate import SEPARATING_LINE, tabulate
 
+from soka_tf.disk import replacing
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task, get_task
 
@@ -155,7 +155,7 @@ def draw_curves(metrics_csv_path: str, out_png: str) -> None:
     Raises:
       UserError: if the file is missing or holds no such rows.
     """
-    columns, stages = _read_columns(metrics_csv_path)
+    columns, stages = read_columns(metrics_csv_path)
     losses = {
         get_task(name[len("loss/soft/") :]).title: values
         for name, values in columns.items()
@@ -192,20 +192,23 @@ def draw_curves(metrics_csv_path: str, out_png: str) -> None:
     axes[-1].xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     figure.align_ylabels(list(axes))
 
-    temporary = f"{out_png}.{os.getpid()}.tmp"
-    try:
+    with replacing(out_png) as temporary:
         canvas.print_figure(temporary, format="png")
-        os.replace(temporary, out_png)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 _Curve = Tuple[np.ndarray, np.ndarray]
 
 
-def _read_columns(path: str) -> Tuple[Dict[str, _Curve], List[Tuple[float, str]]]:
-    """Returns name -> (steps, values), and (step, stage) where a stage begins."""
+def read_columns(path: str) -> Tuple[Dict[str, _Curve], List[Tuple[float, str]]]:
+    """Reads a run's metrics.csv, without what is no number or not finite.
+
+    Returns:
+      Name of a column -> (steps, values), float [n] each; and (step, stage) of every
+      stage's first row.
+
+    Raises:
+      UserError: if the file cannot be read or has no losses.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get("step")]

@@ -1,12 +1,12 @@
 """The student for runtimes that neither resize nor know TensorFlow."""
 
 import os
-import tempfile
 from typing import Dict, Optional, Sequence
 
 import tensorflow as tf
 
 from soka_tf.data import encodings
+from soka_tf.disk import replacing
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task
 
@@ -69,16 +69,9 @@ def write_file(path: str, content: bytes) -> None:
     Raises:
       UserError: if the folder's name is a file's.
     """
-    folder, name = os.path.split(os.path.abspath(path))
+    folder = os.path.dirname(os.path.abspath(path))
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise UserError(f"Cannot export to {folder!r}: it is a file. Name a folder.")
     os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's files are private
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)

@@ -12,7 +12,6 @@ counts once its index is there, which is written last.
 
 import concurrent.futures
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -44,6 +43,7 @@ from soka_tf.data import files as data_files
 from soka_tf.data.pipeline import preprocess_images
 from soka_tf.data.records import FRAME_AFTER, FRAME_BEFORE
 from soka_tf.data.taskonomy import RGB, DamagedFile, Sample, read_pixels
+from soka_tf.disk import locked, write_json
 from soka_tf.errors import UserError
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.teacher import PathLike, sha256_of
@@ -161,7 +161,7 @@ class TeacherRecords:
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / _MANIFEST).exists():
-                _write_json(self.folder / _MANIFEST, self.manifest)
+                write_json(self.folder / _MANIFEST, self.manifest)
         values = iter(values)
         count = min(_SHARD_RECORDS, max(1, _SHARD_BYTES // self.record_bytes))
         while self._add_shard(itertools.islice(values, count)):
@@ -190,10 +190,9 @@ class TeacherRecords:
                 # An older shard of this name must not be taken for the new one.
                 _index_of(shard).unlink(missing_ok=True)
                 os.replace(temporary, shard)
-                _write_json(
-                    _index_of(shard),
-                    {"bytes": end, "records": {k.hex(): v for k, v in index.items()}},
-                )
+                records = {image.hex(): place for image, place in index.items()}
+                shard_index = {"bytes": end, "records": records}
+                write_json(_index_of(shard), shard_index, indent=None)
         finally:
             temporary.unlink(missing_ok=True)
         for image, place in index.items():
@@ -314,7 +313,7 @@ class TeacherCache:
         images = _keys_of([sample.files[RGB] for sample in samples])
         with _writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder / "lock"):
+        with locked(self.folder / "lock", f"fills {self.folder}"):
             missing, there = {}, 0
             for name, records in self.records.items():
                 records.open()
@@ -581,15 +580,6 @@ def _read_from(file: int, record: Record) -> Optional[bytes]:
     return content if zlib.crc32(content) == record.crc32 else None
 
 
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
 def _writing(folder: pathlib.Path) -> Iterator[None]:
     """What the disk refuses is for the user to mend."""
@@ -600,18 +590,6 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
             f"{folder}: the teachers' outputs cannot be written ({error}). What is "
             "there stays. Make room or bind run.teacher_cache_dir to another folder."
         ) from error
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process holds the file; a kill lets it go, too."""
-    with open(path, "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.info("Waiting for another run that fills %s ...", path.parent)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _folder_name(facts: Mapping[str, Any]) -> str:

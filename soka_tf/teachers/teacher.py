@@ -7,7 +7,6 @@ import math
 import os
 import pathlib
 import re
-import tempfile
 import zipfile
 from typing import Any, Dict, Iterator, Mapping, Optional, Union
 
@@ -15,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from soka_tf.data.inputs import INPUTS
+from soka_tf.disk import replacing
 from soka_tf.errors import UserError
 from soka_tf.networks.building import scaled_filters
 from soka_tf.networks.decoder import Decoder
@@ -188,17 +188,9 @@ def save_teacher(
     manifest = {"format": FILE_FORMAT, **teacher.get_config(), **(details or {})}
     path = pathlib.Path(os.path.expanduser(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not .npz: left behind by a kill, it must not look like a teacher.
-    handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            save = np.savez_compressed if compress else np.savez
-            save(file, **{_MANIFEST: np.array(json.dumps(manifest))}, **arrays)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    save = np.savez_compressed if compress else np.savez
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        save(file, **{_MANIFEST: np.array(json.dumps(manifest))}, **arrays)
     return sha256_of(path)
 
 

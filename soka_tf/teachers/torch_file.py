@@ -21,7 +21,6 @@ import os
 import pathlib
 import re
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -29,6 +28,7 @@ from typing import IO, Any, Dict, Iterable, Mapping, Tuple, Union
 
 import numpy as np
 
+from soka_tf.disk import replacing
 from soka_tf.errors import UserError
 from soka_tf.teachers.messages import one_line, short
 from soka_tf.teachers.torch_pickle import (
@@ -121,15 +121,8 @@ def write_torch_file(
     write = _write_zip if layout == "zip" else _write_legacy
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file, {"state_dict": tensors}, arrays)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        write(file, {"state_dict": tensors}, arrays)
 
 
 def _map(path: PathLike) -> mmap.mmap:

@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from soka_tf.data.taskonomy import RGB, Sample, drop_damaged
+from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS, get_task
 from soka_tf.teachers.pool import teachers_folder
@@ -150,15 +151,7 @@ def _write(path: str, selection: Selection, settings: dict) -> None:
         "threshold": selection.choice.threshold,
         **settings,
     }
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    write_json(path, content)
 
 
 def _read(path: str, targets: Sequence[str], threshold: float) -> Selection:

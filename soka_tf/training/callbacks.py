@@ -1,6 +1,5 @@
 """What happens every N steps: progress, logs, checkpoints, a stop at NaN."""
 
-import contextlib
 import csv
 import io
 import os
@@ -13,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+from soka_tf.disk import replacing
 from soka_tf.errors import UserError, reason
 from soka_tf.soka.model import SokaModel
 from soka_tf.training.saving import FAILURES, try_save
@@ -254,14 +254,10 @@ class MetricLog(StepCallback):
                 ]
         self._seconds_before = float(rows[-1]["seconds"] or 0) if rows else 0.0
         content = self._lines(rows, header=True)
-        temporary = self._path + ".tmp"
         try:
-            with open(temporary, "wb") as file:
+            with replacing(self._path) as temporary, open(temporary, "wb") as file:
                 file.write(content)
-            os.replace(temporary, self._path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.remove(temporary)
             raise UserError(
                 f"{self._path} cannot be written ({reason(error)}). Free space or "
                 "mend the folder, then give the same command: it goes on from step "

@@ -21,6 +21,7 @@ from soka_tf.data.pipeline import (
     label_reader,
     service_dataset,
 )
+from soka_tf.disk import write_text
 from soka_tf.errors import UserError
 from soka_tf.networks.folding import EXPORT_PRECISIONS
 from soka_tf.networks.precision import PRECISIONS, compute_in, hint
@@ -679,11 +680,7 @@ def claim(model_dir: str, config: str, chief: bool = True) -> None:
     path = os.path.join(model_dir, CONFIG_FILE)
     if os.path.exists(path) or not chief:
         return
-    os.makedirs(model_dir, exist_ok=True)
-    temporary = path + ".tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(config)
-    os.replace(temporary, path)
+    write_text(path, config)
 
 
 def _refuse_differences(model_dir: str, config: str, of_both: bool = False) -> None:

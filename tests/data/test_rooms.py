@@ -1,13 +1,16 @@
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
 
+from soka_tf import disk
 from soka_tf.data import encodings, raycast, room_scene, rooms
 from soka_tf.data.raycast import BALL, BOX, Solid, Solids
 from soka_tf.errors import UserError
@@ -297,6 +300,28 @@ def test_generate_rooms_called_again_makes_only_what_is_missing(tmp_path, monkey
         tmp_path, 7, 1, 1, 16, ["rgb", "normal"], workers=0, progress=False
     )
     assert drawn == [(0, 0, ("normal",))]
+
+
+def test_generate_rooms_of_two_processes_draws_each_once(tmp_path, monkeypatch, caplog):
+    def generate(folder):
+        rooms.generate_rooms(folder, 7, 1, 2, 16, ["rgb"], workers=0, progress=False)
+
+    generate(tmp_path / "there")
+    waits, drawn = threading.Event(), []
+    monkeypatch.setattr(rooms, "_draw_missing", lambda *_: drawn.append(1) or 1)
+    caplog.handler.addFilter(
+        lambda record: waits.set() if "Waiting" in record.getMessage() else None or True
+    )
+    (tmp_path / "here").mkdir()
+    second = threading.Thread(target=generate, args=(tmp_path / "here",))
+    with caplog.at_level("INFO", "absl"):
+        with disk.locked(tmp_path / "here" / "lock", "draws"):
+            second.start()
+            assert waits.wait(60)
+            source = tmp_path / "there" / "rooms"
+            shutil.copytree(source, tmp_path / "here" / "rooms", dirs_exist_ok=True)
+        second.join(60)
+    assert not drawn
 
 
 @pytest.mark.parametrize("seed, size", [(8, 16), (7, 32)])

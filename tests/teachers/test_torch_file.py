@@ -819,7 +819,7 @@ def test_modules_never_import_what_runs_pickles():
         ]
 
 
-def test_whole_files_of_another_make_are_not_called_damaged(make):
+def test_disk_of_another_make_are_not_called_damaged(make):
     strange = (
         items(text("module"), b"N", b"N", b"N", b"N") + b"Q",
         a_tensor()[:-2] + b"}" + text("neg") + b"\x88stR",

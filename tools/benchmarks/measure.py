@@ -1,7 +1,6 @@
 """Timing that means something on a noisy machine: rounds, ratios, medians."""
 
 import gc
-import json
 import os
 import pathlib
 import platform
@@ -12,6 +11,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 from tabulate import tabulate
 from tqdm import tqdm
 
+from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 from soka_tf.networks.processor import cpu_info, has_amx
 
@@ -137,7 +137,7 @@ def report(name: str, measured: Measurement, json_path: Optional[str]) -> None:
             "peak_gib": dict(measured.peak_gib),
             "tables": {title: list(rows) for title, rows in measured.tables.items()},
         }
-        _write_json(json_path, content)
+        write_json(os.path.expanduser(json_path), content, indent=2)
 
 
 def check_json_path(path: Optional[str]) -> None:
@@ -153,13 +153,6 @@ def check_json_path(path: Optional[str]) -> None:
         raise UserError(
             f"--json={path}: must be a file in a folder that exists. Name another."
         )
-
-
-def _write_json(path: str, content: Mapping[str, Any]) -> None:
-    file = pathlib.Path(os.path.expanduser(path))
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
 
 
 def _number(value: Optional[float]) -> str:

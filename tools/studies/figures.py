@@ -1,7 +1,5 @@
 """A study's pictures: estimates with their intervals, curves over steps."""
 
-import csv
-import os
 import pathlib
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -9,6 +7,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from soka_tf.disk import replacing
+from soka_tf.evaluation.report import read_columns
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
 from tools.studies.results import ResultRow, ResultTable
@@ -88,7 +88,7 @@ def draw_curves(runs: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) 
     figure = Figure(figsize=(5.2 * len(runs), 5.6), dpi=120, layout="constrained")
     axes = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
     for (title, files), (losses, weights) in zip(runs.items(), axes.T):
-        columns = [_read(file) for file in files]
+        columns = [read_columns(str(file))[0] for file in files]
         names = [n[len("loss/soft/") :] for n in columns[0] if "loss/soft/" in n]
         for number, task in enumerate(names):
             colour = _COLOURS[number % len(_COLOURS)]
@@ -113,29 +113,15 @@ def draw_curves(runs: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) 
     _save(figure, path)
 
 
-def _read(path: pathlib.Path) -> Dict[str, Dict[int, float]]:
-    """Column -> step -> value."""
-    columns: Dict[str, Dict[int, float]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for name, text in row.items():
-                if name.startswith(("loss/soft/", "task_weight/")) and text:
-                    columns.setdefault(name, {})[int(row["step"])] = float(text)
-    return columns
-
-
 def _together(
-    columns: Sequence[Dict[str, Dict[int, float]]], name: str
+    columns: Sequence[Dict[str, Tuple[np.ndarray, np.ndarray]]], name: str
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Steps that all seeds know, and the values, [seeds, steps]."""
-    steps = sorted(set.intersection(*(set(c[name]) for c in columns)))
-    return np.array(steps), np.array([[c[name][s] for s in steps] for c in columns])
+    curves = [dict(zip(*c[name])) for c in columns]
+    steps = sorted(set.intersection(*map(set, curves)))
+    return np.array(steps), np.array([[curve[s] for s in steps] for curve in curves])
 
 
 def _save(figure: Figure, path: pathlib.Path) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         FigureCanvasAgg(figure).print_figure(temporary, format="png", dpi=120)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -34,18 +34,3 @@ def read_json(path: pathlib.Path) -> Optional[Any]:
         raise UserError(
             f"{path}: cannot be read as JSON ({error}). Remove it to measure again."
         ) from error
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes or replaces a JSON file."""
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes or replaces a text file."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

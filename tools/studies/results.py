@@ -1,7 +1,9 @@
 """From finished runs to estimates: what a study's tables hold, as plain data."""
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+import pathlib
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
+from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
 from tools.studies.definitions import Column, Comparison, Row, Study, Table
 from tools.studies.intervals import Estimate, apart, ordering, paired_difference
@@ -77,13 +79,12 @@ def _table(
 ) -> ResultTable:
     read = [_read(row, runs, seeds) for row in table.rows]
     tasks = list(dict.fromkeys(task for task, _ in table.columns))
-    # A teacher's numbers are the same in whatever run has its task.
-    teachers: Dict[str, Mapping[str, Any]] = {}
-    for found in read:
-        for outcomes in found.by_seed.values():
-            for outcome in outcomes:
-                for task, entries in outcome.evaluation["tasks"].items():
-                    teachers.setdefault(task, entries)
+    teachers = _teachers(
+        outcome
+        for found in read
+        for outcomes in found.by_seed.values()
+        for outcome in outcomes
+    )
     estimates = [
         {c: _estimate(row, found.by_seed, teachers, c) for c in table.columns}
         for row, found in zip(table.rows, read)
@@ -104,6 +105,34 @@ def _table(
         rows,
         [s for c in table.comparisons for s in _findings(c, rows)],
     )
+
+
+def _teachers(outcomes: Iterable[Outcome]) -> Dict[str, Mapping[str, Any]]:
+    """Task -> a teacher's numbers, the same in whatever run has its task.
+
+    Raises:
+      UserError: if they are not: the runs are of different teachers or images.
+    """
+    entries: Dict[str, Mapping[str, Any]] = {}
+    folders: Dict[str, pathlib.Path] = {}
+    for outcome in outcomes:
+        for task, found in outcome.evaluation["tasks"].items():
+            entries.setdefault(task, found)
+            first = folders.setdefault(task, outcome.folder)
+            old, new = (_rmse(e.get("teacher")) for e in (entries[task], found))
+            # Processors round differently.
+            if abs(old - new) > 1e-3 * old:
+                raise UserError(
+                    f"{outcome.folder}: the teacher of {task} has rmse {new:#.4g} "
+                    f"there, {old:#.4g} in {first}: teachers or images have changed "
+                    "since. Remove the older of the two, or give another --model_dir."
+                )
+    return entries
+
+
+def _rmse(entry: Optional[Mapping[str, Any]]) -> float:
+    value = (entry or {}).get("rmse")
+    return 0.0 if value is None else value
 
 
 BySeed = Mapping[int, Sequence[Outcome]]

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tokenize
 from typing import (
     Any,
     Dict,
@@ -96,14 +98,24 @@ def _bindings_of(name: str) -> str:
     """The lines of a gin file and of those it includes, without comments."""
     path = find_gin_file(name)
     lines = []
-    for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
-        line = line.partition("#")[0].strip()
+    for line in _without_comments(pathlib.Path(path).read_text(encoding="utf-8")):
+        line = line.strip()
         included = re.fullmatch(r"include\s+['\"](.+)['\"]", line)
         if included:
             lines.append(_bindings_of(included[1]))
         elif line:
             lines.append(line)
     return "\n".join(lines)
+
+
+def _without_comments(text: str) -> List[str]:
+    lines = text.splitlines()
+    # gin's strings and comments are Python's: a "#" may stand in a string.
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    return lines
 
 
 class Outcome(NamedTuple):

@@ -4,26 +4,26 @@ Called by `tools.studies.training`, with what to do as JSON on its standard inpu
 on its standard output, a line a run, that it has ended.
 """
 
-import fcntl
 import json
 import os
 import pathlib
 import statistics
 import sys
 import time
-from typing import Any, List, Optional, Sequence, TextIO
+from typing import Any, List, Optional, Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
 import gin  # noqa: E402 (tools/ is no installed package)
 import tensorflow as tf  # noqa: E402 (tools/ is no installed package)
-from absl import flags, logging  # noqa: E402
+from absl import flags  # noqa: E402
 
 from soka_tf import cli  # noqa: E402
+from soka_tf.disk import locked, write_json  # noqa: E402 (tools/ is no installed package)
 from soka_tf.errors import UserError  # noqa: E402
 from soka_tf.train import complete  # noqa: E402
 from soka_tf.training import run as runs  # noqa: E402
-from tools.studies.records import RUN_RECORD, hardware, write_json  # noqa: E402
+from tools.studies.records import RUN_RECORD, hardware  # noqa: E402
 
 _LOCK = "study.lock"
 _ALL = (RUN_RECORD, "evaluation.json")
@@ -65,8 +65,9 @@ def main() -> None:
     for seed, folder in job["runs"]:
         failed = None
         os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, _LOCK), "w") as lock:
-            _wait_for(lock, folder)
+        # No other process trains it then, not even if the command that started this
+        # one was killed and given again.
+        with locked(os.path.join(folder, _LOCK), f"trains {folder}"):
             if not all(os.path.exists(os.path.join(folder, f)) for f in _ALL):
                 run = _build(job["files"], job["params"], seed, folder, run)
                 try:
@@ -75,19 +76,6 @@ def main() -> None:
                     failed, run = str(error), None
         # The parent may read a run as soon as its line is there.
         print(json.dumps({"seed": seed, "failed": failed}), flush=True)
-
-
-def _wait_for(lock: TextIO, folder: str) -> None:
-    """Takes a run for this process alone, for as long as it lives.
-
-    No other trains it then, not even if the command that started this one was killed
-    and given again.
-    """
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logging.info("Waiting for another process that trains %s.", folder)
-        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _build(
@@ -113,7 +101,7 @@ def _train(run: runs.Run, folder: str) -> None:
     settings = run.settings
     seconds = cost.total(settings.max_steps)
     record = {"seed": settings.seed, "cpu_seconds": seconds, **hardware()}
-    write_json(pathlib.Path(folder) / RUN_RECORD, record)
+    write_json(os.path.join(folder, RUN_RECORD), record)
 
 
 if __name__ == "__main__":
