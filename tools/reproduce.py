@@ -2,8 +2,7 @@ r"""Repeats the paper's tables and figures, with seeds and 95 % intervals.
 
 Example (the paper's ablation, Table 5, small and with one seed; minutes on two cores):
 
-    python tools/reproduce.py --study=table5 --seeds=1 --scale=small \
-        --model_dir=runs/study
+    python tools/reproduce.py --study=table5 --seeds=1 --scale=small
 
 All studies, with five seeds, and the pages that docs/ has (hours on two cores):
 
@@ -79,7 +78,7 @@ _SEEDS = flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 _MODEL_DIR = flags.DEFINE_string(
-    "model_dir", None, "folder of runs and results", required=True, flag_values=FLAGS
+    "model_dir", "runs/study", "folder of runs and results", flag_values=FLAGS
 )
 _SCALE = flags.DEFINE_enum(
     "scale",
