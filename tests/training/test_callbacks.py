@@ -3,6 +3,7 @@
 import csv
 import errno
 import io
+import os
 import types
 
 import numpy as np
@@ -180,7 +181,7 @@ def test_metric_log_full_disk_keeps_rows_and_writes_them_later(
 
 
 def test_metric_log_folder_not_writable_is_refused_at_the_start(log, tmp_path):
-    (tmp_path / "metrics.csv.tmp").mkdir()
+    (tmp_path / f"metrics.csv.{os.getpid()}.tmp").mkdir()
     model = Model(step=3)
     with pytest.raises(UserError, match="metrics.csv cannot be written.*from step 3"):
         run(log(model), model, 1)
