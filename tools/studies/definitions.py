@@ -594,7 +594,8 @@ def _long_runs(scale: Scale) -> Study:
         "initialize_student.encoder = 'edge_texture'",
         "initialize_student.decoders = True",
         "build_optimizers.learning_rate = 0.002",
-        # Their answers are near the teachers' from the start, and so is the encoder.
+        # Features are lent already: what is left to learn is in the answers, and in
+        # BatchNorm's moving statistics, with which the teachers ended.
         "build_model.soft_weight = 0.4",
         "build_model.settle_share = 0.6",
     )
