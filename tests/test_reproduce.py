@@ -266,6 +266,12 @@ def test_folder_of_a_run_follows_its_files_bindings_but_not_their_comments(tmp_p
     first = folder("seed = 1  # why\n")
     assert folder("# how\n\nseed = 1\n") == first
     assert folder("seed = 2\n") != first
+    # Where a name is bound twice, the last one counts, as in gin.
+    assert folder("seed = 3\nseed = 1\n") == first
+    assert folder("seed = 1\nseed = 3\n") != first
+    assert folder("seed = 1\nbuildings = [\n'a',\n'b']\n") != folder(
+        "seed = 1\nbuildings = [\n'a',\n'c']\n"
+    )
     # A "#" in quotes is no comment.
     assert folder("images_dir = 'a#b'\n") != folder("images_dir = 'a#c'\n")
 

@@ -84,28 +84,40 @@ class Setting(NamedTuple):
 
     def names_of(self, training: Training) -> Set[str]:
         """The bindings that make a run what it is, beside the setting's."""
-        lines = "\n".join([*map(_bindings_of, training.files), *training.params])
-        return set(re.findall(r"(?m)^([\w./%]+)\s*=", lines))
+        lines = [line for name in training.files for line in _lines_of(name)]
+        return set(_effective([*lines, *training.params]))
 
     def digest(self, training: Training) -> str:
         """Eight letters that differ where a run's bindings do, but for its seed."""
         files = ["base.gin", *self.files, *training.files]
-        text = "\n".join([*map(_bindings_of, files), *self.bindings(training)])
+        lines = [line for name in files for line in _lines_of(name)]
+        bindings = _effective([*lines, *self.bindings(training)])
+        text = "\n".join(f"{name} = {bindings[name]}" for name in sorted(bindings))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _bindings_of(name: str) -> str:
+def _effective(lines: Iterable[str]) -> Dict[str, str]:
+    """Binding -> its value as written; the last one counts, as gin has it."""
+    bindings: Dict[str, str] = {}
+    name = None
+    for line in lines:
+        begun = re.match(r"([\w./]+)\s*=\s*(.*)", line)
+        if begun:
+            name = begun[1]
+            bindings[name] = begun[2]
+        elif name is not None:  # a value of several lines
+            bindings[name] += f" {line}"
+    return bindings
+
+
+def _lines_of(name: str) -> List[str]:
     """The lines of a gin file and of those it includes, without comments."""
-    path = find_gin_file(name)
+    text = pathlib.Path(find_gin_file(name)).read_text(encoding="utf-8")
     lines = []
-    for line in _without_comments(pathlib.Path(path).read_text(encoding="utf-8")):
-        line = line.strip()
+    for line in filter(None, map(str.strip, _without_comments(text))):
         included = re.fullmatch(r"include\s+['\"](.+)['\"]", line)
-        if included:
-            lines.append(_bindings_of(included[1]))
-        elif line:
-            lines.append(line)
-    return "\n".join(lines)
+        lines += _lines_of(included[1]) if included else [line]
+    return lines
 
 
 def _without_comments(text: str) -> List[str]:
