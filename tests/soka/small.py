@@ -120,7 +120,13 @@ def build(
         noise = {tasks[0]: 0.1}
         # A heavy weight, so that a mistake in the term is seen.
         adversary = Adversary(discriminators, gan, 0.3, noise, weight_decay=1e-2)
-    options = {"joint_steps": 0, "initial_losses_step": 0, **options}
+    options = {
+        "joint_steps": 0,
+        "joint_amalgamation": False,
+        "initial_losses_step": 0,
+        "soft_loss": "l2",  # smooth: a test's tolerance is that of rounding
+        **options,
+    }
     gradnorm = GradNorm(len(tasks), **(gradnorm or {}))
     model = SokaModel(student, pool, gradnorm, amalgamation, adversary, **options)
     model.compile(optimizers or sgd_optimizers(), run_eagerly=run_eagerly)

@@ -9,7 +9,9 @@ from typing import Any, Dict, Optional
 from soka_tf.errors import UserError
 from soka_tf.networks.processor import cpu_info
 
-RUN_RECORD = "study.json"  # in a run's folder, once it has come to its end
+# In a run's folder, once it has come to its end, and where it failed.
+RUN_RECORD = "study.json"
+FAILURE_RECORD = "failed.json"
 
 
 def hardware() -> Dict[str, Any]:

@@ -18,7 +18,8 @@ METRICS = {
 }
 LEGEND = (
     "Each cell: ours, mean ± half of the 95 % interval over the seeds; below it the "
-    "paper's, and whether the cell stands to the others of its column as in the paper: "
+    "paper's, and whether the cell stands to the others of its column that were run as "
+    "in the paper: "
     "`yes` (intervals apart), `on average`, `not told` (the means differ from the "
     "paper's order, within the noise), `no` (apart, the other way round), `one seed`. "
     "The paper's "
@@ -69,7 +70,7 @@ def section(part: Section) -> str:
 def _main_table(table: ResultTable) -> str:
     head = ["", *(_column(task, metric) for task, metric in table.columns)]
     rows = [
-        [row.title, *(_cell(row.cells[column], row.steps) for column in table.columns)]
+        [row.title, *(_cell(row.cells[column]) for column in table.columns)]
         for row in table.rows
     ]
     return markdown_table(head, rows)
@@ -81,10 +82,11 @@ def _column(task: str, metric: str) -> str:
     return f"{found.title}: {METRICS[metric]}{unit}"
 
 
-def _cell(cell: Cell, steps: Optional[int]) -> str:
+def _cell(cell: Cell) -> str:
     if cell.ours is None and cell.paper is None:
         return "-"
-    text = number(cell.ours) if cell.ours else "no labels" if steps else "not run"
+    absent = "no labels" if cell.unlabelled else "not run"
+    text = number(cell.ours) if cell.ours else absent
     if cell.paper is not None:
         text += f"<br>paper {cell.paper:g}"
         text += f": {cell.ordering}" if cell.ordering else ""
@@ -191,6 +193,9 @@ def results_page(
         "order of the images; the images to train on and to measure on are the same.",
         "",
         verdicts(paper),
+        "",
+        "A pair of cells counts for both of them; of a column, those cells that were "
+        "run.",
     ]
     parts = [f"## {part.study.title}\n\n{section(part)}" for part in paper]
     if questions:

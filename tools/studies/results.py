@@ -18,11 +18,13 @@ class Cell(NamedTuple):
       ours: our estimate; None where not run.
       ordering: whether it stands to its column as in the paper, see
         `intervals.ordering`.
+      unlabelled: whether it was run on images without labels of the task.
     """
 
     paper: Optional[float]
     ours: Optional[Estimate]
     ordering: Optional[str]
+    unlabelled: bool
 
 
 class ResultRow(NamedTuple):
@@ -95,8 +97,13 @@ def _table(
         for column in table.columns:
             paper = [r.paper.get(column) for r in table.rows]
             ours = [e[column] for e in estimates]
+            entries = teachers.get(column[0])
+            run = bool(found.by_seed or not row.trainings)
             cells[column] = Cell(
-                paper[number], ours[number], ordering(paper, ours, number)
+                paper[number],
+                ours[number],
+                ordering(paper, ours, number),
+                run and entries is not None and not entries.get("teacher"),
             )
         rows.append(_row(row, found, cells, tasks, seeds, reasons))
     return ResultTable(
@@ -139,24 +146,33 @@ BySeed = Mapping[int, Sequence[Outcome]]
 
 
 class _Read(NamedTuple):
-    """What was read of a row: its seeds that count, and how many diverged."""
+    """What was read of a row.
+
+    Attributes:
+      by_seed: the seeds that count.
+      diverged: how many others ended, but with answers that are not finite.
+      failures: what those said that did not end.
+    """
 
     by_seed: BySeed
     diverged: int
+    failures: Sequence[str]
 
 
 def _read(row: Row, runs: Runs, seeds: Sequence[int]) -> _Read:
     """The outcomes of a row's runs, of those seeds where all are there and finite."""
-    by_seed, diverged = {}, 0
+    by_seed, diverged, failures = {}, 0, []
     for seed in seeds:
         outcomes = [runs.outcome(training, seed) for training in row.trainings]
         if not row.trainings or not all(outcomes):
+            said = [runs.failure(training, seed) for training in row.trainings]
+            failures += filter(None, said)
             continue
         if any(map(_diverged, outcomes)):
             diverged += 1
         else:
             by_seed[seed] = outcomes
-    return _Read(by_seed, diverged)
+    return _Read(by_seed, diverged, failures)
 
 
 def _diverged(outcome: Outcome) -> bool:
@@ -205,10 +221,14 @@ def _row(
     by_seed, notes = read.by_seed, []
     done = len(by_seed) + read.diverged
     if done < len(seeds):
-        why = [reasons[t] for t in row.trainings if t in reasons]
-        notes.append(f"{done} of {len(seeds)} seeds: {why[0] if why else 'not run'}")
+        why = [reasons[t] for t in row.trainings if t in reasons] or read.failures
+        missing = f"{len(seeds) - done} of {len(seeds)} seeds missing"
+        notes.append(f"{missing}: {why[0] if why else 'not run'}")
     if read.diverged:
-        notes.append(f"{read.diverged} of these not finite, and in no mean")
+        notes.append(f"{read.diverged} not finite, and in no mean")
+    unlabelled = {task for (task, _), cell in cells.items() if cell.unlabelled}
+    if unlabelled:
+        notes.append(f"needs labels of {', '.join(sorted(unlabelled))}")
     costs = {}
     for seed, outcomes in by_seed.items():
         if all(outcome.cpu_seconds is not None for outcome in outcomes):

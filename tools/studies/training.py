@@ -28,10 +28,12 @@ from absl import logging
 from tqdm import tqdm
 
 from soka_tf.cli import find_gin_file
-from tools.studies.records import RUN_RECORD, read_json
+from soka_tf.disk import write_text
+from tools.studies.records import FAILURE_RECORD, RUN_RECORD, read_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _LOG = "train.log"
+_CONFIG = "bindings.gin"
 # What a study does not look at, and what seeds would only repeat.
 _QUIET = (
     "run.export = False",
@@ -87,13 +89,12 @@ class Setting(NamedTuple):
         lines = [line for name in training.files for line in _lines_of(name)]
         return set(_effective([*lines, *training.params]))
 
-    def digest(self, training: Training) -> str:
-        """Eight letters that differ where a run's bindings do, but for its seed."""
+    def config(self, training: Training) -> str:
+        """All that gin is to know of a run but its seed, each binding once."""
         files = ["base.gin", *self.files, *training.files]
         lines = [line for name in files for line in _lines_of(name)]
         bindings = _effective([*lines, *self.bindings(training)])
-        text = "\n".join(f"{name} = {bindings[name]}" for name in sorted(bindings))
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return "".join(f"{name} = {bindings[name]}\n" for name in sorted(bindings))
 
 
 def _effective(lines: Iterable[str]) -> Dict[str, str]:
@@ -106,7 +107,7 @@ def _effective(lines: Iterable[str]) -> Dict[str, str]:
             name = begun[1]
             bindings[name] = begun[2]
         elif name is not None:  # a value of several lines
-            bindings[name] += f" {line}"
+            bindings[name] = f"{bindings[name].rstrip(' ' + chr(92))} {line}"
     return bindings
 
 
@@ -162,19 +163,22 @@ class Runs:
         self.folder = folder
         self.setting = setting
         self.jobs = jobs
-        self._folders: Dict[Training, pathlib.Path] = {}
+        self._configs: Dict[Training, str] = {}
         self._children: List[subprocess.Popen] = []
         self._lock = threading.Lock()
         self._stopped = False
 
     def folder_of(self, training: Training, seed: int) -> pathlib.Path:
-        """Where a run is, or will be; of one training always the same."""
-        if training not in self._folders:
-            # Once: the gin files may be edited while this trains.
-            name = re.sub(r"[^\w.+/-]", "_", training.name)
-            digest = self.setting.digest(training)
-            self._folders[training] = self.folder / f"{name}-{digest}"
-        return self._folders[training] / f"seed{seed}"
+        """Where a run is, or will be: a name that differs where its bindings do."""
+        name = re.sub(r"[^\w.+/-]", "_", training.name)
+        digest = hashlib.sha256(self._config_of(training).encode()).hexdigest()[:8]
+        return self.folder / f"{name}-{digest}" / f"seed{seed}"
+
+    def _config_of(self, training: Training) -> str:
+        # Read once, and trained on as read: the gin files may be edited meanwhile.
+        if training not in self._configs:
+            self._configs[training] = self.setting.config(training)
+        return self._configs[training]
 
     def outcome(self, training: Training, seed: int) -> Optional[Outcome]:
         """What a finished run left; None if it has not come to its end."""
@@ -190,6 +194,11 @@ class Runs:
             record.get("processor", "unknown"),
             record.get("cores"),
         )
+
+    def failure(self, training: Training, seed: int) -> Optional[str]:
+        """Why a run that was begun has come to no end, as far as it could say."""
+        record = read_json(self.folder_of(training, seed) / FAILURE_RECORD)
+        return record and record["failed"]
 
     def train(
         self, trainings: Iterable[Training], seeds: Sequence[int]
@@ -240,12 +249,9 @@ class Runs:
         folders = {seed: self.folder_of(training, seed) for seed in seeds}
         parent = folders[seeds[0]].parent
         parent.mkdir(parents=True, exist_ok=True)
+        write_text(parent / _CONFIG, self._config_of(training))
         job = {
-            "files": [
-                os.path.abspath(find_gin_file(name))
-                for name in (*self.setting.files, *training.files)
-            ],
-            "params": self.setting.bindings(training),
+            "config": str(parent / _CONFIG),
             "runs": [(seed, str(folder)) for seed, folder in folders.items()],
         }
         failures = []

@@ -4,13 +4,14 @@ Called by `tools.studies.training`, with what to do as JSON on its standard inpu
 on its standard output, a line a run, that it has ended.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import statistics
 import sys
 import time
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 
@@ -23,7 +24,11 @@ from soka_tf.disk import locked, write_json  # noqa: E402 (tools/ is no installe
 from soka_tf.errors import UserError  # noqa: E402
 from soka_tf.train import complete  # noqa: E402
 from soka_tf.training import run as runs  # noqa: E402
-from tools.studies.records import RUN_RECORD, hardware  # noqa: E402
+from tools.studies.records import (  # noqa: E402 (tools/ is no installed package)
+    FAILURE_RECORD,
+    RUN_RECORD,
+    hardware,
+)
 
 _LOCK = "study.lock"
 _ALL = (RUN_RECORD, "evaluation.json")
@@ -69,18 +74,22 @@ def main() -> None:
         # one was killed and given again.
         with locked(os.path.join(folder, _LOCK), f"trains {folder}"):
             if not all(os.path.exists(os.path.join(folder, f)) for f in _ALL):
-                run = _build(job["files"], job["params"], seed, folder, run)
+                run = _build(job["config"], seed, folder, run)
+                failure = os.path.join(folder, FAILURE_RECORD)
                 try:
                     _train(run, folder)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.remove(failure)
                 except UserError as error:  # of this seed, such as NaN
                     failed, run = str(error), None
+                    with contextlib.suppress(OSError):  # the disk may be why
+                        write_json(failure, {"seed": seed, "failed": failed})
         # The parent may read a run as soon as its line is there.
         print(json.dumps({"seed": seed, "failed": failed}), flush=True)
 
 
 def _build(
-    files: Sequence[str],
-    params: Sequence[str],
+    config: str,
     seed: int,
     folder: str,
     before: Optional[runs.Run],
@@ -91,7 +100,7 @@ def _build(
     stored = os.path.join(folder, runs.CONFIG_FILE)
     resumed = [stored] if os.path.isfile(stored) else []
     gin.clear_config()
-    cli.parse_gin([*resumed, *files], [*params, f"seed = {seed}"])
+    cli.parse_gin([*resumed, config], [f"seed = {seed}"], base=None)
     return runs.build_run(folder)
 
 
