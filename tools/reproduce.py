@@ -49,7 +49,6 @@ SCALES = {
         ),
         ours="soka",
         rates=("0.01", "0.001"),
-        more_steps={"kd": 1.6, "kd_mia": 1.3},
     ),
     "full": Scale(
         files=("gin/paper/common.gin",),
@@ -57,7 +56,6 @@ SCALES = {
         single_student=(),
         ours="soka_gan",
         rates=("0.001", "0.0001"),
-        more_steps={},
     ),
 }
 STUDIES = tuple(definitions.define(SCALES["small"]))
