@@ -213,3 +213,23 @@ def test_teachers_fit_the_students_of_the_rooms(train_teachers):
     assert gin.query_parameter("%image_size") == teacher["image_size"]
     used = {*gin.query_parameter("%tasks"), *gin.query_parameter("%auxiliary")}
     assert used <= set(teacher["tasks"])
+
+
+def test_defaults_in_the_code_are_those_of_base():
+    cli.parse_gin([], [])
+    differing = {}
+    for configurable in _GIVEN:
+        name = getattr(configurable, "__name__", "")
+        name = "run" if configurable is runs.Settings else name
+        for parameter in inspect.signature(configurable).parameters.values():
+            if parameter.default is parameter.empty:
+                continue
+            try:
+                bound = gin.query_parameter(f"{name}.{parameter.name}")
+            except ValueError:  # given by a run
+                continue
+            if isinstance(bound, gin.config.ConfigurableReference):  # a macro
+                continue
+            if bound != parameter.default:
+                differing[f"{name}.{parameter.name}"] = (bound, parameter.default)
+    assert not differing
