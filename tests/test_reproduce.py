@@ -10,6 +10,7 @@ from soka_tf.errors import UserError
 from tests.tiny_runs import ROOT
 from tests.tools import load_tool, run_tool
 from tools.studies import definitions, report, results
+from tools.studies import training as training_module
 from tools.studies.intervals import (
     CONTRADICTED,
     HOLDS,
@@ -306,6 +307,23 @@ def test_folder_of_a_run_follows_its_files_bindings_but_not_their_comments(tmp_p
     )
     # A "#" in quotes is no comment.
     assert folder("images_dir = 'a#b'\n") != folder("images_dir = 'a#c'\n")
+
+
+def test_folder_of_a_run_differs_with_the_teachers_it_names(tmp_path):
+    training = Training("kd", ("normal",))
+
+    def folder():
+        runs = Runs(tmp_path, Setting((), 600), 1, tmp_path)
+        return runs.folder_of(training, 0)
+
+    training_module._sha256_of.cache_clear()
+    (tmp_path / "normal.npz").write_bytes(b"old")
+    first = folder()
+    (tmp_path / "reshading.npz").write_bytes(b"of another task")
+    assert folder() == first
+    training_module._sha256_of.cache_clear()
+    (tmp_path / "normal.npz").write_bytes(b"new")
+    assert folder() != first
 
 
 def test_damaged_record_is_named(tmp_path):

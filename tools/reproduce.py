@@ -34,6 +34,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from soka_tf import cli  # noqa: E402 (tools/ is no installed package)
 from soka_tf.disk import write_json, write_text  # noqa: E402
 from soka_tf.errors import UserError  # noqa: E402
+from soka_tf.teachers.pool import teachers_folder  # noqa: E402
 from tools.studies import definitions, further, results  # noqa: E402
 from tools.studies import report as reports  # noqa: E402
 from tools.studies.definitions import Scale, Study  # noqa: E402
@@ -141,7 +142,8 @@ def main() -> int:
     lacking = _lacking()
     folder.mkdir(parents=True, exist_ok=True)
     jobs = _JOBS.value or ((os.cpu_count() or 1) if _SCALE.value == "small" else 1)
-    runs = Runs(folder / "runs", setting, jobs)
+    teachers_dir = None if lacking else teachers_folder(_path(_TEACHERS_DIR.value))
+    runs = Runs(folder / "runs", setting, jobs, teachers_dir)
     wanted = {t: _why_not(study, lacking) for study in studies for t in study.trainings}
     reasons = {training: why for training, why in wanted.items() if why}
     failed: Dict[str, str] = {}

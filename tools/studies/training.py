@@ -1,6 +1,7 @@
 """Training what a study needs: a process a run, several at a time, resumable."""
 
 import concurrent.futures
+import functools
 import hashlib
 import io
 import json
@@ -29,6 +30,7 @@ from tqdm import tqdm
 
 from soka_tf.cli import find_gin_file
 from soka_tf.disk import write_text
+from soka_tf.teachers.teacher import sha256_of
 from tools.studies.records import FAILURE_RECORD, RUN_RECORD, read_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -97,6 +99,11 @@ class Setting(NamedTuple):
         return "".join(f"{name} = {bindings[name]}\n" for name in sorted(bindings))
 
 
+@functools.cache
+def _sha256_of(path: pathlib.Path) -> str:
+    return sha256_of(path)
+
+
 def _effective(lines: Iterable[str]) -> Dict[str, str]:
     """Binding -> its value as written; the last one counts, as gin has it."""
     bindings: Dict[str, str] = {}
@@ -152,24 +159,33 @@ class Outcome(NamedTuple):
 class Runs:
     """The runs of a folder: which are there, and training those that are not."""
 
-    def __init__(self, folder: pathlib.Path, setting: Setting, jobs: int):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        setting: Setting,
+        jobs: int,
+        teachers_dir: Optional[pathlib.Path] = None,
+    ):
         """Knows where runs are and what they share.
 
         Args:
           folder: where they are kept, a folder a run.
           setting: what they share.
           jobs: how many processes train at the same time, sharing the cores.
+          teachers_dir: the folder of the teachers that `setting` means; a run whose
+            teachers have changed since is another one then.
         """
         self.folder = folder
         self.setting = setting
         self.jobs = jobs
+        self.teachers_dir = teachers_dir
         self._configs: Dict[Training, str] = {}
         self._children: List[subprocess.Popen] = []
         self._lock = threading.Lock()
         self._stopped = False
 
     def folder_of(self, training: Training, seed: int) -> pathlib.Path:
-        """Where a run is, or will be: a name that differs where its bindings do."""
+        """Where a run is, or will be; bindings and teachers are in its name."""
         name = re.sub(r"[^\w.+/-]", "_", training.name)
         digest = hashlib.sha256(self._config_of(training).encode()).hexdigest()[:8]
         return self.folder / f"{name}-{digest}" / f"seed{seed}"
@@ -177,8 +193,18 @@ class Runs:
     def _config_of(self, training: Training) -> str:
         # Read once, and trained on as read: the gin files may be edited meanwhile.
         if training not in self._configs:
-            self._configs[training] = self.setting.config(training)
+            config = self.setting.config(training)
+            self._configs[training] = config + self._teachers_of(config)
         return self._configs[training]
+
+    def _teachers_of(self, config: str) -> str:
+        """Comments that tell the teachers of a run from others of their names."""
+        files = sorted(self.teachers_dir.glob("*.npz")) if self.teachers_dir else []
+        return "".join(
+            f"# {path.name}: sha256 {_sha256_of(path)}\n"
+            for path in files
+            if f"'{path.stem}'" in config or "auxiliary = 'auto'" in config
+        )
 
     def outcome(self, training: Training, seed: int) -> Optional[Outcome]:
         """What a finished run left; None if it has not come to its end."""
