@@ -8,6 +8,8 @@ import sys
 from typing import List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
+from soka_tf.teachers.pool import teachers_folder
+from soka_tf.teachers.teacher import sha256_of
 from tools.studies.records import read_json
 from tools.studies.report import markdown_table
 from tools.studies.training import ROOT
@@ -83,7 +85,9 @@ def similarity(
     only_read: bool,
 ) -> Further:
     """The similarity matrix of all teachers that there are."""
-    of = hashlib.sha256(f"{images}\n{teachers}".encode()).hexdigest()[:8]
+    files = sorted(teachers_folder(teachers).glob("*.npz"))
+    facts = [f"{images}", *(f"{file.name} {sha256_of(file)}" for file in files)]
+    of = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
     out_dir = folder / f"similarity-{of}"
     if not (out_dir / "similarity.json").is_file():
         if only_read:
