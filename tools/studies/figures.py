@@ -69,6 +69,12 @@ def _draw_estimates(
             markersize=5,
             capsize=3,
         )
+    # The interval of two seeds may be many times as wide as all that was measured.
+    values = [value for estimate in estimates if estimate for value in estimate.values]
+    margin = max(values) - min(values) if values else 0.0
+    if margin:
+        left, right = axis.get_xlim()
+        axis.set_xlim(max(left, min(values) - margin), min(right, max(values) + margin))
     axis.set_title(title, fontsize=10)
     axis.grid(axis="x", color="#e5e5e5", linewidth=0.8)
     axis.set_axisbelow(True)
