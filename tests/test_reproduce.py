@@ -7,6 +7,7 @@ import re
 import pytest
 
 from soka_tf.errors import UserError
+from soka_tf.teachers.pool import teachers_folder
 from tests.tiny_runs import ROOT
 from tests.tools import load_tool, run_tool
 from tools.studies import definitions, report, results
@@ -409,6 +410,26 @@ def test_reproduce_report_of_nothing_measures_nothing(tmp_path, capsys):
     assert page.count("Not run: with --report_only") == 2  # supp3, fig1
     assert "Not run yet: Steps-matched and compute-matched" in page
     assert not (tmp_path / "docs" / "study" / "mia.md").exists()
+
+
+def test_reproduce_of_a_damaged_run_still_writes_the_other_studies(tmp_path, capsys):
+    setting = definitions.setting(SCALE, None, [])
+    runs = Runs(tmp_path / "runs", setting, 1, teachers_folder(None))
+    (training, *_) = definitions.define(SCALE)["table3"].trainings
+    folder = runs.folder_of(training, 0)
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text("{}")
+    (folder / "evaluation.json").write_text("{")
+    result = run_tool(
+        "reproduce",
+        "--study=table3,table2",
+        "--report_only",
+        f"--model_dir={tmp_path}",
+        capsys=capsys,
+    )
+    assert result.code == 1
+    assert re.search(r"FAILED table3: .*evaluation.json: cannot be read", result.err)
+    assert "246.460" in (tmp_path / "table2.md").read_text(encoding="utf-8")
 
 
 def test_reproduce_trains_resumes_and_reports(tmp_path, capsys, tiny):

@@ -34,7 +34,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from soka_tf import cli  # noqa: E402 (tools/ is no installed package)
 from soka_tf.disk import write_json, write_text  # noqa: E402
 from soka_tf.errors import UserError  # noqa: E402
-from soka_tf.teachers.pool import teachers_folder  # noqa: E402
 from tools.studies import definitions, further, results  # noqa: E402
 from tools.studies import report as reports  # noqa: E402
 from tools.studies.definitions import Scale, Study  # noqa: E402
@@ -142,8 +141,7 @@ def main() -> int:
     lacking = _lacking()
     folder.mkdir(parents=True, exist_ok=True)
     jobs = _JOBS.value or ((os.cpu_count() or 1) if _SCALE.value == "small" else 1)
-    teachers_dir = None if lacking else teachers_folder(_path(_TEACHERS_DIR.value))
-    runs = Runs(folder / "runs", setting, jobs, teachers_dir)
+    runs = Runs(folder / "runs", setting, jobs, None if lacking else _teachers())
     wanted = {t: _why_not(study, lacking) for study in studies for t in study.trainings}
     reasons = {training: why for training, why in wanted.items() if why}
     failed: Dict[str, str] = {}
@@ -162,7 +160,9 @@ def main() -> int:
             failure = str(error)
         if failure:
             failed[study.name] = failure
-    if _DOCS_DIR.value is not None and len(sections) == len(studies):
+    if _DOCS_DIR.value is not None and len(sections) < len(studies):
+        logging.error("--docs_dir: nothing was written there, for a study failed.")
+    elif _DOCS_DIR.value is not None:
         docs = pathlib.Path(os.path.expanduser(_DOCS_DIR.value))
         _write_docs(sections, docs, folder, _total(studies, runs))
     print(f"\nResults are in {folder}: {', '.join(s.name + '.md' for s in studies)}")
@@ -218,6 +218,12 @@ def _check_params(studies: Sequence[Study], setting: Setting) -> None:
 def _short(name: str) -> str:
     """A binding's name as our gin files have it, without module."""
     return ".".join(name.split(".")[-2:])
+
+
+def _teachers() -> pathlib.Path:
+    from soka_tf.teachers.pool import teachers_folder  # with it comes TensorFlow
+
+    return teachers_folder(_path(_TEACHERS_DIR.value))
 
 
 def _path(value: Optional[str]) -> Optional[str]:

@@ -8,8 +8,6 @@ import sys
 from typing import List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
-from soka_tf.teachers.pool import teachers_folder
-from soka_tf.teachers.teacher import sha256_of
 from tools.studies.records import read_json
 from tools.studies.report import markdown_table
 from tools.studies.training import ROOT
@@ -85,6 +83,9 @@ def similarity(
     only_read: bool,
 ) -> Further:
     """The similarity matrix of all teachers that there are."""
+    from soka_tf.teachers.pool import teachers_folder
+    from soka_tf.teachers.teacher import sha256_of
+
     files = sorted(teachers_folder(teachers).glob("*.npz"))
     facts = [f"{images}", *(f"{file.name} {sha256_of(file)}" for file in files)]
     of = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]

@@ -30,7 +30,6 @@ from tqdm import tqdm
 
 from soka_tf.cli import find_gin_file
 from soka_tf.disk import write_text
-from soka_tf.teachers.teacher import sha256_of
 from tools.studies.records import FAILURE_RECORD, RUN_RECORD, read_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -101,6 +100,8 @@ class Setting(NamedTuple):
 
 @functools.cache
 def _sha256_of(path: pathlib.Path) -> str:
+    from soka_tf.teachers.teacher import sha256_of  # with it comes TensorFlow
+
     return sha256_of(path)
 
 
