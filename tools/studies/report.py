@@ -222,9 +222,14 @@ def results_page(
 
 
 def _summary(part: Section) -> str:
-    """All rows' mean relative rmse, in one line."""
+    """All rows' mean relative rmse, in one line; and of how many seeds, if not all."""
+
+    def seeds(row: ResultRow) -> str:
+        count = len(row.relative.values) if row.relative else 0
+        return f" ({count} seed{'s' * (count != 1)})" if row.missing else ""
+
     return "; ".join(
-        f"{row.title} {number(row.relative)}"
+        f"{row.title} {number(row.relative)}{seeds(row)}"
         for table in part.tables
         for row in table.rows
         if row.steps
