@@ -1,7 +1,6 @@
 """Files that are whole or not there at all, and one writer at a time."""
 
 import contextlib
-import fcntl
 import json
 import os
 from typing import Any, Iterator, Optional, Union
@@ -66,6 +65,8 @@ def locked(path: PathLike, purpose: str) -> Iterator[None]:
     Raises:
       OSError: if the file cannot be written.
     """
+    import fcntl  # not on Windows, where the rest of this module is of use
+
     with open(path, "a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
