@@ -1,10 +1,14 @@
-"""Measures a trained student and its teachers on the run's validation images.
+r"""Measures a trained student and its teachers on the run's validation images.
 
 For example
 
     python -m soka_tf.evaluate --model_dir=runs/demo
 
-prints a table and writes runs/demo/evaluation.json (docs/metrics.md defines all).
+prints a table and writes runs/demo/evaluation.json (docs/metrics.md defines all). On
+other images, such as rooms that no run has seen, and beside what the run has measured:
+
+    python -m soka_tf.evaluate --model_dir=runs/demo --out_dir=runs/demo_unseen \
+        --gin_param="build_data.rooms_seed = 3" --gin_param="build_data.rooms = 20"
 """
 
 import os
@@ -12,6 +16,7 @@ import os
 from absl import flags
 
 from soka_tf import cli
+from soka_tf.errors import UserError
 
 FLAGS = flags.FlagValues()
 _MODEL_DIR = flags.DEFINE_string(
@@ -25,6 +30,12 @@ _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param",
     [],
     'bindings that differ from the run\'s: "run.evaluation_batch_size = 4"',
+    flag_values=FLAGS,
+)
+_OUT_DIR = flags.DEFINE_string(
+    "out_dir",
+    None,
+    "folder for evaluation.json and curves.png; the run's unless told",
     flag_values=FLAGS,
 )
 _CHECKPOINT = flags.DEFINE_enum(
@@ -44,6 +55,9 @@ def main() -> None:
     from soka_tf.training import run as runs
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
+    out_dir = os.path.expanduser(_OUT_DIR.value or _MODEL_DIR.value)
+    if os.path.exists(out_dir) and not os.path.isdir(out_dir):
+        raise UserError(f"--out_dir must be a folder. Received: {out_dir}, a file.")
     cli.parse_gin([runs.config_of(model_dir)], _GIN_PARAM.value, base=None)
     settings = runs.Settings()
     student = runs.restore_student(
@@ -54,7 +68,9 @@ def main() -> None:
         settings.task_names, settings.image_size, runs.split_file(model_dir)
     )
     step = runs.restored_step(model_dir, _CHECKPOINT.value)
-    result = evaluate_student(student, teachers, data, settings, step, model_dir)
+    result = evaluate_student(
+        student, teachers, data, settings, step, model_dir, out_dir
+    )
     print(format_table(result))
 
 

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tabulate import tabulate
 
 from tests.soka import small
 from tests.tools import load_tool, run_tool
-from tools.benchmarks import cycle, input, measure, roofline, similarity
+from tools.benchmarks import cycle, input, measure, methods, roofline, similarity
 
 MEASURED = measure.Measurement(
     {"ours": 0.1, "plain": 0.2},
@@ -102,6 +103,27 @@ def _check(measured, cases, ratios):
     json.dumps([measured.settings, measured.tables])
     for rows in measured.tables.values():
         assert tabulate(rows, headers="keys")
+
+
+def test_methods_of_a_tiny_study_measure_every_case(tiny, fresh_gin):
+    tf.config.run_functions_eagerly(True)  # tracing would take a minute
+    try:
+        measured = methods.measure_methods(["gin/rooms/study.gin"], tiny.params(), 1)
+    finally:
+        tf.config.run_functions_eagerly(False)
+    cases = {"kd", "kd_mia", "soka"}
+    pairs = {"kd_mia_over_kd", "soka_over_kd", "soka_over_kd_mia"}
+    given = ", with teachers"
+    _check(
+        measured,
+        cases | {case + given for case in cases},
+        pairs | {pair + given for pair in pairs},
+    )
+
+
+def test_methods_of_full_size_name_the_benchmark_that_has_them(capsys):
+    done = run_tool("benchmark", "methods", "--scale=full", capsys=capsys)
+    assert done.code == 2 and "benchmark 'cycle'" in done.err
 
 
 def test_input_of_a_tiny_model_measures_every_case():

@@ -64,6 +64,14 @@ def test_paired_difference_is_by_seed_and_removes_what_seeds_share():
     assert paired_difference(a, Estimate.of({5: 1.0})) is None
 
 
+def test_verdict_of_pairs_follows_them_and_not_the_means_of_other_seeds():
+    a = Estimate.of({0: 1.0, 1: 2.01, 2: 3.02, 3: 9.9, 4: 9.9})
+    b = Estimate.of({0: 0.9, 1: 1.91, 2: 2.92, 7: 30, 8: 31})
+    assert a.mean < b.mean
+    verdict = results._verdict(a, b)
+    assert verdict.startswith("worse seed by seed (0.1") and "3 seeds" in verdict
+
+
 def _sharp(*means):
     return [None if m is None else Estimate(m, 0.01, [m]) for m in means]
 
@@ -78,6 +86,9 @@ def _sharp(*means):
         (_sharp(1.0, None, None), None),
         (_sharp(1.0, 1.0, 3.0), OPEN),
         ([*_sharp(1.0, 2.0), Estimate(3.0, None, [3.0])], ONE_SEED),
+        ([*_sharp(1.0, 1.01), Estimate(3.0, None, [3.0])], ONE_SEED),
+        ([*_sharp(1.01, 1.0), Estimate(3.0, None, [3.0])], OPEN),
+        ([*_sharp(2.0, 1.0), Estimate(3.0, None, [3.0])], CONTRADICTED),
     ],
 )
 def test_ordering_of_the_first_cell(ours, expected):
@@ -152,6 +163,35 @@ def test_definitions_compare_rows_that_are_there():
             assert len(set(titles)) == len(titles)
             for comparison in table.comparisons:
                 assert {comparison.better, comparison.worse} <= set(titles)
+                assert {metric for _, metric in comparison.columns} <= {"rmse", "rel"}
+
+
+def test_definitions_at_full_size_are_the_papers_bindings():
+    scale = load_tool("reproduce").SCALES["full"]
+    setting = definitions.setting(scale, None, ["taskonomy_dir = 't'"])
+    studies = definitions.define(scale).values()
+    trainings = {t for s in studies if not s.small_only for t in s.trainings}
+    assert len(trainings) > 10
+    for training in trainings:
+        lines = setting.config(training).splitlines()
+        bound = dict(line.split(" = ", 1) for line in lines)
+        method = training.files[-1]
+        assert bound["max_steps"] == "600000" and bound["image_size"] == "256"
+        assert bound["tasks"] == repr(list(training.tasks))
+        assert bound["build_model.soft_loss"] == "'l2'"
+        # The supplement's term is the whole method's, and of no baseline.
+        whole = method == "gin/methods/soka_gan.gin"
+        assert bound["build_adversary.enabled"] == str(whole)
+        joint = bound["build_model.joint_steps"]
+        assert (joint == "%max_steps") is not whole
+        labels = "dmtl" in method
+        assert (bound["run.supervision"] == "'labels'") is labels
+
+
+def test_user_bindings_win_over_what_a_study_binds_for_speed():
+    setting = definitions.setting(SCALE, None, ["run.export = True"])
+    config = setting.config(Training("kd", ("normal",)))
+    assert "run.export = True\n" in config and "run.export = False" not in config
 
 
 # ------------------------------------------------------------------------ runs
@@ -332,9 +372,12 @@ def test_damaged_record_is_named(tmp_path):
     runs = Runs(tmp_path, Setting((), 600), 1)
     folder = runs.folder_of(training, 0)
     folder.mkdir(parents=True)
-    (folder / "study.json").write_text("{")
-    with pytest.raises(UserError, match="study.json: cannot be read as JSON"):
-        runs.outcome(training, 0)
+    for text, why in (("{", "Expecting"), ("[]", "no cpu_s"), ("{}", "no cpu_s")):
+        (folder / "study.json").write_text(text)
+        with pytest.raises(UserError, match=f"study.json: cannot be read .*{why}"):
+            runs.outcome(training, 0)
+    # The others are trained all the same.
+    assert list(runs.train([training], [0])) == [training]
 
 
 # -------------------------------------------------------------------- commands
@@ -346,6 +389,14 @@ def test_damaged_record_is_named(tmp_path):
         (["--study=table9"], "there is no study 'table9'. There are: all, table1"),
         (["--study=table5", "--seeds=0"], "--seeds"),
         (["--study=table5", "--taskonomy_dir=x"], "--data=taskonomy only"),
+        (["--study=table5", "--teachers_dir=none"], "teachers_dir=none: there is no"),
+        (
+            ["--study=table5", "--data=taskonomy", "--taskonomy_dir=none"],
+            "--taskonomy_dir=none: there is no such folder",
+        ),
+        (["--study=table5", "--gin_param=words"], "must be 'name = value'"),
+        (["--study=table5", "--gin_param='a' 'b'"], "must be 'name = value'"),
+        (["--study=table5", "--gin_param=teachers_dir = 'x'"], "Give --teachers_dir"),
         (["--study=table5", "--docs_dir=x"], "Give --study=all"),
         (["--study=fig5", "--gin_param=seed = 3"], "seed is bound by the chosen"),
         (["--study=fig5", "--gin_param=run.max_steps = 3"], "run.max_steps is bound"),
@@ -371,10 +422,14 @@ def test_reproduce_of_wrong_flags_says_what_is_allowed(
     [
         (["--scale=full"], "needs Taskonomy's networks"),
         (["--data=taskonomy"], "needs a Taskonomy folder"),
-        (["--teachers_dir=nowhere"], "needs teachers"),
+        (["--teachers_dir=empty"], "needs teachers of depth_zbuffer, edge_texture in"),
     ],
 )
-def test_reproduce_without_data_writes_what_it_needs(arguments, text, tmp_path, capsys):
+def test_reproduce_without_data_writes_what_it_needs(
+    arguments, text, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     result = run_tool(
         "reproduce",
         "--study=table5",
@@ -385,7 +440,7 @@ def test_reproduce_without_data_writes_what_it_needs(arguments, text, tmp_path, 
     assert result.code == 0
     page = (tmp_path / "table5.md").read_text(encoding="utf-8")
     assert text in page and "10.26" in page
-    assert json.loads((tmp_path / "table5.json").read_text())["missing"]
+    assert text in json.dumps(json.loads((tmp_path / "table5.json").read_text()))
 
 
 def test_reproduce_of_open_questions_at_full_size_says_small_only(tmp_path, capsys):
@@ -395,21 +450,65 @@ def test_reproduce_of_open_questions_at_full_size_says_small_only(tmp_path, caps
     assert "needs --scale=small" in (tmp_path / "mia.md").read_text(encoding="utf-8")
 
 
-def test_reproduce_report_of_nothing_measures_nothing(tmp_path, capsys):
-    result = run_tool(
-        "reproduce",
-        "--study=all",
-        "--report_only",
-        f"--model_dir={tmp_path / 'a b'}",
-        f"--docs_dir={tmp_path / 'docs'}",
-        capsys=capsys,
-    )
+def _report_all(model_dir, docs_dir, capsys):
+    arguments = ["--study=all", "--report_only", f"--model_dir={model_dir}"]
+    return run_tool("reproduce", *arguments, f"--docs_dir={docs_dir}", capsys=capsys)
+
+
+def _finished_kd(model_dir):
+    setting = definitions.setting(SCALE, None, [])
+    runs = Runs(model_dir / "runs", setting, 1, teachers_folder(None))
+    training = definitions.define(SCALE)["table5"].trainings[0]
+    _finished(runs, training, 0, 2.0, 3.0)
+
+
+def test_reproduce_report_measures_nothing_and_keeps_what_is_not_its_own(
+    tmp_path, capsys
+):
+    _finished_kd(tmp_path / "a b")
+    pages = tmp_path / "docs" / "study"
+    pages.mkdir(parents=True)
+    for name in ("long_notes.png", "table5.png", "mia.md", "mia.png"):
+        (pages / name).write_bytes(b"old")
+    result = _report_all(tmp_path / "a b", tmp_path / "docs", capsys)
     assert result.code == 0, result.err
     page = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
-    assert "0 runs" in page and "246.460" in page  # Table 2 needs no run
+    assert "1 runs" in page and "246.460" in page  # Table 2 needs no run
+    assert page.count("--docs_dir=docs --report_only\n") == 1
+    assert page.count("--report_only\n") == 1  # the studies' own commands train
     assert page.count("Not run: with --report_only") == 2  # supp3, fig1
-    assert "Not run yet: Steps-matched and compute-matched" in page
-    assert not (tmp_path / "docs" / "study" / "mia.md").exists()
+    assert "Not run yet: " in page and "(`mia`)" in page
+    # Of what an earlier call wrote, what no run of this one has goes; no more.
+    left = {path.name for path in pages.iterdir()}
+    assert "long_notes.png" in left and not {"mia.md", "mia.png"} & left
+    assert (pages / "table5.png").read_bytes() != b"old"
+
+
+def test_reproduce_report_of_nothing_leaves_the_pages_that_are_there(tmp_path, capsys):
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    page.write_text("of other runs")
+    result = _report_all(tmp_path / "runs", tmp_path / "docs", capsys)
+    assert result.code == 1 and "--docs_dir: nothing was written there" in result.err
+    assert page.read_text() == "of other runs"
+
+
+@pytest.mark.parametrize(
+    "model_dir, docs_dir, text",
+    [
+        ("", "docs", "--model_dir= must name a folder"),
+        ("file", "docs", "--model_dir: .*file cannot be made"),
+        ("runs", "file", "--docs_dir: .*study cannot be made"),
+        ("docs/study", "docs", "must lie elsewhere than the runs"),
+    ],
+)
+def test_reproduce_refuses_folders_before_anything_is_trained(
+    model_dir, docs_dir, text, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    result = _report_all(model_dir, docs_dir, capsys)
+    assert result.code == 2 and re.search(text, result.err), result.err
 
 
 def test_reproduce_of_a_damaged_run_still_writes_the_other_studies(tmp_path, capsys):
@@ -418,7 +517,7 @@ def test_reproduce_of_a_damaged_run_still_writes_the_other_studies(tmp_path, cap
     (training, *_) = definitions.define(SCALE)["table3"].trainings
     folder = runs.folder_of(training, 0)
     folder.mkdir(parents=True)
-    (folder / "study.json").write_text("{}")
+    (folder / "study.json").write_text('{"cpu_seconds": 1}')
     (folder / "evaluation.json").write_text("{")
     result = run_tool(
         "reproduce",
@@ -480,10 +579,40 @@ def test_reproduce_with_a_wrong_binding_says_which_runs_failed(tmp_path, capsys)
     assert re.search("(?m)^Not run: depth, 2D edges, normals: .*soft_los", page)
 
 
+def test_clause_is_short_and_names_no_folder():
+    said = "/data/a b/x.npz: cannot be read (at 7 m). Remove /data/x. " + "long " * 90
+    clause = results.clause(said)
+    assert "/data" not in clause and clause.endswith("cannot be read (at 7 m)")
+    assert len(results.clause("word " * 90)) <= 120
+    assert (
+        results.clause("https://a.org/b/c: 0.5 of 1") == "https://a.org/b/c: 0.5 of 1"
+    )
+
+
+def test_readme_has_the_numbers_of_the_results():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    page = page[page.index("## Table 5") : page.index("## Supplement, Table 1")]
+    for title in ("KD", "KD + MIA", "KD + MIA + ACCT"):
+        (row,) = re.findall(rf"(?m)^\| {re.escape(title)} [|(].*$", readme)
+        lines = re.findall(rf"(?m)^\| {re.escape(title)} +\|.*$", page)
+        found = re.findall(r"(\d+\.\d+) ± (\d+\.\d+)", " ".join(lines))
+        shown = re.findall(r"(\d+\.\d+) ± (\d+\.\d+)", row)
+        assert len(shown) == 3
+        for mean, half_width in shown:
+            assert any(
+                round(float(m), len(mean) - 2) == float(mean)
+                and round(float(h), len(half_width) - 2) == float(half_width)
+                for m, h in found
+            ), (title, mean, half_width)
+
+
 def test_documents_name_no_path_of_a_machine():
-    for page in [ROOT / "docs" / "results.md", *(ROOT / "docs/study").glob("*.md")]:
-        text = page.read_text(encoding="utf-8") if page.is_file() else ""
-        assert "/tmp" not in text and "/root" not in text and "/home" not in text
+    pages = [ROOT / "docs" / "results.md", *(ROOT / "docs/study").glob("*.md")]
+    assert len(pages) > 5
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w.])/[a-z]+/", text)
         folder = pathlib.Path(page).parent
         for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text):
             assert (folder / picture).is_file(), picture

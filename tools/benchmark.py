@@ -12,6 +12,7 @@ The first word says what is measured:
 
     cycle       a training cycle against a plain distillation step, against the three
                 phases written naively, and with the teachers' outputs cached
+    methods     a step of the small studies: KD, KD + MIA, the whole method
     teachers    our teacher, also folded and in bfloat16, against the published PyTorch
                 network of the same weights
     inference   the exported student against its teachers, for two and three tasks
@@ -52,7 +53,15 @@ _JSON = flags.DEFINE_string(
     "json", None, "file for all numbers, as JSON", flag_values=FLAGS
 )
 
-BENCHMARKS = ("cycle", "teachers", "inference", "input", "similarity", "roofline")
+BENCHMARKS = (
+    "cycle",
+    "methods",
+    "teachers",
+    "inference",
+    "input",
+    "similarity",
+    "roofline",
+)
 
 
 def main(benchmark: str) -> None:

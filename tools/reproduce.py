@@ -22,21 +22,23 @@ studies; called again, it goes on where it was stopped. Every study leaves
 
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import sys
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from absl import flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from soka_tf import cli  # noqa: E402 (tools/ is no installed package)
-from soka_tf.disk import write_json, write_text  # noqa: E402
+from soka_tf.data.files import is_remote  # noqa: E402
+from soka_tf.disk import replacing, write_json, write_text  # noqa: E402
 from soka_tf.errors import UserError  # noqa: E402
 from tools.studies import definitions, further, results  # noqa: E402
 from tools.studies import report as reports  # noqa: E402
-from tools.studies.definitions import Scale, Study  # noqa: E402
+from tools.studies.definitions import Row, Scale, Study  # noqa: E402
 from tools.studies.training import Runs, Setting, Training  # noqa: E402
 
 SCALES = {
@@ -128,21 +130,30 @@ _REPORT_ONLY = flags.DEFINE_bool(
 def main() -> int:
     """Trains what is missing, then reports; 1 if anything failed."""
     studies = _chosen([name for text in _STUDY.value for name in text.split(",")])
-    folder = pathlib.Path(os.path.expanduser(_MODEL_DIR.value)).absolute()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--model_dir={folder} must be a folder. It is a file.")
-    if _DOCS_DIR.value is not None and len(studies) < len(STUDIES):
+    folder, docs = _folder("model_dir", _MODEL_DIR), _folder("docs_dir", _DOCS_DIR)
+    if docs is not None and len(studies) < len(STUDIES):
         raise UserError(
             "--docs_dir writes one page of all studies. Give --study=all, with "
             "--report_only for what is there."
         )
+    if docs is not None and folder in (docs, docs / reports.PAGES):
+        raise UserError(
+            f"--docs_dir={_DOCS_DIR.value} and --model_dir={_MODEL_DIR.value}: what is "
+            "shown must lie elsewhere than the runs. Name another folder for one."
+        )
     setting = definitions.setting(SCALES[_SCALE.value], _STEPS.value, _all_params())
     _check_params(studies, setting)
     lacking = _lacking()
-    folder.mkdir(parents=True, exist_ok=True)
+    _make("model_dir", folder)
+    if docs is not None:  # hours before anything is written there
+        _make("docs_dir", docs / reports.PAGES)
     jobs = _JOBS.value or ((os.cpu_count() or 1) if _SCALE.value == "small" else 1)
     runs = Runs(folder / "runs", setting, jobs, None if lacking else _teachers())
-    wanted = {t: _why_not(study, lacking) for study in studies for t in study.trainings}
+    wanted = {
+        t: _why_not(study, lacking) or _without_teachers(t, runs)
+        for study in studies
+        for t in study.trainings
+    }
     reasons = {training: why for training, why in wanted.items() if why}
     failed: Dict[str, str] = {}
     if lacking and wanted:
@@ -160,15 +171,34 @@ def main() -> int:
             failure = str(error)
         if failure:
             failed[study.name] = failure
-    if _DOCS_DIR.value is not None and len(sections) < len(studies):
-        logging.error("--docs_dir: nothing was written there, for a study failed.")
-    elif _DOCS_DIR.value is not None:
-        docs = pathlib.Path(os.path.expanduser(_DOCS_DIR.value))
-        _write_docs(sections, docs, folder, _total(studies, runs))
+    total = _total(studies, runs) if len(sections) == len(studies) else None
+    if docs is not None and total and total["runs"]:
+        _write_docs(sections, docs, folder, total)
+    elif docs is not None:
+        why = "there are no runs" if total else "a study failed"
+        failed["--docs_dir"] = f"nothing was written there, for {why}."
     print(f"\nResults are in {folder}: {', '.join(s.name + '.md' for s in studies)}")
     for name, why in failed.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _folder(name: str, flag: Any) -> Optional[pathlib.Path]:
+    """The folder that a flag names; None if it names none."""
+    if flag.value is None:
+        return None
+    if not flag.value:
+        raise UserError(f"--{name}= must name a folder. It is empty.")
+    return pathlib.Path(os.path.expanduser(flag.value)).absolute()
+
+
+def _make(name: str, folder: pathlib.Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--{name}: {folder} cannot be made, or is no folder ({error.strerror})."
+        ) from error
 
 
 def _seeds() -> Sequence[int]:
@@ -197,7 +227,7 @@ def _all_params() -> List[str]:
         params.append("taskonomy_dir = None")
     if _TEACHERS_DIR.value is not None:
         params.append(f"teachers_dir = {_path(_TEACHERS_DIR.value)!r}")
-    return [*params, *_GIN_PARAM.value]
+    return [*params, *map(str.strip, _GIN_PARAM.value)]
 
 
 def _check_params(studies: Sequence[Study], setting: Setting) -> None:
@@ -206,7 +236,17 @@ def _check_params(studies: Sequence[Study], setting: Setting) -> None:
     for study in studies:
         for training in study.trainings:
             own |= set(map(_short, setting.names_of(training)))
-    given = [param.partition("=")[0].strip() for param in _GIN_PARAM.value]
+    given = []
+    for param in _GIN_PARAM.value:
+        binding = re.fullmatch(r"\s*([\w./]+)\s*=\s*\S.*", param, re.DOTALL)
+        if binding is None:
+            raise UserError(f"--gin_param must be 'name = value'. Received: {param!r}.")
+        given.append(binding[1])
+        if binding[1].split(".")[-1] in ("teachers_dir", "taskonomy_dir"):
+            flag = binding[1].split(".")[-1]
+            raise UserError(
+                f"--gin_param: {binding[1]} is not read there. Give --{flag}."
+            )
     taken = [name for name in given if _short(name) in own]
     if taken:
         raise UserError(
@@ -228,27 +268,54 @@ def _teachers() -> pathlib.Path:
 
 def _path(value: Optional[str]) -> Optional[str]:
     # A run's folder follows its bindings: the same however the path was given.
-    return value and os.path.abspath(os.path.expanduser(value))
+    if not value or is_remote(value):
+        return value
+    return os.path.abspath(os.path.expanduser(value))
 
 
 def _lacking() -> Optional[str]:
-    """What there must be before anything can be trained; None if it is there."""
+    """What there must be before anything can be trained; None if it is there.
+
+    Raises:
+      UserError: if a flag names what is not there.
+    """
     if _DATA.value == "rooms" and _TASKONOMY_DIR.value is not None:
         raise UserError("--taskonomy_dir is read with --data=taskonomy only.")
-    if _DATA.value == "taskonomy":
-        folder = _path(_TASKONOMY_DIR.value)
-        if not folder or not os.path.isdir(folder):
-            name = _TASKONOMY_DIR.value or "none"
-            return f"needs a Taskonomy folder; --taskonomy_dir names {name}"
-    teachers = _path(_TEACHERS_DIR.value)
-    if teachers and not os.path.isdir(teachers):
-        return f"needs teachers; --teachers_dir={_TEACHERS_DIR.value} is no folder"
-    if _SCALE.value == "full" and not teachers:
+    for flag in (_TASKONOMY_DIR, _TEACHERS_DIR):
+        if flag.value is not None and not _is_folder(_path(flag.value)):
+            raise UserError(
+                f"--{flag.name}={flag.value}: there is no such folder. Name one, or "
+                "leave the flag out."
+            )
+    if _DATA.value == "taskonomy" and _TASKONOMY_DIR.value is None:
+        return "needs a Taskonomy folder; name it with --taskonomy_dir"
+    if _SCALE.value == "full" and _TEACHERS_DIR.value is None:
         return (
             "needs Taskonomy's networks, converted to <task>.npz (docs/teachers.md); "
             "name their folder with --teachers_dir"
         )
     return None
+
+
+def _is_folder(path: str) -> bool:
+    if not is_remote(path):
+        return os.path.isdir(path)
+    import tensorflow as tf
+
+    return tf.io.gfile.isdir(path)
+
+
+def _without_teachers(training: Training, runs: Runs) -> Optional[str]:
+    """Which teachers a run lacks, in words; None if all are there."""
+    folder = runs.teachers_dir
+    absent = [
+        task
+        for task in runs.setting.teachers_of(training)
+        if folder is not None and not (folder / f"{task}.npz").is_file()
+    ]
+    if not absent:
+        return None
+    return f"needs teachers of {', '.join(absent)} in --teachers_dir"
 
 
 def _why_not(study: Study, lacking: Optional[str]) -> Optional[str]:
@@ -266,48 +333,24 @@ def _write(
     lacking: Optional[str],
 ) -> Tuple[reports.Section, Optional[str]]:
     """Writes a study's files; returns what a page says of it, and what failed."""
-    from tools.studies import figures
-
     tables = results.collect(study, runs, _seeds(), reasons)
     why_not = _why_not(study, lacking) if study.trainings else None
     missing = [why_not] if why_not else []
-    pictures: Dict[str, str] = {}
-    for number, table in enumerate(tables):
-        if any(row.steps for row in table.rows):
-            name = study.name + (f"_{number + 1}" if len(tables) > 1 else "")
-            figures.draw_table(table, folder / f"{name}.png")
-            pictures[f"{name}.png"] = f"{table.title}: means, 95 % intervals, seeds"
-    for row in study.panels:
-        name, source = _panel(study, row, runs)
-        if source is None:
-            why = reasons.get(row.trainings[0], "no run of seed 0")
-            missing.append(f"{row.title}: {why}")
-            continue
-        shutil.copyfile(source, folder / name)
-        pictures[name] = f"{row.title}: images, teachers, student, truth, errors"
-    curves = {}
-    for row in study.curves:
-        files = _metrics(row.trainings[0], runs)
-        if files:
-            curves[row.title] = files
-        else:
-            why = reasons.get(row.trainings[0], "no run")
-            missing.append(f"{row.title}: {why}")
-    if curves:
-        name = f"{study.name}_curves.png"
-        figures.draw_curves(curves, folder / name)
-        pictures[name] = "losses and task weights over steps, all seeds"
-    failure = None
-    measured = further.Further([])
+    pictures = _draw_tables(study, tables, folder)
+    for draw in (_copy_panels, _draw_curves):
+        drawn, absent = draw(study, runs, folder, reasons)
+        pictures.update(drawn)
+        missing += absent
+    measured, failure = further.Further([]), None
     try:
         measured = _measure(study, folder, lacking)
     except UserError as error:
         failure = str(error)
-        missing.append(failure)
+        missing.append(results.clause(failure))
     if study.command and not measured.blocks and not failure:
         missing.append(lacking or "with --report_only nothing is measured")
     for name, path in measured.pictures.items():
-        shutil.copyfile(path, folder / f"{study.name}_{name}.png")
+        _copy(path, folder / f"{study.name}_{name}.png")
         pictures[f"{study.name}_{name}.png"] = name
     section = reports.Section(
         study, _command(study.name), tables, measured.blocks, pictures, missing
@@ -331,6 +374,76 @@ def _write(
     return section, failure
 
 
+def _draw_tables(
+    study: Study, tables: Sequence[results.ResultTable], folder: pathlib.Path
+) -> Dict[str, str]:
+    """Draws the tables that have runs; returns file -> what it shows."""
+    from tools.studies import figures
+
+    pictures = {}
+    for number, table in enumerate(tables):
+        if any(row.steps for row in table.rows):
+            name = study.name + (f"_{number + 1}" if len(tables) > 1 else "") + ".png"
+            figures.draw_table(table, folder / name)
+            pictures[name] = f"{table.title}: means, 95 % intervals, seeds"
+    return pictures
+
+
+def _copy_panels(
+    study: Study, runs: Runs, folder: pathlib.Path, reasons: Mapping[Training, str]
+) -> Tuple[Dict[str, str], List[str]]:
+    """Copies seed 0's panels; returns file -> what it shows, and what is missing."""
+    pictures, missing = {}, []
+    for row in study.panels:
+        (training,) = row.trainings
+        found = sorted((runs.folder_of(training, 0) / "panels").glob("step_*.png"))
+        if not (found and runs.outcome(training, 0)):
+            why = results.clause(reasons.get(training, "no run of seed 0"))
+            missing.append(f"{row.title}: {why}")
+            continue
+        name = _panel_name(study, row)
+        _copy(found[-1], folder / name)
+        pictures[name] = f"{row.title}: images, teachers, student, truth, errors"
+    return pictures, missing
+
+
+def _panel_name(study: Study, row: Row) -> str:
+    return f"{study.name}_{row.title.replace(' ', '_').replace(',', '')}.png"
+
+
+def _draw_curves(
+    study: Study, runs: Runs, folder: pathlib.Path, reasons: Mapping[Training, str]
+) -> Tuple[Dict[str, str], List[str]]:
+    """Draws losses and weights; returns file -> what it shows, and what is missing."""
+    from tools.studies import figures
+
+    curves, missing = {}, []
+    for row in study.curves:
+        (training,) = row.trainings
+        done = [seed for seed in _seeds() if runs.outcome(training, seed)]
+        files = [runs.folder_of(training, seed) / "metrics.csv" for seed in done]
+        if files:
+            curves[row.title] = files
+        else:
+            why = results.clause(reasons.get(training, "no run"))
+            missing.append(f"{row.title}: {why}")
+    if not curves:
+        return {}, missing
+    figures.draw_curves(curves, folder / _curves_name(study))
+    return {
+        _curves_name(study): "losses and task weights over steps, all seeds"
+    }, missing
+
+
+def _curves_name(study: Study) -> str:
+    return f"{study.name}_curves.png"
+
+
+def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def _measure(
     study: Study, folder: pathlib.Path, lacking: Optional[str]
 ) -> further.Further:
@@ -344,18 +457,6 @@ def _measure(
         images, teachers = _path(_TASKONOMY_DIR.value), _path(_TEACHERS_DIR.value)
         return further.similarity(images, teachers, folder, only_read)
     return further.Further([])
-
-
-def _panel(study: Study, row: Any, runs: Runs) -> Tuple[str, Optional[pathlib.Path]]:
-    name = f"{study.name}_{row.title.replace(' ', '_').replace(',', '')}.png"
-    panels = sorted((runs.folder_of(row.trainings[0], 0) / "panels").glob("step_*.png"))
-    done = panels and runs.outcome(row.trainings[0], 0)
-    return name, panels[-1] if done else None
-
-
-def _metrics(training: Training, runs: Runs) -> List[pathlib.Path]:
-    done = [seed for seed in _seeds() if runs.outcome(training, seed)]
-    return [runs.folder_of(training, seed) / "metrics.csv" for seed in done]
 
 
 def _command(study: str) -> str:
@@ -381,33 +482,42 @@ def _write_docs(
     total: Mapping[str, Any],
 ) -> None:
     """Writes results.md, and a page of each question that has runs, with pictures."""
-    pictures = docs / "study"
-    pictures.mkdir(parents=True, exist_ok=True)
+    pictures = docs / reports.PAGES
     paper, questions, unasked = [], [], []
     for section in sections:
         if section.study.small_only:
             (questions if _has_runs(section) else unasked).append(section)
         else:
-            moved = {f"study/{name}": text for name, text in section.pictures.items()}
+            moved = {
+                f"{reports.PAGES}/{name}": text
+                for name, text in section.pictures.items()
+            }
             paper.append(section._replace(pictures=moved))
     for section in [*paper, *questions]:
         for name in section.pictures:
             name = pathlib.PurePath(name).name
-            shutil.copyfile(folder / name, pictures / name)
+            _copy(folder / name, pictures / name)
     for section in unasked:  # what an earlier call wrote of other runs
         (pictures / f"{section.study.name}.md").unlink(missing_ok=True)
     shown = {pathlib.PurePath(n).name for s in [*paper, *questions] for n in s.pictures}
     for section in sections:
-        for picture in pictures.glob(f"{section.study.name}*.png"):
-            if picture.name not in shown:
-                picture.unlink()
+        for name in _picture_names(section.study) - shown:
+            (pictures / name).unlink(missing_ok=True)
     for section in questions:
         lead = [f"Generated by the command below. {reports.LEGEND}"]
         text = reports.page(section.study.title, lead, [reports.section(section)])
         write_text(pictures / f"{section.study.name}.md", text)
     command = _command("all") + " --docs_dir=docs"
+    command += " --report_only" * _REPORT_ONLY.value
     page = reports.results_page(paper, questions, unasked, command, total)
     write_text(docs / "results.md", page)
+
+
+def _picture_names(study: Study) -> Set[str]:
+    """The pictures that a study may have, and no others."""
+    names = {f"{study.name}.png", _curves_name(study), f"{study.name}_similarity.png"}
+    names |= {f"{study.name}_{number + 1}.png" for number in range(len(study.tables))}
+    return names | {_panel_name(study, row) for row in study.panels}
 
 
 def _has_runs(section: reports.Section) -> bool:

@@ -212,10 +212,8 @@ def read_columns(path: str) -> Tuple[Dict[str, _Curve], List[Tuple[float, str]]]
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row.get("step")]
-    except OSError as error:
-        raise UserError(
-            f"{path}: the metrics cannot be read ({error.strerror})."
-        ) from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: the metrics cannot be read ({error}).") from error
     points: Dict[str, List[Tuple[float, float]]] = {}
     stages: List[Tuple[float, str]] = []
     for row in rows:

@@ -1,7 +1,7 @@
 """A run's evaluation: its validation images, its pictures, evaluation.json."""
 
 import os
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -53,8 +53,18 @@ def evaluate_student(
     settings: Settings,
     step: int,
     model_dir: str,
+    out_dir: Optional[str] = None,
 ) -> Dict[str, Any]:
     """Measures student and teachers; writes evaluation.json and curves.png.
+
+    Args:
+      student: in its trained state.
+      teachers: of its tasks.
+      data: whose validation images are measured on.
+      settings: of the run.
+      step: that the student has come to.
+      model_dir: the run's folder, with metrics.csv.
+      out_dir: where both are written, made if need be; None for `model_dir`.
 
     Returns:
       The content of evaluation.json, see `soka_tf.evaluation.evaluator.evaluate`.
@@ -80,8 +90,10 @@ def evaluate_student(
             "student": count_trainable(student),
         },
     )
-    write_evaluation(os.path.join(model_dir, EVALUATION_FILE), result)
+    out_dir = out_dir or model_dir
+    os.makedirs(out_dir, exist_ok=True)
+    write_evaluation(os.path.join(out_dir, EVALUATION_FILE), result)
     metrics = os.path.join(model_dir, "metrics.csv")
     if os.path.exists(metrics):
-        draw_curves(metrics, os.path.join(model_dir, "curves.png"))
+        draw_curves(metrics, os.path.join(out_dir, "curves.png"))
     return result

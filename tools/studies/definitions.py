@@ -62,7 +62,10 @@ class Row(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What a table is to show: one row better than another in these columns."""
+    """What a table is to show: one row better than another in these columns.
+
+    Less is better in all of them.
+    """
 
     better: str
     worse: str

@@ -54,7 +54,7 @@ def inference(scale: str, folder: pathlib.Path, only_read: bool) -> Further:
             f"--scale={scale}",
             f"--json={path}",
         )
-    measured = read_json(path)
+    measured = read_json(path, "settings", "ratio")
     printed = {
         "KD n-to-n students": ("single_students", (7.724, 11.545)),
         "ours, n-to-1": ("unfolded_student", (5.560, 6.876)),
@@ -99,7 +99,7 @@ def similarity(
         if teachers:
             arguments.append(f"--teachers={teachers}")
         _run("tools/task_similarity.py", *arguments)
-    found = read_json(out_dir / "similarity.json")
+    found = read_json(out_dir / "similarity.json", "names", "similarity", "choice")
     names = found["names"]
     rows = [
         [name, *(f"{value:.3f}" for value in values)]

@@ -70,7 +70,7 @@ def ordering(
       HOLDS if all other cells that both know lie on the paper's side, their intervals
       apart (ties of the paper say nothing); LIKELY if all means do; CONTRADICTED if an
       interval lies apart on the other side; else OPEN. ONE_SEED where a cell of a pair
-      has no interval. None if there is no pair.
+      has no interval and no other pair says less. None if there is no pair.
     """
     verdicts: List[str] = []
     for other in range(len(paper)):
@@ -88,7 +88,7 @@ def ordering(
             verdicts.append(HOLDS if agrees else CONTRADICTED)
         else:
             verdicts.append(LIKELY if agrees else OPEN)
-    for verdict in (ONE_SEED, CONTRADICTED, OPEN, LIKELY, HOLDS):
+    for verdict in (CONTRADICTED, OPEN, ONE_SEED, LIKELY, HOLDS):
         if verdict in verdicts:
             return verdict
     return None

@@ -22,17 +22,26 @@ def hardware() -> Dict[str, Any]:
     }
 
 
-def read_json(path: pathlib.Path) -> Optional[Any]:
+def read_json(path: pathlib.Path, *keys: str) -> Optional[Dict[str, Any]]:
     """The content of a JSON file; None if there is none.
 
+    Args:
+      path: of the file.
+      keys: what it must hold.
+
     Raises:
-      UserError: if it is no JSON.
+      UserError: if it is no JSON, or holds something else.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        absent = [key for key in keys if key not in content]
+        if absent or not isinstance(content, dict):
+            raise ValueError(f"it has no {', '.join(absent) or 'names'}")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path}: cannot be read as JSON ({error}). Remove it to measure again."
+            f"{path}: cannot be read as the JSON that it was ({error}). Remove it to "
+            "measure again."
         ) from error
+    return content

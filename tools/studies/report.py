@@ -28,6 +28,10 @@ LEGEND = (
 )
 
 
+# The folder of the questions' pages and of all pictures, in that of results.md.
+PAGES = "study"
+
+
 class Section(NamedTuple):
     """What a study adds to a page.
 
@@ -114,7 +118,7 @@ def _beside(table: ResultTable) -> str:
                 number(row.relative),
                 _parameters(row),
                 f"{row.steps:,}" if row.steps else "-",
-                f"{cost.mean:.0f}" if cost else "-",
+                number(cost),
             ]
         )
     return markdown_table(head, rows)
@@ -184,6 +188,8 @@ def results_page(
         command,
         "```",
         "",
+        *["Without `--report_only` it trains what is not there yet.", ""]
+        * ("--report_only" in command),
         f"{spent}, on {'; '.join(total['machines']) or 'no machine'}. The command of "
         "each study stands at its head; studies share runs.",
         "",
@@ -200,7 +206,7 @@ def results_page(
     parts = [f"## {part.study.title}\n\n{section(part)}" for part in paper]
     if questions:
         rows = [
-            [f"[{part.study.title}](study/{part.study.name}.md)", _summary(part)]
+            [f"[{part.study.title}]({PAGES}/{part.study.name}.md)", _summary(part)]
             for part in questions
         ]
         parts.append(

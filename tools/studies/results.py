@@ -1,6 +1,7 @@
 """From finished runs to estimates: what a study's tables hold, as plain data."""
 
 import pathlib
+import re
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
@@ -223,7 +224,7 @@ def _row(
     if done < len(seeds):
         why = [reasons[t] for t in row.trainings if t in reasons] or read.failures
         missing = f"{len(seeds) - done} of {len(seeds)} seeds missing"
-        notes.append(f"{missing}: {why[0] if why else 'not run'}")
+        notes.append(f"{missing}: {clause(why[0]) if why else 'not run'}")
     if read.diverged:
         notes.append(f"{read.diverged} not finite, and in no mean")
     unlabelled = {task for (task, _), cell in cells.items() if cell.unlabelled}
@@ -299,10 +300,20 @@ def _verdict(a: Estimate, b: Estimate) -> str:
     difference = paired_difference(a, b)
     if difference and difference.half_width is not None:
         if abs(difference.mean) > difference.half_width:
-            return f"{word} seed by seed ({number(difference)}); the intervals meet."
+            # Where they do not have the same seeds, the means may lie otherwise.
+            word = "better" if difference.mean < 0 else "worse"
+            said = f"{number(difference)}, {len(difference.values)} seeds"
+            return f"{word} seed by seed ({said}); the intervals meet."
     if a.half_width is None or b.half_width is None:
         return f"{word}, one seed."
     return f"{word} on average, within the noise."
+
+
+def clause(message: str) -> str:
+    """What a page says of an error: its first sentence, without folders."""
+    text = re.sub(r"(?<![\w:/])/(?:[^\s/:,;'\"]+/)*", "", message)
+    text = re.split(r"(?<=[^.])[.;]\s", text.strip(), maxsplit=1)[0]
+    return text if len(text) <= 120 else text[:119].rstrip() + "…"
 
 
 def number(estimate: Optional[Estimate]) -> str:

@@ -1,5 +1,6 @@
 """Training what a study needs: a process a run, several at a time, resumable."""
 
+import ast
 import concurrent.futures
 import functools
 import hashlib
@@ -30,6 +31,7 @@ from tqdm import tqdm
 
 from soka_tf.cli import find_gin_file
 from soka_tf.disk import write_text
+from soka_tf.errors import UserError
 from tools.studies.records import FAILURE_RECORD, RUN_RECORD, read_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -81,9 +83,19 @@ class Setting(NamedTuple):
             f"tasks = {list(training.tasks)!r}",
             f"max_steps = {round(self.steps * training.steps_share)}",
             *training.params,
-            *self.params,
             *_QUIET,
+            *self.params,
         ]
+
+    def teachers_of(self, training: Training) -> List[str]:
+        """The tasks whose teachers a run names: targets and auxiliaries."""
+        bound = _effective(self.config(training).splitlines()).get("auxiliary", "()")
+        try:
+            auxiliaries = ast.literal_eval(bound)
+        except (SyntaxError, ValueError):  # a macro, say: the run itself will tell
+            auxiliaries = ()
+        named = auxiliaries if isinstance(auxiliaries, (list, tuple)) else ()
+        return [*training.tasks, *named]
 
     def names_of(self, training: Training) -> Set[str]:
         """The bindings that make a run what it is, beside the setting's."""
@@ -210,8 +222,8 @@ class Runs:
     def outcome(self, training: Training, seed: int) -> Optional[Outcome]:
         """What a finished run left; None if it has not come to its end."""
         folder = self.folder_of(training, seed)
-        record = read_json(folder / RUN_RECORD)
-        evaluation = read_json(folder / "evaluation.json")
+        record = read_json(folder / RUN_RECORD, "cpu_seconds")
+        evaluation = read_json(folder / "evaluation.json", "tasks", "step")
         if record is None or evaluation is None:
             return None
         return Outcome(
@@ -224,8 +236,8 @@ class Runs:
 
     def failure(self, training: Training, seed: int) -> Optional[str]:
         """Why a run that was begun has come to no end, as far as it could say."""
-        record = read_json(self.folder_of(training, seed) / FAILURE_RECORD)
-        return record and record["failed"]
+        record = read_json(self.folder_of(training, seed) / FAILURE_RECORD, "failed")
+        return record and str(record["failed"])
 
     def train(
         self, trainings: Iterable[Training], seeds: Sequence[int]
@@ -235,17 +247,21 @@ class Runs:
         Returns:
           The trainings that failed, and why; other runs are to be had from `outcome`.
         """
-        missing = {}
+        missing: Dict[Training, Sequence[int]] = {}
+        failed: Dict[Training, str] = {}
         for training in dict.fromkeys(trainings):
-            left = [seed for seed in seeds if not self.outcome(training, seed)]
+            try:
+                left = [seed for seed in seeds if not self.outcome(training, seed)]
+            except UserError as error:  # a damaged record; the others are well
+                failed[training] = str(error)
+                continue
             if left:
                 missing[training] = left
         if not missing:
-            return {}
+            return failed
         jobs = min(self.jobs, len(missing))
         count = sum(map(len, missing.values()))
         logging.info("%d runs to train in %s, %d at a time.", count, self.folder, jobs)
-        failed = {}
         progress = tqdm(total=count, desc="training", unit="run", disable=None)
         with progress, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             futures = {
