@@ -49,15 +49,16 @@ _CHECKPOINT = flags.DEFINE_enum(
 
 def main() -> None:
     """Restores the student, measures, prints."""
+    model_dir = os.path.expanduser(_MODEL_DIR.value)
+    out_dir = os.path.expanduser(_OUT_DIR.value or _MODEL_DIR.value)
+    if os.path.exists(out_dir) and not os.path.isdir(out_dir):
+        raise UserError(f"--out_dir must be a folder. Received: {out_dir}, a file.")
+
     from soka_tf.evaluation.report import format_table
     from soka_tf.evaluation.run import evaluate_student
     from soka_tf.training import build
     from soka_tf.training import run as runs
 
-    model_dir = os.path.expanduser(_MODEL_DIR.value)
-    out_dir = os.path.expanduser(_OUT_DIR.value or _MODEL_DIR.value)
-    if os.path.exists(out_dir) and not os.path.isdir(out_dir):
-        raise UserError(f"--out_dir must be a folder. Received: {out_dir}, a file.")
     cli.parse_gin([runs.config_of(model_dir)], _GIN_PARAM.value, base=None)
     settings = runs.Settings()
     student = runs.restore_student(

@@ -484,6 +484,31 @@ def test_reproduce_report_measures_nothing_and_keeps_what_is_not_its_own(
     assert (pages / "table5.png").read_bytes() != b"old"
 
 
+def test_long_runs_are_reported_on_unseen_rooms_as_far_as_measured(tmp_path, capsys):
+    runs = Runs(tmp_path / "runs", definitions.setting(SCALE, None, []), 1)
+    runs.teachers_dir = teachers_folder(None)
+    (*_, lent) = definitions.define(SCALE)["long"].trainings
+    for seed, rmse in ((0, 1.1), (1, 1.3), (2, 5.0)):
+        _finished(runs, lent, seed, 1.0, 1.0)
+        entries = {"student": {"rmse": rmse}, "teacher": {"rmse": 2.0}}
+        path = runs.folder_of(lent, seed) / "unseen" / "evaluation.json"
+        path.parent.mkdir()
+        if seed < 2:  # seed 2 was not measured
+            path.write_text(json.dumps({"tasks": {"depth_zbuffer": entries}}))
+    result = run_tool(
+        *("reproduce", "--study=long", "--report_only", f"--model_dir={tmp_path}"),
+        capsys=capsys,
+    )
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "long.json").read_text())["measured"]
+    ((title, estimates),) = found.items()
+    assert title.startswith("started from teachers")
+    assert estimates["depth_zbuffer"]["values"] == [0.55, 0.65]
+    page = (tmp_path / "long.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"(?m)^.* 0\.60 ± 0\.64 \|.*$", page)
+    assert row.rstrip(" |").endswith("2")
+
+
 def test_reproduce_report_of_nothing_leaves_the_pages_that_are_there(tmp_path, capsys):
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()

@@ -343,7 +343,7 @@ def _write(
         missing += absent
     measured, failure = further.Further([]), None
     try:
-        measured = _measure(study, folder, lacking)
+        measured = _measure(study, runs, folder, lacking)
     except UserError as error:
         failure = str(error)
         missing.append(results.clause(failure))
@@ -445,14 +445,16 @@ def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _measure(
-    study: Study, folder: pathlib.Path, lacking: Optional[str]
+    study: Study, runs: Runs, folder: pathlib.Path, lacking: Optional[str]
 ) -> further.Further:
-    """What a study measures without training; nothing where it cannot or must not."""
+    """What a study measures beside its runs; nothing where it cannot or must not."""
     if study.command == "parameters":
         return further.parameters()
     only_read = _REPORT_ONLY.value
     if study.command == "inference":
         return further.inference(_SCALE.value, folder, only_read)
+    if study.command == "unseen" and _DATA.value == "rooms" and not lacking:
+        return further.unseen(study.tables[0].rows, runs, _seeds(), only_read)
     if study.command == "similarity" and not lacking:
         images, teachers = _path(_TASKONOMY_DIR.value), _path(_TEACHERS_DIR.value)
         return further.similarity(images, teachers, folder, only_read)

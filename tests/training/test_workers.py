@@ -1,6 +1,6 @@
 """Two processes train as one, by the command itself.
 
-Every run is a process of its own: a failed collective operation spoils its process.
+Every worker is a process of its own: a failed collective operation spoils its process.
 That one of two may be killed is shown by `tools/inject_faults.py --faults=worker_lost`.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from soka_tf.train import complete
 from tests import tiny_runs
 
 pytestmark = pytest.mark.distributed
@@ -107,11 +108,13 @@ def assert_same_weights(one, other, tolerance):
         )
 
 
-def test_workers_train_as_one_process(tiny, tmp_path):
+def test_workers_train_as_one_process(tiny, tmp_path, fresh_gin):
     chief, other = finish(*start_workers(tiny, tmp_path / "workers"))
     assert "2 replicas on 2 workers, this one number 0" in chief
     assert "2 replicas on 2 workers, this one number 1" in other
-    finish(start(tiny, tmp_path / "one"))
+    # The same by one process, this one.
+    one = tmp_path / "one"
+    complete(tiny.build(one, *PARAMS), str(one))
     assert_same_weights(tmp_path / "one", tmp_path / "workers", 1e-5)
     # The chief alone leaves results, and all of them.
     names = {path.name for path in (tmp_path / "workers").iterdir()}

@@ -1,16 +1,24 @@
-"""What a study measures without training: parameters, inference, similarity."""
+"""What a study measures beside its tables of runs."""
 
 import hashlib
+import itertools
 import os
 import pathlib
 import subprocess
 import sys
-from typing import List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
+from soka_tf.tasks import get_task
+from tools.studies.definitions import Row
+from tools.studies.intervals import Estimate
 from tools.studies.records import read_json
 from tools.studies.report import markdown_table
-from tools.studies.training import ROOT
+from tools.studies.results import number
+from tools.studies.training import ROOT, Runs
+
+# Rooms of no teacher, no student and no choice of ours; a run's answers to them.
+_UNSEEN_SEED, _UNSEEN_ROOMS, _UNSEEN = 3, 100, "unseen"
 
 
 class Further(NamedTuple):
@@ -49,7 +57,7 @@ def inference(scale: str, folder: pathlib.Path, only_read: bool) -> Further:
         if only_read:
             return Further([])
         _run(
-            "tools/benchmark.py",
+            str(ROOT / "tools/benchmark.py"),
             "inference",
             f"--scale={scale}",
             f"--json={path}",
@@ -98,7 +106,7 @@ def similarity(
             arguments.append(f"--images={images}")
         if teachers:
             arguments.append(f"--teachers={teachers}")
-        _run("tools/task_similarity.py", *arguments)
+        _run(str(ROOT / "tools/task_similarity.py"), *arguments)
     found = read_json(out_dir / "similarity.json", "names", "similarity", "choice")
     names = found["names"]
     rows = [
@@ -114,10 +122,65 @@ def similarity(
     return Further(blocks, {"similarity": out_dir / "similarity.png"}, found)
 
 
-def _run(tool: str, *arguments: str) -> None:
-    command = [sys.executable, str(ROOT / tool), *arguments]
+def unseen(
+    rows: Sequence[Row], runs: Runs, seeds: Sequence[int], only_read: bool
+) -> Further:
+    """The students of a table's rows on drawn rooms that no choice was made on.
+
+    Args:
+      rows: of one run each, or of none: the teachers.
+      runs: where the runs are; each keeps its answers in its folder `_UNSEEN`.
+      seeds: of the runs.
+      only_read: whether nothing is measured.
+    """
+    lines, data = [], {}
+    head = ["on unseen rooms"]
+    for row in rows:
+        ratios: Dict[str, Dict[int, float]] = {}
+        for training, seed in itertools.product(row.trainings, seeds):
+            outcome = runs.outcome(training, seed)
+            found = outcome and _on_unseen_rooms(outcome.folder, only_read)
+            for task, entries in found["tasks"].items() if found else ():
+                ratio = entries["student"]["rmse"] / entries["teacher"]["rmse"]
+                ratios.setdefault(task, {})[seed] = ratio
+        if ratios:
+            head[1:] = [f"{get_task(t).title}: rmse / teacher's" for t in ratios]
+            estimates = {task: Estimate.of(values) for task, values in ratios.items()}
+            data[row.title] = {task: e._asdict() for task, e in estimates.items()}
+            count = f"{max(len(e.values) for e in estimates.values())}"
+            lines.append([row.title, *map(number, estimates.values()), count])
+    if not lines:
+        return Further([])
+    table = markdown_table([*head, "seeds"], lines)
+    text = (
+        "What was tried was tried on the images of the tables above. On "
+        f"{_UNSEEN_ROOMS} other rooms, of `build_data.rooms_seed = {_UNSEEN_SEED}`:"
+    )
+    return Further([text, table], data=data)
+
+
+def _on_unseen_rooms(run: pathlib.Path, only_read: bool) -> Optional[Mapping[str, Any]]:
+    out_dir = run / _UNSEEN
+    if not (out_dir / "evaluation.json").is_file() and not only_read:
+        params = (
+            f"build_data.rooms_seed = {_UNSEEN_SEED}",
+            f"build_data.rooms = {_UNSEEN_ROOMS}",
+            "build_data.train_views = 0",
+        )
+        _run(
+            *("-m", "soka_tf.evaluate"),
+            f"--model_dir={run}",
+            f"--out_dir={out_dir}",
+            *(f"--gin_param={param}" for param in params),
+        )
+    return read_json(out_dir / "evaluation.json", "tasks")
+
+
+def _run(*arguments: str) -> None:
+    command = [sys.executable, *arguments]
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     status = subprocess.run(command, env=environment, check=False).returncode
     if status:
-        raise UserError(f"{tool} ended with status {status}; its message is above.")
+        words = " ".join(arguments[:2])
+        raise UserError(f"{words} ended with status {status}; its message is above.")
