@@ -11,6 +11,9 @@ from tests.soka import small
 from tests.tools import load_tool, run_tool
 from tools.benchmarks import cycle, input, measure, methods, roofline, similarity
 
+# What `untraced` cannot reach: reading images stays traced.
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the .tf.config")
+
 MEASURED = measure.Measurement(
     {"ours": 0.1, "plain": 0.2},
     {"ours_over_plain": 0.5},
@@ -105,12 +108,16 @@ def _check(measured, cases, ratios):
         assert tabulate(rows, headers="keys")
 
 
-def test_methods_of_a_tiny_study_measure_every_case(tiny, fresh_gin):
-    tf.config.run_functions_eagerly(True)  # tracing would take a minute
-    try:
-        measured = methods.measure_methods(["gin/rooms/study.gin"], tiny.params(), 1)
-    finally:
-        tf.config.run_functions_eagerly(False)
+@pytest.fixture
+def untraced():
+    """Runs graphs operation by operation: for one call, to trace them takes longer."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def test_methods_of_a_tiny_study_measure_every_case(tiny, fresh_gin, untraced):
+    measured = methods.measure_methods(["gin/rooms/study.gin"], tiny.params(), 1)
     cases = {"kd", "kd_mia", "soka"}
     pairs = {"kd_mia_over_kd", "soka_over_kd", "soka_over_kd_mia"}
     given = ", with teachers"
@@ -126,7 +133,7 @@ def test_methods_of_full_size_name_the_benchmark_that_has_them(capsys):
     assert done.code == 2 and "benchmark 'cycle'" in done.err
 
 
-def test_input_of_a_tiny_model_measures_every_case():
+def test_input_of_a_tiny_model_measures_every_case(untraced):
     model = small.build(run_eagerly=False)
     sizes = input.Scale(
         cycle.Scale(1.0, small.SIZE, 2, 1), 32, 2, 2, (16,), 2, small.SIZE
@@ -150,7 +157,7 @@ def test_input_of_a_tiny_model_measures_every_case():
     assert all(value > 0 for row in files for value in list(row.values())[1:])
 
 
-def test_similarity_of_tiny_features_measures_every_case():
+def test_similarity_of_tiny_features_measures_every_case(untraced):
     sizes = similarity.Scale(12, 1, 2, (1, 1, 1, 1), 1 / 32, 6, 32, 16, 1)
     measured = similarity.measure_similarity(sizes)
     cases = {"RDMs", "ranks", "end to end"}
@@ -180,7 +187,7 @@ def test_similarity_plain_way_gives_what_ours_gives():
     )
 
 
-def test_roofline_of_tiny_networks_measures_every_layer():
+def test_roofline_of_tiny_networks_measures_every_layer(untraced):
     sizes = roofline.Scale(
         *((1, 1, 1, 1), 1 / 32, 32, 1, 8, 1, 1), (1, 2), (32,), (1 / 32,)
     )
