@@ -236,23 +236,24 @@ def _check_params(studies: Sequence[Study], setting: Setting) -> None:
     for study in studies:
         for training in study.trainings:
             own |= set(map(_short, setting.names_of(training)))
-    given = []
-    for param in _GIN_PARAM.value:
-        binding = re.fullmatch(r"\s*([\w./]+)\s*=\s*\S.*", param, re.DOTALL)
-        if binding is None:
-            raise UserError(f"--gin_param must be 'name = value'. Received: {param!r}.")
-        given.append(binding[1])
-        if binding[1].split(".")[-1] in ("teachers_dir", "taskonomy_dir"):
-            flag = binding[1].split(".")[-1]
-            raise UserError(
-                f"--gin_param: {binding[1]} is not read there. Give --{flag}."
-            )
+    given = [_name_of(param) for param in _GIN_PARAM.value]
     taken = [name for name in given if _short(name) in own]
     if taken:
         raise UserError(
             f"--gin_param: {', '.join(taken)} is bound by the chosen studies "
             "themselves (--steps and --seeds set length and seeds). Others are free."
         )
+
+
+def _name_of(param: str) -> str:
+    """The name that a binding binds."""
+    binding = re.fullmatch(r"\s*([\w./]+)\s*=\s*\S.*", param, re.DOTALL)
+    if binding is None:
+        raise UserError(f"--gin_param must be 'name = value'. Received: {param!r}.")
+    flag = binding[1].split(".")[-1]
+    if flag in ("teachers_dir", "taskonomy_dir"):
+        raise UserError(f"--gin_param: {param!r} would not be seen. Give --{flag}.")
+    return binding[1]
 
 
 def _short(name: str) -> str:
@@ -348,7 +349,8 @@ def _write(
         failure = str(error)
         missing.append(results.clause(failure))
     if study.command and not measured.blocks and not failure:
-        missing.append(lacking or "with --report_only nothing is measured")
+        nothing = "with --report_only nothing is measured"
+        missing.append(lacking or (nothing if _REPORT_ONLY.value else "nothing there"))
     for name, path in measured.pictures.items():
         _copy(path, folder / f"{study.name}_{name}.png")
         pictures[f"{study.name}_{name}.png"] = name

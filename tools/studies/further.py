@@ -180,7 +180,12 @@ def _run(*arguments: str) -> None:
     command = [sys.executable, *arguments]
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    status = subprocess.run(command, env=environment, check=False).returncode
+    status = subprocess.run(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,  # the pages have it all
+        check=False,
+    ).returncode
     if status:
         words = " ".join(arguments[:2])
         raise UserError(f"{words} ended with status {status}; its message is above.")
