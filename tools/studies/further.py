@@ -141,8 +141,9 @@ def unseen(
             outcome = runs.outcome(training, seed)
             found = outcome and _on_unseen_rooms(outcome.folder, only_read)
             for task, entries in found["tasks"].items() if found else ():
-                ratio = entries["student"]["rmse"] / entries["teacher"]["rmse"]
-                ratios.setdefault(task, {})[seed] = ratio
+                student, teacher = (entries[w]["rmse"] for w in ("student", "teacher"))
+                if student is not None:  # its answers are finite
+                    ratios.setdefault(task, {})[seed] = student / teacher
         if ratios:
             head[1:] = [f"{get_task(t).title}: rmse / teacher's" for t in ratios]
             estimates = {task: Estimate.of(values) for task, values in ratios.items()}
