@@ -15,12 +15,12 @@ from soka_tf.tasks import get_task
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TASKS = ("edge_texture", "normal")
-SHORT = [  # a joint step, a cycle with the CGAN term
+SHORT = [  # a joint step, a cycle, a cycle with the CGAN term
     "batch_size = 2",
-    "max_steps = 2",
+    "max_steps = 3",
     "build_model.joint_steps = 1",
     "build_model.initial_losses_step = 0",
-    "build_adversary.start_step = 1",
+    "build_adversary.start_step = 2",
     "build_data.validation_fraction = 0.5",
     "run.log_every_steps = 1",
     "run.movement_every_steps = 1",
@@ -89,17 +89,17 @@ def test_paper_run_from_converted_teachers_leaves_everything(
         "evaluation.json",
         "metrics.csv",
         "operative_config.gin",
-        "panels/step_0000002.png",
+        "panels/step_0000003.png",
         "saved_model/saved_model.pb",
         "split.json",
     ):
         assert (run / name).stat().st_size > 0, name
     assert list((run / "tensorboard").iterdir())
     measured = json.loads((run / "evaluation.json").read_text())
-    assert measured["step"] == 2
+    assert measured["step"] == 3
     assert set(measured["tasks"]) == set(TASKS)
     lines = (run / "metrics.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2
+    assert len(lines) == 1 + 3
     header, last = lines[0].split(","), lines[-1].split(",")
     weights = [v for k, v in zip(header, last) if k.startswith("task_weight")]
     assert sum(map(float, weights)) == pytest.approx(1, abs=1e-5)

@@ -455,9 +455,14 @@ def _report_all(model_dir, docs_dir, capsys):
     return run_tool("reproduce", *arguments, f"--docs_dir={docs_dir}", capsys=capsys)
 
 
-def _finished_kd(model_dir):
+def _runs(model_dir):
+    """The runs that the command sees in its folder."""
     setting = definitions.setting(SCALE, None, [])
-    runs = Runs(model_dir / "runs", setting, 1, teachers_folder(None))
+    return Runs(model_dir / "runs", setting, 1, teachers_folder(None))
+
+
+def _finished_kd(model_dir):
+    runs = _runs(model_dir)
     training = definitions.define(SCALE)["table5"].trainings[0]
     _finished(runs, training, 0, 2.0, 3.0)
 
@@ -485,8 +490,7 @@ def test_reproduce_report_measures_nothing_and_keeps_what_is_not_its_own(
 
 
 def test_long_runs_are_reported_on_unseen_rooms_as_far_as_measured(tmp_path, capsys):
-    runs = Runs(tmp_path / "runs", definitions.setting(SCALE, None, []), 1)
-    runs.teachers_dir = teachers_folder(None)
+    runs = _runs(tmp_path)
     (*_, lent) = definitions.define(SCALE)["long"].trainings
     for seed, rmse in ((0, 1.1), (1, 1.3), (2, 5.0), (3, None)):
         _finished(runs, lent, seed, 1.0, 1.0)
@@ -537,8 +541,7 @@ def test_reproduce_refuses_folders_before_anything_is_trained(
 
 
 def test_reproduce_of_a_damaged_run_still_writes_the_other_studies(tmp_path, capsys):
-    setting = definitions.setting(SCALE, None, [])
-    runs = Runs(tmp_path / "runs", setting, 1, teachers_folder(None))
+    runs = _runs(tmp_path)
     (training, *_) = definitions.define(SCALE)["table3"].trainings
     folder = runs.folder_of(training, 0)
     folder.mkdir(parents=True)

@@ -175,8 +175,11 @@ def test_run_all_steps_done_says_so_and_trains_nothing(tiny, finished, caplog):
 # Going on
 
 
-def test_run_with_cgan_decay_and_two_batches_resumed_ends_bit_identical(tiny, tmp_path):
-    params = (*WITH_GAN, "build_model.new_batch_in_collaboration = True")
+@pytest.mark.parametrize(
+    "further", [(), ("build_model.new_batch_in_collaboration = True",)]
+)
+def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path, further):
+    params = (*WITH_GAN, *further)
     whole = tiny.build(tmp_path / "whole", *params)
     runs.train(whole, str(tmp_path / "whole"))
     gin.clear_config()

@@ -12,7 +12,7 @@ from soka_tf.errors import UserError
 from soka_tf.soka.model import SokaModel
 from soka_tf.training import build
 from soka_tf.training import run as runs
-from tools.benchmarks.cycle import LAYERS, step_case
+from tools.benchmarks.cycle import LAYERS, step_case, with_outputs
 from tools.benchmarks.measure import Measurement, time_cases
 
 # Method -> its auxiliary teachers, as in the studies; a method after its baselines.
@@ -51,11 +51,7 @@ def measure_methods(
     for method in METHODS:
         model, images, stage = _build(method, files, params)
         layers = LAYERS if model.amalgamation is not None else ()
-        outputs = model.teachers(images, layers)
-        # Tuples: of a list tf.data would make one tensor.
-        features = {name: tuple(values) for name, values in outputs.features.items()}
-        taught = {"predictions": outputs.predictions, "features": features}
-        given = {"rgb": images, "teachers": taught}
+        given = with_outputs(images, model.teachers(images, layers))
         cases[method] = step_case(model, stage, given)
         cases[f"{method}, with teachers"] = step_case(model, stage, {"rgb": images})
     times = time_cases(cases, repeats)

@@ -659,10 +659,9 @@ def _long_runs(scale: Scale) -> Study:
         "The whole method for longer than the other studies have time for: from random "
         "weights, as in the paper's Step 1, and from teachers, encoder and decoders. "
         f"The second differs in more than its start: `{'`, `'.join(lent)}`. They "
-        "are the best of three sets that were tried: 1500 steps with rate 0.003, the "
-        "usual soft_weight and settle_share had 98.5 and 107.7 % of the teachers' rmse "
-        "of depth and 2D edges (2 seeds), 3000 steps with soft_weight 0.4 and the "
-        "others as here 99.3 and 105.4 % (1 seed).",
+        "are the best of three sets that were tried, with a seed or two: 1500 steps "
+        "with rate 0.003, the usual soft_weight and settle_share, and 3000 steps with "
+        "soft_weight 0.4, came less near in 2D edges.",
         [Table("depth and 2D edges", _RMSES, rows, comparisons)],
         command="unseen",
     )
