@@ -31,10 +31,16 @@ setup(
     long_description=_readme(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.9,<3.12",
+    # 3.14: TensorFlow has no release with wheels for it yet.
+    python_requires=">=3.9,<3.14",
     install_requires=_requirements(),
-    # For `soka_tf.export --format=onnx`; tf2onnx 1.17 needs Python 3.10.
     extras_require={
+        # TensorFlow with the CUDA libraries that it was built for, on Linux.
+        "gpu": [
+            "tensorflow[and-cuda]==2.15.1; python_version < '3.12'",
+            "tensorflow[and-cuda]==2.21.0; python_version >= '3.12'",
+        ],
+        # For `soka_tf.export --format=onnx`; tf2onnx 1.17 needs Python 3.10.
         "onnx": [
             "tf2onnx==1.17.0; python_version >= '3.10'",
             "onnx==1.18.0; python_version >= '3.10'",
@@ -56,6 +62,8 @@ setup(
         "Programming Language :: Python :: 3.9",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
 )

@@ -11,8 +11,8 @@ A command module looks like this:
     if __name__ == "__main__":
         cli.run(main, FLAGS)
 
-TensorFlow is never imported here: worker processes import the main module again,
-and `--help` should not wait for it.
+TensorFlow is imported when the flags have been parsed and not before: worker processes
+import the main module again, and `--help` should not wait for it.
 """
 
 import difflib
@@ -33,10 +33,12 @@ import absl.logging
 from absl import flags
 
 from soka_tf.errors import UserError, plain_message
+from soka_tf.stack import import_tensorflow_quietly
 
 # Level 3 also hides three "Unable to register ... factory" lines that TensorFlow
 # 2.15 logs as errors at every start. What stops a run reaches the user as a Python
 # exception all the same. Read once, when TensorFlow is imported, hence this early.
+# For what later releases log before they read it, see `import_tensorflow_quietly`.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
@@ -44,6 +46,8 @@ _EXIT_USER_ERROR = UserError.exit_status
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
+# TensorFlow's own Python code, which logs through absl as we do.
+_OF_TENSORFLOW = os.path.join("-packages", "tensorflow", "")
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
 # The machine's state, not a fault of the program: told without a traceback.
@@ -87,6 +91,7 @@ def run(
             chosen = [_take_command(argv, commands)] if commands else []
             _parse_flags(flag_values, argv)
             _log_plainly()
+            import_tensorflow_quietly()
             code = main(*chosen) or 0
         sys.stdout.flush()
     except UserError as error:
@@ -286,6 +291,8 @@ class _PlainHandler(logging.Handler):
         from tqdm import tqdm
 
         level = record.levelno
+        if level < logging.WARNING and _OF_TENSORFLOW in record.pathname:
+            return
         prefix = "" if level < logging.WARNING else f"{record.levelname.lower()}: "
         try:
             tqdm.write(prefix + self.format(record), file=sys.stderr)

@@ -7,6 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest  # noqa: E402
 
+import soka_tf  # noqa: E402, F401 (before TensorFlow, for which it chooses Keras 2)
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Files of minutes come first, so that no processor waits for one of them at the end.
 _LONG = (

@@ -30,7 +30,8 @@ def require_packages() -> None:
             packages = " ".join(f'"{package}"' for package in REQUIREMENTS)
             raise UserError(
                 f"--format=onnx needs the package {name}, which cannot be imported "
-                f"({error}). With Python 3.10 or 3.11: python -m pip install {packages}"
+                f"({error}). With Python 3.10 or newer: "
+                f"python -m pip install {packages}"
             ) from error
 
 

@@ -1,14 +1,19 @@
 """A trained student as a TensorFlow Lite file, in float16 or int8."""
 
-import contextlib
 import os
+import pathlib
+import subprocess
 import sys
-from typing import Callable, Dict, Iterator, List
+import tempfile
+import warnings
+from typing import Callable, Dict, Optional
 
 import numpy as np
 import tensorflow as tf
 
+from soka_tf.errors import UserError
 from soka_tf.serving.fixed_size import PIXELS_SCOPE, UNITS_SCOPE, FixedSizeStudent
+from soka_tf.serving.tflite_converter import IMAGES
 
 # What stays in float32 in an int8 file, by parts of its tensors' names: 256 steps are
 # few for depth's logarithm, and rounding may leave a short vector without a direction.
@@ -20,6 +25,7 @@ _FLOAT_SCOPES = (
     "/decoder_output/",
     UNITS_SCOPE,  # with a number behind it from the second task on
 )
+_PACKAGE_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def to_float16(module: FixedSizeStudent) -> bytes:
@@ -30,11 +36,11 @@ def to_float16(module: FixedSizeStudent) -> bytes:
 
     Returns:
       The content of a .tflite file.
+
+    Raises:
+      UserError: if the converter fails.
     """
-    converter = _converter(module)
-    converter.target_spec.supported_types = [tf.float16]
-    with _silent():
-        return converter.convert()
+    return _convert(module)
 
 
 def to_int8(module: FixedSizeStudent, images: np.ndarray) -> bytes:
@@ -50,32 +56,24 @@ def to_int8(module: FixedSizeStudent, images: np.ndarray) -> bytes:
 
     Returns:
       The content of a .tflite file.
+
+    Raises:
+      UserError: if the converter fails.
     """
-
-    def batches() -> Iterator[List[np.ndarray]]:
-        return ([image[None]] for image in images)
-
-    converter = _converter(module)
-    converter.representative_dataset = batches
-    with _silent():
-        # The converter itself can leave no operation out; the debugger can.
-        debugger = tf.lite.experimental.QuantizationDebugger(
-            converter=converter, debug_dataset=batches
-        )
-        debugger.options = tf.lite.experimental.QuantizationDebugOptions(
-            denylisted_nodes=_float_names(debugger.calibrated_model)
-        )
-        return debugger.get_nondebug_quantized_model()
+    return _convert(module, images)
 
 
 def load(path: str) -> Callable[[np.ndarray], Dict[str, np.ndarray]]:
-    """Loads a file for TensorFlow's own interpreter.
+    """Loads a file for TensorFlow's own interpreter, or LiteRT's where that has gone.
 
     Returns:
       A function of uint8 images [n, image_size, image_size, 3] to task name -> float32
       [n, image_size, image_size, channels]; it answers one image after another.
+
+    Raises:
+      UserError: if there is no interpreter.
     """
-    interpreter = tf.lite.Interpreter(path)
+    interpreter = make_interpreter(path)
     runner = interpreter.get_signature_runner()
 
     def answer(images: np.ndarray) -> Dict[str, np.ndarray]:
@@ -87,35 +85,54 @@ def load(path: str) -> Callable[[np.ndarray], Dict[str, np.ndarray]]:
     return answer
 
 
-def _converter(module: FixedSizeStudent) -> tf.lite.TFLiteConverter:
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [module.answer.get_concrete_function()], module
-    )
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return converter
+def make_interpreter(path: str):
+    """An interpreter of a file: TensorFlow's own, or LiteRT's where that has gone.
 
-
-def _float_names(model: bytes) -> List[str]:
-    """The names of the tensors that stay in float32."""
-    interpreter = tf.lite.Interpreter(model_content=model)
-    names = [details["name"] for details in interpreter.get_output_details()]
-    for details in interpreter.get_tensor_details():
-        if any(scope in details["name"] for scope in _FLOAT_SCOPES):
-            names.append(details["name"])
-    return names
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Drops what the converter writes to stderr from C++, which no setting stops."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    Raises:
+      UserError: if there is neither.
+    """
+    if hasattr(tf, "lite") and hasattr(tf.lite, "Interpreter"):
+        with warnings.catch_warnings():
+            # The newest TensorFlow's notice that LiteRT will take its place.
+            warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is")
+            return tf.lite.Interpreter(path)
     try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise UserError(
+            f"TensorFlow {tf.__version__} runs no TensorFlow Lite files ({error}). "
+            "python -m pip install ai-edge-litert"
+        ) from error
+    return Interpreter(path)
+
+
+def _convert(module: FixedSizeStudent, images: Optional[np.ndarray] = None) -> bytes:
+    """Calls the converter in a process of its own: it leaks, and may abort."""
+    with tempfile.TemporaryDirectory(prefix="soka_tf_tflite_") as folder:
+        saved_model, out = os.path.join(folder, "student"), os.path.join(folder, "out")
+        tf.saved_model.save(module, saved_model)
+        if images is not None:
+            np.save(os.path.join(saved_model, IMAGES), images)
+        command = [sys.executable, "-m", "soka_tf.serving.tflite_converter"]
+        done = subprocess.run(
+            [*command, saved_model, out, *_FLOAT_SCOPES],
+            env=_with_this_package_on_the_path(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise UserError(
+                f"The TensorFlow Lite converter of TensorFlow {tf.__version__} ended "
+                f"with status {done.returncode}: {last[:300]}. Leave the tflite "
+                "formats out, or export with another TensorFlow."
+            )
+        return pathlib.Path(out).read_bytes()
+
+
+def _with_this_package_on_the_path() -> Dict[str, str]:
+    """The environment for a child that shall import this very soka_tf."""
+    path = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}

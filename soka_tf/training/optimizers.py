@@ -73,8 +73,9 @@ def _import_tfa():
             import tensorflow_addons as tfa
         except ImportError as error:
             raise UserError(
-                "Weight decay of kind 'tfa' needs tensorflow-addons==0.23.0 and "
-                f"TensorFlow 2.13 to 2.15 ({error}). Install them or bind the kind "
-                "'l2_loss' or 'keras'."
+                "Weight decay of kind 'tfa' needs TensorFlow Addons, which ends with "
+                f"TensorFlow 2.15 and Python 3.11. Received: {error}. Bind the kind "
+                "'keras' (with weight_decay divided by the learning rate the same "
+                "step, where the rate is constant) or 'l2_loss'."
             ) from error
     return tfa

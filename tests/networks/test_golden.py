@@ -3,6 +3,11 @@
 network_tf215 was recorded on this kind of machine with the same kernels: the
 difference is mostly exactly zero there; 2e-5 leaves room for another CPU.
 network_tf15 is the original's own TensorFlow; its tolerances are the README's.
+
+The newest TensorFlow's kernels sum in another order than those of 2.15. Forward passes
+with moving statistics stay within the same bounds. Where a random network multiplies
+rounding (batch statistics) or a kink decides (signs of l1, LeakyReLU), network_tf215 is
+to it what network_tf15 is to 2.15: another runtime, at distances of the same size.
 """
 
 import json
@@ -19,8 +24,12 @@ from soka_tf.soka.adversarial import discriminator_loss, generator_loss
 from soka_tf.soka.distillation import soft_target_loss
 from soka_tf.soka.model import Adversary, with_weight_penalty
 from tests import golden_weights
+from tests.stacks import NEWEST
 
 TF215 = 2e-5
+# Measured on the newest: 4.1e-5 and 8.0e-3; on 2.15: 0 and 0.
+TF215_BATCH_STATISTICS = 2e-4 if NEWEST else TF215
+TF215_GRADIENTS = 3e-2 if NEWEST else 1e-4
 BLOCK_SUBSETS = {
     "block1": (3, 8),
     "block2": (3, 16),
@@ -294,7 +303,7 @@ def test_decoder_with_batch_statistics_matches_the_original(golden, record, netw
         for path, gradient in gradients.items()
     )
     for runtime, tolerance, statistics_tolerance, gradient_tolerance in (
-        ("tf215", TF215, 1e-6, 1e-4),
+        ("tf215", TF215_BATCH_STATISTICS, 1e-6, TF215_GRADIENTS),
         ("tf15", 1e-3, 5e-5, 3e-2),
     ):
         expected = record(runtime, "decoder_c3_train")
@@ -394,7 +403,9 @@ def eval_gradients(golden, images, network):
     return found
 
 
-@pytest.mark.parametrize("runtime, tolerance", [("tf215", 1e-4), ("tf15", 3e-2)])
+@pytest.mark.parametrize(
+    "runtime, tolerance", [("tf215", TF215_GRADIENTS), ("tf15", 3e-2)]
+)
 @pytest.mark.parametrize(
     "kind, count",
     [

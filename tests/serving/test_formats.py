@@ -110,7 +110,7 @@ def test_tflite_file_answers_close_to_the_student(exported, student, images, nam
 
 @pytest.mark.parametrize("name", TFLITE)
 def test_tflite_file_takes_one_image_of_bytes_by_name(exported, name):
-    interpreter = tf.lite.Interpreter(str(exported / formats.FILES[name]))
+    interpreter = tflite.make_interpreter(str(exported / formats.FILES[name]))
     (signature,) = interpreter.get_signature_list().values()
     assert signature == {"inputs": ["images"], "outputs": sorted(NAMES)}
     (details,) = interpreter.get_input_details()
@@ -119,7 +119,7 @@ def test_tflite_file_takes_one_image_of_bytes_by_name(exported, name):
 
 
 def test_int8_file_computes_in_int8_but_at_its_ends(exported):
-    interpreter = tf.lite.Interpreter(str(exported / "student_int8.tflite"))
+    interpreter = tflite.make_interpreter(str(exported / "student_int8.tflite"))
     dtypes = {d["name"]: d["dtype"] for d in interpreter.get_tensor_details()}
 
     def of(part):

@@ -17,6 +17,7 @@ from soka_tf.teachers.teacher import Teacher
 from soka_tf.training import build
 from soka_tf.training.dry_run import describe
 from tests import tiny_runs
+from tests.stacks import needs_tfa
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 
@@ -234,7 +235,11 @@ def test_optimizers_follow_the_poly_policy_each_from_its_own_rate():
 
 
 @pytest.mark.parametrize(
-    "kind, expected", [("tfa", 0.25 * 0.5**0.9), ("l2_loss", None)]
+    "kind, expected",
+    [
+        pytest.param("tfa", 0.25 * 0.5**0.9, marks=needs_tfa),
+        ("l2_loss", None),
+    ],
 )
 def test_optimizers_decay_of_tfa_fades_with_the_rate(kind, expected):
     players = build.build_optimizers(100, weight_decay=0.25, weight_decay_kind=kind)

@@ -5,6 +5,9 @@ import tensorflow as tf
 
 from soka_tf.errors import UserError
 from soka_tf.training.optimizers import OPTIMIZERS, make_optimizer
+from tests.stacks import HAS_TFA, needs_tfa
+
+TFA = pytest.param("tfa", marks=needs_tfa)
 
 
 def after_one_step(optimizer, gradient=0.0, start=1.0):
@@ -15,13 +18,20 @@ def after_one_step(optimizer, gradient=0.0, start=1.0):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize(
-    "kind, loss", [("none", 0.0), ("l2_loss", 0.0), ("tfa", 1e-2), ("keras", 1e-5)]
+    "kind, loss",
+    [
+        ("none", 0.0),
+        ("l2_loss", 0.0),
+        pytest.param("tfa", 1e-2, marks=needs_tfa),
+        ("keras", 1e-5),
+    ],
 )
 def test_decay_of_each_kind_takes_what_the_table_says(name, kind, loss):
     optimizer = make_optimizer(name, 1e-3, 1e-2, kind)
     assert 1.0 - after_one_step(optimizer) == pytest.approx(loss, rel=0.01, abs=1e-9)
 
 
+@needs_tfa
 def test_decay_of_kind_tfa_follows_its_schedule():
     schedule = tf.keras.optimizers.schedules.PiecewiseConstantDecay([0], [1e-2, 0.0])
     optimizer = make_optimizer("sgd", 1e-3, schedule, "tfa")
@@ -37,7 +47,7 @@ def test_decay_of_kind_keras_that_is_a_schedule_is_refused():
         make_optimizer("adam", 1e-3, schedule, "keras")
 
 
-@pytest.mark.parametrize("kind", ["none", "tfa", "keras"])
+@pytest.mark.parametrize("kind", ["none", TFA, "keras"])
 def test_adam_with_a_tiny_gradient_moves_by_the_original_epsilon(kind):
     # 1e-8 / (1e-8 + epsilon): one half with TensorFlow 1's epsilon of 1e-8.
     optimizer = make_optimizer("adam", 1e-3, 0.0, kind)
@@ -49,7 +59,7 @@ def test_adam_with_a_tiny_gradient_moves_by_the_original_epsilon(kind):
     assert -after_one_step(coarse, gradient=1e-8, start=0.0) < 1e-3 * moved
 
 
-@pytest.mark.parametrize("kind", ["none", "tfa", "keras"])
+@pytest.mark.parametrize("kind", ["none", TFA, "keras"])
 def test_sgd_moves_by_rate_gradient_and_momentum(kind):
     optimizer = make_optimizer("sgd", 0.1, 0.0, kind, momentum=0.5)
     weight = tf.Variable([1.0])
@@ -62,3 +72,9 @@ def test_sgd_moves_by_rate_gradient_and_momentum(kind):
 def test_name_that_is_unknown_is_refused_with_what_is_allowed(name, kind):
     with pytest.raises(UserError, match="'adam', 'sgd'.*'tfa', 'keras'.*Received"):
         make_optimizer(name, 1e-3, 0.0, kind)
+
+
+@pytest.mark.skipif(HAS_TFA, reason="TensorFlow Addons is installed")
+def test_decay_of_kind_tfa_without_the_package_names_what_serves_instead():
+    with pytest.raises(UserError, match="ends with TensorFlow 2.15.*'keras'"):
+        make_optimizer("adam", 1e-3, 1e-2, "tfa")

@@ -23,6 +23,7 @@ from soka_tf.serving.saved_model import export_student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.training import run as runs
 from tests import tiny_runs
+from tests.stacks import DECOUPLED_DECAY
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 
@@ -45,7 +46,7 @@ WITH_GAN = (
     "build_model.joint_steps = 1",
     "build_model.initial_losses_step = 0",
     "run.checkpoint_every_steps = 2",
-    "weight_decay_kind = 'tfa'",
+    f"weight_decay_kind = {DECOUPLED_DECAY!r}",
     "build_adversary.enabled = True",
     "build_adversary.start_step = 1",
 )

@@ -1,0 +1,83 @@
+"""The packages below soka_tf: which Keras answers as `tf.keras`, and a quiet start.
+
+Two stacks serve, chosen by the Python alone (requirements.txt): TensorFlow 2.15, which
+has Keras 2 built in, and the newest TensorFlow, whose Keras 2 is the package tf_keras.
+"""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from typing import Iterator
+
+_SWITCH = "TF_USE_LEGACY_KERAS"
+_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+
+
+def use_keras_2() -> None:
+    """Makes Keras 2 answer as `tf.keras`. Called when soka_tf is imported.
+
+    TensorFlow reads TF_USE_LEGACY_KERAS when `tf.keras` is first used, and then wants
+    the package tf_keras; TensorFlow 2.15 without that package has to be left alone.
+
+    Raises:
+      ImportError: if Keras 3 already answers in this process, or nothing else could.
+    """
+    if importlib.util.find_spec("tf_keras") is not None:
+        os.environ[_SWITCH] = "1"
+    elif _major_version_of("keras") >= 3:
+        raise ImportError(
+            "soka_tf needs Keras 2. Received: Keras 3 without the package tf_keras. "
+            "Install tf_keras of TensorFlow's own release (python -m pip install "
+            "tf_keras) and start Python again."
+        )
+    tf = sys.modules.get("tensorflow")
+    # tf_keras does not say its version there; Keras 3 and Keras 2.15 do.
+    if tf and getattr(tf.keras, "__version__", "2")[0] != "2":
+        raise ImportError(
+            f"soka_tf needs Keras 2. Received: tf.keras is Keras "
+            f"{tf.keras.__version__}, used in this process before soka_tf was "
+            f"imported. Import soka_tf first, or set {_SWITCH}=1 in the environment, "
+            "and start Python again."
+        )
+
+
+def import_tensorflow_quietly() -> None:
+    """Imports TensorFlow without what it writes to stderr whatever its log level.
+
+    TensorFlow 2.20 and later write lines of level INFO before they look at
+    TF_CPP_MIN_LOG_LEVEL. Whoever has set that to 0 or 1 sees them.
+    """
+    with contextlib.nullcontext() if _wants_noise() else _silent_stderr():
+        import tensorflow  # noqa: F401
+
+
+def _wants_noise() -> bool:
+    return os.environ.get(_LOG_LEVEL, "0") in ("0", "1")
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drops what is written to the process's stderr meanwhile, by C++, too."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed: nobody listens
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _major_version_of(package: str) -> int:
+    """Of what is installed, without importing it; 0 where it is not."""
+    try:
+        return int(importlib.metadata.version(package).split(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return 0

@@ -1,0 +1,78 @@
+"""Which Keras answers as tf.keras, whoever imports TensorFlow first."""
+
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from soka_tf import stack
+from tests import tiny_runs
+from tests.stacks import NEWEST
+
+
+def python(code):
+    environment = {**os.environ, "PYTHONPATH": str(tiny_runs.ROOT)}
+    environment.pop("TF_USE_LEGACY_KERAS", None)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+
+
+@pytest.mark.parametrize(
+    "first", ["import soka_tf, tensorflow as tf", "import tensorflow as tf, soka_tf"]
+)
+def test_tf_keras_is_keras_2_whoever_is_imported_first(first):
+    code = (
+        f"{first}\n"
+        "from soka_tf.networks.encoder import Encoder\n"
+        "assert isinstance(Encoder(width=1 / 32), tf.keras.Model)\n"
+        "print(tf.keras.optimizers.legacy.Adam(), tf.keras.Model.__module__)\n"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    package = "tf_keras" if NEWEST else "keras"
+    assert done.stdout.split()[-1].split(".")[0] == package
+
+
+@pytest.mark.skipif(not NEWEST, reason="TensorFlow 2.15 has Keras 2 built in")
+def test_keras_3_used_before_is_one_error_that_says_what_to_do():
+    done = python("import tensorflow as tf\ntf.keras.layers.Dense(1)\nimport soka_tf")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: soka_tf needs Keras 2. Received: tf.keras is ")
+    assert "Import soka_tf first, or set TF_USE_LEGACY_KERAS=1" in last
+
+
+def test_keras_3_without_tf_keras_is_refused_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "3.15.1")
+    with pytest.raises(ImportError, match="Keras 3 without.*pip install tf_keras"):
+        stack.use_keras_2()
+
+
+@pytest.mark.parametrize("level, silent", [("3", True), ("2", True), ("0", False)])
+def test_quiet_import_follows_the_level_of_the_user(level, silent, monkeypatch, capfd):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+    # In place of TensorFlow, which this process has imported long ago.
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    monkeypatch.setattr(sys, "meta_path", [_Noisy(), *sys.meta_path])
+    stack.import_tensorflow_quietly()
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == ("after\n" if silent else "noise\nafter\n")
+
+
+class _Noisy:
+    """Finds a TensorFlow that only writes to the process's stderr."""
+
+    def find_spec(self, name, path, target=None):
+        if name == "tensorflow":
+            return importlib.util.spec_from_loader(name, self)
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        os.write(2, b"noise\n")
