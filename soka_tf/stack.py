@@ -19,7 +19,7 @@ def use_keras_2() -> None:
     """Makes Keras 2 answer as `tf.keras`. Called when soka_tf is imported.
 
     TensorFlow reads TF_USE_LEGACY_KERAS when `tf.keras` is first used, and then wants
-    the package tf_keras; TensorFlow 2.15 without that package has to be left alone.
+    the package tf_keras, TensorFlow 2.15 too, which does without.
 
     Raises:
       ImportError: if Keras 3 already answers in this process, or nothing else could.
@@ -32,6 +32,8 @@ def use_keras_2() -> None:
             "Install tf_keras of TensorFlow's own release (python -m pip install "
             "tf_keras) and start Python again."
         )
+    else:
+        os.environ.pop(_SWITCH, None)
     tf = sys.modules.get("tensorflow")
     # tf_keras does not say its version there; Keras 3 and Keras 2.15 do.
     if tf and getattr(tf.keras, "__version__", "2")[0] != "2":

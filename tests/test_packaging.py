@@ -70,9 +70,8 @@ def test_wheel_metadata_tells_version_pythons_and_requirements(wheel):
     assert metadata["Version"] == soka_tf.__version__
     assert set(metadata["Requires-Python"].split(",")) == {">=3.9", "<3.14"}
     # Setuptools before 77 writes a hyphen.
-    requirements = [
-        line.replace("tf-keras", "tf_keras") for line in metadata.get_all("Requires-Dist")
-    ]
+    requirements = metadata.get_all("Requires-Dist")
+    requirements = [line.replace("tf-keras", "tf_keras") for line in requirements]
     for requirement in ("tensorflow==2.15.1", "tensorflow-addons==0.23.0"):
         assert f'{requirement}; python_version < "3.12"' in requirements
     for requirement in ("tensorflow==2.21.0", "tf_keras==2.21.0"):

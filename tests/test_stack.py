@@ -15,7 +15,8 @@ from tests.stacks import NEWEST
 
 def python(code):
     environment = {**os.environ, "PYTHONPATH": str(tiny_runs.ROOT)}
-    environment.pop("TF_USE_LEGACY_KERAS", None)
+    # As whoever works with both stacks may have it, though one wants it unset.
+    environment["TF_USE_LEGACY_KERAS"] = "0" if NEWEST else "1"
     return subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.train import complete
-from tests import tiny_runs
+from tests import smooth, tiny_runs
 
 pytestmark = pytest.mark.distributed
 
@@ -50,7 +50,7 @@ def start(tiny, model_dir, *params, config=None):
     flags = [f"--gin_param={p}" for p in tiny.params(*PARAMS, *params)]
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "soka_tf.train", "--gin_file=gin/rooms/soka.gin"),
+            *(sys.executable, "tests/smooth.py", "--gin_file=gin/rooms/soka.gin"),
             *(f"--model_dir={model_dir}", *flags),
         ],
         cwd=tiny_runs.ROOT,
@@ -114,7 +114,8 @@ def test_workers_train_as_one_process(tiny, tmp_path, fresh_gin):
     assert "2 replicas on 2 workers, this one number 1" in other
     # The same by one process, this one.
     one = tmp_path / "one"
-    complete(tiny.build(one, *PARAMS), str(one))
+    with smooth.activations():
+        complete(tiny.build(one, *PARAMS), str(one))
     assert_same_weights(tmp_path / "one", tmp_path / "workers", 1e-5)
     # The chief alone leaves results, and all of them.
     names = {path.name for path in (tmp_path / "workers").iterdir()}
