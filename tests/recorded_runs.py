@@ -1,0 +1,163 @@
+"""Records short runs of a checkout to the last bit, and compares two recordings.
+
+    python tests/recorded_runs.py record INPUTS OUT [CASE ...]
+    python tests/recorded_runs.py compare OUT OTHER_OUT
+
+The working folder is the checkout whose runs are recorded; both recordings need one
+Python and one machine, for kernels and processors round differently. INPUTS, made if it
+is not there, holds the teachers and images of both. OUT gets CASE.npz: every variable
+of the last checkpoint (weights, optimizer slots, task weights) and every column of
+metrics.csv but the seconds. Only commands are used, so that nothing inside a checkout
+has to stay as it was.
+"""
+
+import csv
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+from typing import Dict, List, NamedTuple, Sequence
+
+import numpy as np
+
+STEPS = 30
+_SHORT = (
+    f"max_steps = {STEPS}",
+    "run.checkpoint_every_steps = 10",
+    "run.export = False",
+    "build_model.joint_steps = 4",
+    "build_model.initial_losses_step = 2",
+    "build_model.winograd = False",
+)
+_THREE = ("tasks = ['depth_zbuffer', 'edge_texture', 'normal']",)
+_ALONE = ("auxiliary = 'none'",)
+
+
+class Case(NamedTuple):
+    """A run: bindings, the file of its method, and what befalls it."""
+
+    params: Sequence[str] = ()
+    file: str = ""
+    killed_at: int = 0
+
+
+CASES = {
+    "joint": Case((f"build_model.joint_steps = {STEPS}",)),
+    "cycle": Case(),
+    "cycle_alone": Case(_ALONE),
+    "cycle_three": Case(_THREE),
+    "cycle_three_alone": Case(_THREE + _ALONE),
+    "cycle_gan": Case(("build_adversary.start_step = 12",), "soka_gan"),
+    "cycle_settling": Case(("build_model.settle_step = 20",)),
+    "cycle_new_batch": Case(("build_model.new_batch_in_collaboration = True",)),
+    "kd": Case((), "kd"),
+    "kd_mia": Case((), "kd_mia"),
+    "labels": Case(("LABELS",), "dmtl_gradnorm"),
+    "resumed": Case(killed_at=17),
+    "two_replicas": Case(("build_strategy.logical_cpus = 2",)),
+}
+
+
+def record(inputs: pathlib.Path, out: pathlib.Path, names: Sequence[str]) -> None:
+    """Trains the cases in the checkout at the working folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names or CASES:
+        arrays = _train(inputs, CASES[name])
+        np.savez(out / f"{name}.npz", **arrays)
+        print(f"{name}: {len(arrays)} arrays", flush=True)
+
+
+def compare(one: pathlib.Path, other: pathlib.Path) -> int:
+    """Prints what differs, case by case; returns how many cases do."""
+    different = 0
+    for path in sorted(one.glob("*.npz")):
+        if not (other / path.name).exists():
+            print(f"{path.stem}: not recorded in {other}")
+            different += 1
+            continue
+        with np.load(path) as first, np.load(other / path.name) as second:
+            names = sorted(set(first) ^ set(second))
+            names += [
+                n
+                for n in sorted(set(first) & set(second))
+                if first[n].tobytes() != second[n].tobytes()
+            ]
+            same = f"the same bits in {len(first.files)} arrays"
+        print(f"{path.stem}: {'differs in ' + ', '.join(names[:5]) if names else same}")
+        different += bool(names)
+    return different
+
+
+def _train(inputs: pathlib.Path, case: Case) -> Dict[str, np.ndarray]:
+    with tempfile.TemporaryDirectory() as folder:
+        for killed_at in (case.killed_at, 0) if case.killed_at else (0,):
+            fault = f"send:SIGKILL:{killed_at}" if killed_at else "none"
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    *_arguments(inputs, case, fault),
+                    f"--model_dir={folder}",
+                ],
+                env={**os.environ, "PYTHONPATH": os.getcwd()},
+                capture_output=True,
+                text=True,
+            )
+            wanted = -signal.SIGKILL if killed_at else 0
+            if done.returncode != wanted:
+                raise RuntimeError(done.stderr[-3000:])
+        return {**_variables(folder), **_logs(folder)}
+
+
+def _arguments(inputs: pathlib.Path, case: Case, fault: str) -> List[str]:
+    sys.path.insert(0, os.getcwd())
+    from tests import tiny_runs
+
+    if not inputs.exists():
+        tiny_runs.write(inputs)
+    tiny = tiny_runs.Tiny(inputs / "teachers", inputs / "images", inputs / "labelled")
+    params = [*tiny.params(*_SHORT)]
+    for param in case.params:
+        params += tiny.with_labels if param == "LABELS" else [param]
+    files = [
+        "gin/rooms/soka.gin",
+        *([f"gin/methods/{case.file}.gin"] * bool(case.file)),
+    ]
+    return [
+        *("tools/faults/child.py", "compiled", fault),
+        *(f"--gin_file={file}" for file in files),
+        *(f"--gin_param={param}" for param in params),
+    ]
+
+
+def _variables(folder: str) -> Dict[str, np.ndarray]:
+    import tensorflow as tf
+
+    path = os.path.join(folder, "checkpoints", f"ckpt-{STEPS}")
+    reader = tf.train.load_checkpoint(path)
+    return {
+        name: reader.get_tensor(name)
+        for name, dtype in reader.get_variable_to_dtype_map().items()
+        if dtype.is_floating or dtype.is_integer
+    }
+
+
+def _logs(folder: str) -> Dict[str, np.ndarray]:
+    with open(os.path.join(folder, "metrics.csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [name for name in rows[0] if name != "seconds"]
+    return {f"log/{name}": np.array([row[name] for row in rows]) for name in columns}
+
+
+def main(what: str, one: str, other: str, *names: str) -> int:
+    """Returns the exit status."""
+    folders = pathlib.Path(one).resolve(), pathlib.Path(other).resolve()
+    if what == "compare":
+        return int(compare(*folders) > 0)
+    record(*folders, names)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
