@@ -2,7 +2,10 @@
 # PYTHON=3.12 or PYTHON=/path/to/python3.10 chooses the Python, and with it TensorFlow;
 # VENV=.venv-newest the environment's folder.
 
-VENV ?= .venv
+override VENV := $(or $(strip $(VENV)),.venv)
+ifneq ($(words $(VENV)),1)
+$(error VENV=$(VENV): make knows no folders with blanks in their names)
+endif
 export VENV PYTHON
 python := $(VENV)/bin/python
 setup := requirements.txt setup.py pyproject.toml tools/setup_venv.sh
@@ -15,7 +18,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make test-full  run a paper's run at full size, too (minutes, 4 GB)"
 	@echo "make lint    check style and format"
-	@echo "make clean   remove .venv and everything built; runs/ stays"
+	@echo "make clean   remove $(VENV) and everything built; runs/ stays"
 
 demo: $(VENV)/ready
 	@$(python) -m soka_tf.train --gin_file=gin/rooms/demo.gin --model_dir=runs/demo
@@ -41,9 +44,12 @@ $(VENV)/ready-dev: $(setup) requirements-dev.txt
 
 # Another Python may be named than the environment has: the script finds out.
 ifneq ($(PYTHON),)
+ifeq ($(filter $(PYTHON).%,$(lastword $(shell $(python) -V 2>/dev/null))),)
 .PHONY: $(VENV)/ready $(VENV)/ready-dev
+endif
 endif
 
 clean:
-	rm -rf .venv* build dist soka_tf.egg-info .pytest_cache .ruff_cache
+	[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
+	rm -rf build dist soka_tf.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -62,6 +62,7 @@ def run(
     flag_values: flags.FlagValues,
     argv: Optional[Sequence[str]] = None,
     commands: Sequence[str] = (),
+    tensorflow: bool = True,
 ) -> None:
     """Parses the flags, runs `main` and exits; users' mistakes become one line.
 
@@ -76,6 +77,8 @@ def run(
       argv: program and arguments; `sys.argv` by default.
       commands: where given, the first argument must be one of these words, and `main`
         is called with it.
+      tensorflow: whether it is imported before `main`, quietly; False for a command
+        that leaves the work to processes of its own.
 
     Raises:
       SystemExit: always.
@@ -91,7 +94,8 @@ def run(
             chosen = [_take_command(argv, commands)] if commands else []
             _parse_flags(flag_values, argv)
             _log_plainly()
-            import_tensorflow_quietly()
+            if tensorflow:
+                import_tensorflow_quietly()
             code = main(*chosen) or 0
         sys.stdout.flush()
     except UserError as error:

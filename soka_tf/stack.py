@@ -5,6 +5,7 @@ has Keras 2 built in, and the newest TensorFlow, whose Keras 2 is the package tf
 """
 
 import contextlib
+import faulthandler
 import importlib.metadata
 import importlib.util
 import os
@@ -48,15 +49,13 @@ def use_keras_2() -> None:
 def import_tensorflow_quietly() -> None:
     """Imports TensorFlow without what it writes to stderr whatever its log level.
 
-    TensorFlow 2.20 and later write lines of level INFO before they look at
-    TF_CPP_MIN_LOG_LEVEL. Whoever has set that to 0 or 1 sees them.
+    TensorFlow 2.20 and later, those that need tf_keras, write lines of level INFO
+    before they look at TF_CPP_MIN_LOG_LEVEL. Whoever has set that to 0 or 1 sees them.
     """
-    with contextlib.nullcontext() if _wants_noise() else _silent_stderr():
+    noisy = os.environ.get(_SWITCH) == "1"
+    wanted = os.environ.get(_LOG_LEVEL, "0") in ("0", "1")
+    with _silent_stderr() if noisy and not wanted else contextlib.nullcontext():
         import tensorflow  # noqa: F401
-
-
-def _wants_noise() -> bool:
-    return os.environ.get(_LOG_LEVEL, "0") in ("0", "1")
 
 
 @contextlib.contextmanager
@@ -68,11 +67,16 @@ def _silent_stderr() -> Iterator[None]:
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
+    watched = faulthandler.is_enabled()
     try:
+        if not watched:  # a process that is ended from C++ says so all the same
+            faulthandler.enable(kept)
         os.dup2(nowhere, 2)
         yield
     finally:
         os.dup2(kept, 2)
+        if not watched:
+            faulthandler.disable()
         os.close(kept)
         os.close(nowhere)
 

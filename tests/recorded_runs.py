@@ -50,7 +50,7 @@ CASES = {
     "cycle_three": Case(_THREE),
     "cycle_three_alone": Case(_THREE + _ALONE),
     "cycle_gan": Case(("build_adversary.start_step = 12",), "soka_gan"),
-    "cycle_settling": Case(("build_model.settle_step = 20",)),
+    "cycle_settling": Case(("build_model.settle_share = 0.4",)),
     "cycle_new_batch": Case(("build_model.new_batch_in_collaboration = True",)),
     "kd": Case((), "kd"),
     "kd_mia": Case((), "kd_mia"),

@@ -54,9 +54,15 @@ def test_keras_3_without_tf_keras_is_refused_with_what_to_install(monkeypatch):
         stack.use_keras_2()
 
 
-@pytest.mark.parametrize("level, silent", [("3", True), ("2", True), ("0", False)])
-def test_quiet_import_follows_the_level_of_the_user(level, silent, monkeypatch, capfd):
+@pytest.mark.parametrize(
+    "level, switch, silent",
+    [("3", "1", True), ("2", "1", True), ("0", "1", False), ("3", "0", False)],
+)
+def test_quiet_import_follows_the_level_of_the_user_where_there_is_noise(
+    level, switch, silent, monkeypatch, capfd
+):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+    monkeypatch.setenv("TF_USE_LEGACY_KERAS", switch)
     # In place of TensorFlow, which this process has imported long ago.
     monkeypatch.delitem(sys.modules, "tensorflow")
     monkeypatch.setattr(sys, "meta_path", [_Noisy(), *sys.meta_path])

@@ -138,7 +138,8 @@ def test_run_of_one_stack_killed_goes_on_in_the_other(
     expected, actual = results(whole[writer]), results(tmp_path)
     assert set(expected) == set(actual)
     for name, value in expected.items():
-        assert actual[name] == pytest.approx(value, rel=0.01), name
+        # Measured both ways: 8e-9, and 5e-6 of loss/gradnorm, a difference of norms.
+        assert actual[name] == pytest.approx(value, rel=1e-4), name
 
 
 def results(model_dir):
@@ -149,10 +150,6 @@ def results(model_dir):
         *_, last = csv.DictReader(file)
     assert last["step"] == str(STEPS)
     for name, value in last.items():
-        if (
-            value
-            and name != "loss/gradnorm"
-            and name.startswith(("loss/", "task_weight/"))
-        ):
+        if value and name.startswith(("loss/", "task_weight/", "gradient_norm/")):
             found[name] = float(value)
     return found

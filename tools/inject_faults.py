@@ -665,4 +665,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main, FLAGS, tensorflow=False)

@@ -550,4 +550,4 @@ def _total(studies: Sequence[Study], runs: Runs) -> Dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main, FLAGS, tensorflow=False)

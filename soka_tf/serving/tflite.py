@@ -1,7 +1,6 @@
 """A trained student as a TensorFlow Lite file, in float16 or int8."""
 
 import os
-import pathlib
 import subprocess
 import sys
 import tempfile
@@ -11,7 +10,7 @@ from typing import Callable, Dict, Optional
 import numpy as np
 import tensorflow as tf
 
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, reason
 from soka_tf.serving.fixed_size import PIXELS_SCOPE, UNITS_SCOPE, FixedSizeStudent
 from soka_tf.serving.tflite_converter import IMAGES
 
@@ -25,7 +24,13 @@ _FLOAT_SCOPES = (
     "/decoder_output/",
     UNITS_SCOPE,  # with a number behind it from the second task on
 )
-_PACKAGE_ROOT = pathlib.Path(__file__).resolve().parents[2]
+# Finds what this process finds, in the same order, wherever it is started.
+_CHILD = """
+import sys
+sys.path[:] = {path!r}
+from soka_tf.serving import tflite_converter
+tflite_converter.main(*sys.argv[1:])
+"""
 
 
 def to_float16(module: FixedSizeStudent) -> bytes:
@@ -109,30 +114,30 @@ def make_interpreter(path: str):
 def _convert(module: FixedSizeStudent, images: Optional[np.ndarray] = None) -> bytes:
     """Calls the converter in a process of its own: it leaks, and may abort."""
     with tempfile.TemporaryDirectory(prefix="soka_tf_tflite_") as folder:
-        saved_model, out = os.path.join(folder, "student"), os.path.join(folder, "out")
-        tf.saved_model.save(module, saved_model)
-        if images is not None:
-            np.save(os.path.join(saved_model, IMAGES), images)
-        command = [sys.executable, "-m", "soka_tf.serving.tflite_converter"]
+        try:
+            tf.saved_model.save(module, folder)
+            if images is not None:
+                np.save(os.path.join(folder, IMAGES), images)
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"The student to be converted cannot be written to {folder}: "
+                f"{reason(error)}. Free some space there, or set TMPDIR to a folder "
+                "elsewhere."
+            ) from error
         done = subprocess.run(
-            [*command, saved_model, out, *_FLOAT_SCOPES],
-            env=_with_this_package_on_the_path(),
+            [sys.executable, "-I", "-c", _CHILD.format(path=sys.path)]
+            + [folder, *_FLOAT_SCOPES],
+            # Beside a parent that holds the GPU's memory there is none left.
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
-            errors="replace",
         )
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise UserError(
-                f"The TensorFlow Lite converter of TensorFlow {tf.__version__} ended "
-                f"with status {done.returncode}: {last[:300]}. Leave the tflite "
-                "formats out, or export with another TensorFlow."
-            )
-        return pathlib.Path(out).read_bytes()
-
-
-def _with_this_package_on_the_path() -> Dict[str, str]:
-    """The environment for a child that shall import this very soka_tf."""
-    path = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        last = said[-1][:300] if said else "it said nothing"
+        raise UserError(
+            f"The TensorFlow Lite converter of TensorFlow {tf.__version__} ended with "
+            f"status {done.returncode}: {last}. Leave the tflite formats out, or "
+            "export with the other TensorFlow of docs/stacks.md."
+        )
+    return done.stdout

@@ -2,35 +2,38 @@
 
 Started by `soka_tf.serving.tflite`: the converter does not give back its memory, and
 may end the process instead of raising.
-
-    python -m soka_tf.serving.tflite_converter FOLDER OUT SCOPE ...
-
-writes to OUT, with weights in float16; where FOLDER holds images.npy, in int8 but for
-tensors with one of the SCOPEs in their names.
 """
 
 import os
-import sys
 import warnings
 from typing import Iterator, List, Sequence
 
 from soka_tf import stack
-from soka_tf.disk import replacing
 
 # Beside the SavedModel: uint8 [n, image_size, image_size, 3].
 IMAGES = "images.npy"
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Converts one file."""
+def main(folder: str, *float_scopes: str) -> None:
+    """Writes the content of a .tflite file to standard output.
+
+    Weights are in float16; where the folder holds images, it computes in int8.
+
+    Args:
+      folder: of a SavedModel with the function `answer`, and perhaps of `IMAGES`.
+      *float_scopes: parts of the names of tensors that stay in float32 in int8.
+    """
+    out = os.dup(1)
+    os.dup2(2, 1)  # whatever TensorFlow prints is no content
+    # The newest TensorFlow's notice of the interpreter that will take this one's place.
+    warnings.simplefilter("ignore")
     stack.import_tensorflow_quietly()
-    folder, out, *float_scopes = arguments
     images = os.path.join(folder, IMAGES)
     if os.path.exists(images):
         content = _to_int8(folder, images, float_scopes)
     else:
         content = _to_float16(folder)
-    with replacing(out) as temporary, open(temporary, "wb") as file:
+    with open(out, "wb") as file:
         file.write(content)
 
 
@@ -85,9 +88,3 @@ def _names_within(scopes: Sequence[str], model: bytes) -> List[str]:
         if any(scope in details["name"] for scope in scopes):
             names.append(details["name"])
     return names
-
-
-if __name__ == "__main__":
-    # The newest TensorFlow's notice of the interpreter that will take this one's place.
-    warnings.simplefilter("ignore")
-    main(sys.argv[1:])

@@ -73,9 +73,9 @@ def _import_tfa():
             import tensorflow_addons as tfa
         except ImportError as error:
             raise UserError(
-                "Weight decay of kind 'tfa' needs TensorFlow Addons, which ends with "
-                f"TensorFlow 2.15 and Python 3.11. Received: {error}. Bind the kind "
-                "'keras' (with weight_decay divided by the learning rate the same "
-                "step, where the rate is constant) or 'l2_loss'."
+                "Weight decay of kind 'tfa' needs TensorFlow Addons (Python 3.9 to "
+                "3.11: python -m pip install tensorflow-addons==0.23.0); bind 'keras' "
+                "with weight_decay / learning rate, which takes off the same, or "
+                f"'l2_loss'. Received: {error}."
             ) from error
     return tfa

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import types
 
 import gin
 import numpy as np
@@ -130,6 +131,42 @@ def test_int8_file_computes_in_int8_but_at_its_ends(exported):
     assert of(fixed_size.UNITS_SCOPE) <= {np.float32, np.int32}
     sizes = [(exported / formats.FILES[name]).stat().st_size for name in TFLITE]
     assert sizes[0] > sizes[1]
+
+
+@pytest.mark.parametrize(
+    "child, said",
+    [
+        ("import sys; sys.exit('no such operation')", "status 1: no such operation"),
+        ("import os; os.abort()", "status -6: it said nothing"),
+    ],
+)
+def test_converter_that_fails_or_aborts_is_one_sentence(
+    student, images, tmp_path, monkeypatch, child, said
+):
+    monkeypatch.setattr(tflite, "_CHILD", child)
+    with pytest.raises(UserError, match=f"{said}. Leave the tflite formats out"):
+        formats.write_formats(student, TASKS, str(tmp_path), TFLITE, images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_temporary_folder_is_named_and_what_to_do(student, images, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", fail)
+    with pytest.raises(UserError, match="soka_tf_tflite_.*No space left.*set TMPDIR"):
+        formats.write_formats(student, TASKS, "nowhere", ["tflite_int8"], images)
+
+
+def test_file_runs_by_litert_where_tensorflow_has_no_interpreter(monkeypatch):
+    monkeypatch.setattr(tflite, "tf", types.SimpleNamespace(__version__="3.0"))
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    with pytest.raises(UserError, match="TensorFlow 3.0 .* pip install ai-edge-litert"):
+        tflite.make_interpreter("a.tflite")
+    litert = types.SimpleNamespace(Interpreter=lambda path: f"LiteRT of {path}")
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", types.ModuleType("litert"))
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", litert)
+    assert tflite.make_interpreter("a.tflite") == "LiteRT of a.tflite"
 
 
 def test_report_tells_size_errors_and_rmse_of_each_file(

@@ -7,7 +7,7 @@ import tensorflow as tf
 from soka_tf.soka.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
 from tests.soka import small
-from tests.stacks import HAS_TFA
+from tests.stacks import DECOUPLED_DECAY
 
 JOINT_LOGS = {f"{k}/{t}" for k in ("loss/soft", "task_weight") for t in small.TASKS}
 CYCLE_LOGS = JOINT_LOGS | {f"gradient_norm/{t}" for t in small.TASKS}
@@ -128,7 +128,7 @@ def test_nothing_but_rgb_of_a_batch_is_read():
 
 
 def test_compile_creates_all_slots_and_leaves_the_weights():
-    for kind in ("none", "tfa") if HAS_TFA else ("none",):
+    for kind in ("none", DECOUPLED_DECAY):
         model = small.build(gan=0)
         before = small.trained_state(model)
         model.compile(small.sgd_optimizers(kind), run_eagerly=True)

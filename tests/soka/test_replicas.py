@@ -37,6 +37,11 @@ def test_two_replicas_end_where_one_does_after_more_than_twenty_cycles(results):
     assert all(difference < 1e-5 for difference in far.values()), far
 
 
+def test_two_replicas_of_the_shipped_networks_agree_over_a_few_cycles(results):
+    far = results["few_cycles"]["far"]
+    assert all(difference < 1e-5 for difference in far.values()), far
+
+
 def test_replicas_hold_the_same_values_to_the_last_bit(results):
     apart = results["synchronized"]["apart"]
     assert {"task_weights", "initial_losses:0", "step:0", "encoder"} <= set(apart)

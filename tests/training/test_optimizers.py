@@ -1,11 +1,13 @@
 """Optimizers by name and what their kinds of weight decay take off a weight."""
 
+import sys
+
 import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
 from soka_tf.training.optimizers import OPTIMIZERS, make_optimizer
-from tests.stacks import HAS_TFA, needs_tfa
+from tests.stacks import needs_tfa
 
 TFA = pytest.param("tfa", marks=needs_tfa)
 
@@ -74,7 +76,12 @@ def test_name_that_is_unknown_is_refused_with_what_is_allowed(name, kind):
         make_optimizer(name, 1e-3, 0.0, kind)
 
 
-@pytest.mark.skipif(HAS_TFA, reason="TensorFlow Addons is installed")
-def test_decay_of_kind_tfa_without_the_package_names_what_serves_instead():
-    with pytest.raises(UserError, match="ends with TensorFlow 2.15.*'keras'"):
+def test_decay_of_kind_tfa_without_the_package_names_what_serves(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_addons", None)
+    with pytest.raises(UserError, match="pip install.*bind 'keras'.*or 'l2_loss'"):
         make_optimizer("adam", 1e-3, 1e-2, "tfa")
+
+
+def test_decay_of_kind_keras_takes_what_tfa_does_divided_by_the_rate():
+    optimizer = make_optimizer("adam", 1e-3, 1e-2 / 1e-3, "keras")
+    assert 1.0 - after_one_step(optimizer) == pytest.approx(1e-2, rel=1e-4)
