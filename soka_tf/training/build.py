@@ -20,9 +20,10 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.weights import assign_variables, named_variables
+from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.gradnorm import GradNorm
-from soka_tf.soka.model import Adversary, SokaModel
+from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.tasks import Task, get_targets, get_task
 from soka_tf.teachers import pool
@@ -428,6 +429,7 @@ def build_model(
     winograd: bool = True,
     new_batch_in_collaboration: bool = False,
     frozen_statistics: str = "batch",
+    order: str = "alternating",
 ) -> SokaModel:
     """Joins the parts; see `soka_tf.soka.model.SokaModel` for the arguments.
 
@@ -462,6 +464,7 @@ def build_model(
             winograd,
             new_batch_in_collaboration,
             frozen_statistics,
+            order,
         ),
     )
 

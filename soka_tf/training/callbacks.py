@@ -136,7 +136,7 @@ class NotFinite:
         Raises:
           UserError: naming phase, task, term and step.
         """
-        terms = self._model.first_not_finite()
+        terms = self._model.ledger.first_not_finite()
         if not terms:
             # What is only logged counts, too.
             bad = [n for n, v in logs.items() if not np.isfinite(float(v))]
@@ -147,7 +147,7 @@ class NotFinite:
             phase = self._phase_of(names[0], first)
             self._stop(_term_and_task(names[0], self._model.tasks), phase, first, step)
         if weights:
-            for player, total in _sums(self._model.players).items():
+            for player, total in _sums(self._model.players.variables).items():
                 if not np.isfinite(total):
                     kind, _, task = player.partition("/")
                     stage = self._model.stage_at(step - 1)

@@ -20,9 +20,9 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
 from soka_tf.networks.weights import named_variables
-from soka_tf.soka.adversarial import discriminator_loss, generator_loss
+from soka_tf.soka.adversarial import Adversary, discriminator_loss, generator_loss
 from soka_tf.soka.distillation import soft_target_loss
-from soka_tf.soka.model import Adversary, with_weight_penalty
+from soka_tf.soka.players import with_weight_penalty
 from tests import golden_weights
 from tests.stacks import NEWEST
 

@@ -67,6 +67,6 @@ def test_cycle_in_bfloat16_moves_as_in_float32_and_logs_float32(variant):
         logs = small.fit(model, images)
         assert all(np.isfinite(v).all() for v in logs.values())
         weights[name] = model.gradnorm.task_weights.numpy()
-        kinds = {v.dtype for vs in model.players.values() for v in vs}
+        kinds = {v.dtype for vs in model.players.variables.values() for v in vs}
         assert kinds == {tf.float32}
     np.testing.assert_allclose(weights["mixed_bfloat16"], weights["float32"], atol=0.02)

@@ -64,7 +64,7 @@ def train(strategy, steps, synchronized=True, optimizers=small_steps, **options)
     logs = StepLogs()
     model.fit(data, steps_per_epoch=steps, verbose=0, callbacks=[logs])
     apart = {}
-    for name, variables in model.players.items():
+    for name, variables in model.players.variables.items():
         for variable in variables:
             copies = strategy.experimental_local_results(variable)
             copies = [copy.numpy() for copy in copies]

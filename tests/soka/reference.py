@@ -49,6 +49,22 @@ def cycle(model, images, adversarial=False, other_images=None):
     model.step.assign_add(1)
 
 
+def simultaneous_cycle(model, images, adversarial=False):
+    """Steps 3 to 5, each from where the cycle began, put together at the end."""
+    rivals = [*model.student.decoders.values(), *model.discriminators.values()]
+    rivals = [v for network in rivals for v in network.variables]
+    encoder_at_start = values(model.student.encoder.trainable_variables)
+    rivals_at_start = values(rivals)
+    competition(model, images, adversarial)
+    rivals_at_end = values(rivals)
+    assign(rivals, rivals_at_start)
+    # The competition's pass is the collaboration's, its instance noise included.
+    collaboration(model, images, adversarial, noise=0)
+    weighting(model, images, adversarial, encoder_at_start, noise=0)
+    assign(rivals, rivals_at_end)
+    model.step.assign_add(1)
+
+
 def competition(model, images, adversarial):
     """Step 3: the decoders minimise Eq. 6, the discriminators their own loss."""
     taught = run_teachers(model, images)
@@ -80,7 +96,7 @@ def discrimination(model, images, taught, predictions):
     move(model, tape, total, "discriminators", variables)
 
 
-def collaboration(model, images, adversarial):
+def collaboration(model, images, adversarial, noise=300):
     """Step 4: the encoder minimises Eq. 8."""
     taught = run_teachers(model, images)
     kept = statistics_of(
@@ -91,7 +107,7 @@ def collaboration(model, images, adversarial):
         predictions, features = run_student(model, images, resting="decoders")
         losses = soft_losses(model, taught, predictions)
         if adversarial:
-            losses = mixed(model, losses, deceits(model, images, predictions, 300))
+            losses = mixed(model, losses, deceits(model, images, predictions, noise))
         shares = tf.ones(len(model.tasks))
         if model.weighted_collaboration:
             shares = len(model.tasks) * tf.stop_gradient(model.gradnorm.task_weights)
@@ -107,7 +123,7 @@ def collaboration(model, images, adversarial):
         move(model, tape, own, "amalgamation", mine)
 
 
-def weighting(model, images, adversarial, encoder_at_start):
+def weighting(model, images, adversarial, encoder_at_start, noise=300):
     """Step 5: the task weights minimise Eq. 7, at the encoder of the cycle's start."""
     taught = run_teachers(model, images)
     encoder = model.student.encoder
@@ -123,7 +139,7 @@ def weighting(model, images, adversarial, encoder_at_start):
             predictions, features = run_student(model, images, resting="decoders")
             losses = soft = soft_losses(model, taught, predictions)
             if adversarial:
-                losses = mixed(model, soft, deceits(model, images, predictions, 300))
+                losses = mixed(model, soft, deceits(model, images, predictions, noise))
             weighted = tf.unstack(task_weights * losses)
         places = {
             "compress": encoder.last_shared_kernel,

@@ -6,9 +6,10 @@ import tensorflow as tf
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
+from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.gradnorm import GradNorm
-from soka_tf.soka.model import Adversary, SokaModel
+from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.teacher import Teacher
@@ -151,7 +152,7 @@ def fit(model, images):
 def trained_state(model):
     """Path -> value of all that training may move, optimizers' slots included."""
     state = {}
-    for player, variables in model.players.items():
+    for player, variables in model.players.variables.items():
         for i, v in enumerate(variables):
             state[f"{player}/{i}/{v.name}"] = v
     state["initial_losses"] = model.gradnorm.initial_losses
@@ -170,7 +171,7 @@ def slots(optimizer):
 def set_state(model, state):
     """Puts a model back to what `trained_state` returned."""
     values = iter(state.values())
-    for variables in model.players.values():
+    for variables in model.players.variables.values():
         for v in variables:
             v.assign(next(values))
     model.gradnorm.initial_losses.assign(next(values))

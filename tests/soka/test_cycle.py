@@ -45,6 +45,7 @@ CASES = {
     "norms_of_activations": dict(gradnorm=dict(layer="representation"), gan=1),
     "adam": dict(optimizers="adam", weighted_collaboration=True),
 }
+SIMULTANEOUS = ("plain", "three_tasks_two_auxiliaries", "outer_product_gan", "adam")
 MOVED = ("encoder/", "decoder/normal/", "optimizer/encoder/")
 
 
@@ -78,14 +79,48 @@ def assert_every_step_is_equal(model, plain_step, steps, tolerance=1e-5):
             assert max(d for p, d in moved.items() if p.startswith(prefix)) > 1e-3
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_cycle_equals_its_plain_form_in_every_cycle(case):
-    options = dict(CASES[case])
+def build(case, **further):
+    options = {**CASES[case], **further}
     if options.get("optimizers") == "adam":
         options["optimizers"] = small.adam_optimizers()
-    model = small.build(**options)
+    return small.build(**options)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cycle_equals_its_plain_form_in_every_cycle(case):
     steps = 3 if case == "plain" else 2
-    assert_every_step_is_equal(model, plain_cycle, steps)
+    assert_every_step_is_equal(build(case), plain_cycle, steps)
+
+
+@pytest.mark.parametrize("case", SIMULTANEOUS)
+def test_simultaneous_cycle_equals_its_plain_form_in_every_cycle(case):
+    model = build(case, order="simultaneous")
+    gan_from = model.adversary.start_step if model.adversary else 1000
+
+    def plain(model, batch):
+        reference.simultaneous_cycle(model, batch, int(model.step) >= gan_from)
+
+    assert_every_step_is_equal(model, plain, steps=2)
+
+
+def test_orders_differ_where_the_encoder_meets_the_decoders():
+    ends = []
+    for order in ("alternating", "simultaneous"):
+        model = small.build(order=order)
+        small.fit(model, small.batches(1))
+        ends.append(small.trained_state(model))
+    far = small.differences(*ends)
+    moved = {path.split("/")[0] for path, size in far.items() if size > 1e-6}
+    # The decoders of both step alike, the encoder against others than these.
+    assert "encoder" in moved and "decoder" not in moved
+
+
+@pytest.mark.parametrize(
+    "choice", [dict(new_batch_in_collaboration=True), dict(frozen_statistics="moving")]
+)
+def test_simultaneous_order_with_a_pass_of_its_own_is_refused(choice):
+    with pytest.raises(ValueError, match="one pass of the decoders.*'alternating'"):
+        small.build(order="simultaneous", **choice)
 
 
 def test_cycle_with_fewer_products_equals_its_plain_form(monkeypatch):

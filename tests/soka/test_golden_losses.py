@@ -13,9 +13,9 @@ import tensorflow as tf
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
-from soka_tf.soka.adversarial import discriminator_loss, generator_loss
+from soka_tf.soka.adversarial import Adversary, discriminator_loss, generator_loss
 from soka_tf.soka.distillation import soft_target_loss
-from soka_tf.soka.model import Adversary, with_weight_penalty
+from soka_tf.soka.players import with_weight_penalty
 from tests import golden_weights
 
 RUNTIMES = ("tf15", "tf215")

@@ -50,8 +50,10 @@ def test_step_in_float16_is_that_of_float32_and_moves_who_should(half, step, sta
         if name.startswith("movement/"):
             phase, player = name.split("/", 2)[1:]
             assert (other > 0) == (player in EXPECTED[stage][phase]), name
-    assert model.first_not_finite() == {}
-    assert {v.dtype for vs in model.players.values() for v in vs} == {tf.float32}
+    assert model.ledger.first_not_finite() == {}
+    assert {v.dtype for vs in model.players.variables.values() for v in vs} == {
+        tf.float32
+    }
 
 
 def test_overflow_is_left_out_lowers_the_scale_and_spoils_nothing(half):
@@ -80,7 +82,7 @@ def test_overflow_is_left_out_lowers_the_scale_and_spoils_nothing(half):
         if path.startswith(("optimizer/", "step", "initial")) or "moving_" in path:
             continue
         np.testing.assert_array_equal(value, end[path], path)
-    assert model.first_not_finite() == {}
+    assert model.ledger.first_not_finite() == {}
 
 
 def test_scale_is_saved_with_its_optimizer(half, tmp_path):

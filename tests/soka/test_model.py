@@ -136,7 +136,7 @@ def test_compile_creates_all_slots_and_leaves_the_weights():
         for path, value in before.items():
             if not path.startswith("optimizer/"):
                 np.testing.assert_array_equal(value, after[path], path)
-        for player, variables in model.optimized_variables.items():
+        for player, variables in model.players.optimized.items():
             optimizer = model.optimizers[player]
             # The counter and one momentum a variable.
             assert len(small.slots(optimizer)) == 1 + len(variables), player
@@ -167,11 +167,11 @@ def test_first_not_finite_names_terms_in_the_order_of_their_making():
     images = small.batches(3)
     start = small.trained_state(model)
     fit(model, images)
-    assert model.first_not_finite() == {}
+    assert model.ledger.first_not_finite() == {}
     small.set_state(model, start)
     images[1, 0, 0, 0, 0] = np.nan
     fit(model, images)
-    found = model.first_not_finite()
+    found = model.ledger.first_not_finite()
     assert min(found.values()) == 1
     # The decoders meet it first; what the next stage alone computes follows.
     first = f"loss/competition/{small.TASKS[0]}"
@@ -186,13 +186,13 @@ def test_first_not_finite_names_terms_in_the_order_of_their_making():
     # A joint step has one phase, and a new `fit` forgets.
     small.set_state(model, start)
     fit(model, images[1:2])
-    found = model.first_not_finite()
+    found = model.ledger.first_not_finite()
     assert set(found) == {f"loss/soft/{t}" for t in small.TASKS}
     assert {model.phase_of(term, step) for term, step in found.items()} == {"joint"}
 
 
 def test_phases_cover_every_log():
     model = small.build(gan=0)
-    assert GAN_LOGS <= set(model._terms)
-    for term in model._terms:
+    assert GAN_LOGS <= set(model.ledger.terms)
+    for term in model.ledger.terms:
         assert model.phase_of(term, 0) in ("competition", "collaboration", "weighting")

@@ -52,17 +52,15 @@ def model(built):
 @contextlib.contextmanager
 def watched_phases(seen):
     """Notes (phase, state before, state after) of every phase."""
-    original = SokaModel._phase
 
     @contextlib.contextmanager
     def phase(self, name):
         before = small.trained_state(self)
-        with original(self, name):
-            yield
+        yield
         seen.append((name, before, small.trained_state(self)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SokaModel, "_phase", phase)
+        patch.setattr(SokaModel, "around_phase", phase)
         yield
 
 
@@ -104,7 +102,9 @@ def test_who_moves_in_every_phase_is_as_the_table_says(model, stage):
             OPTIMIZER_OF.get(player.split("/")[0], player) for player in movers
         }
         moved = changed(before, after)
-        assert {p for p in moved if player_of(p) in set(model.players)} == wanted
+        assert {
+            p for p in moved if player_of(p) in set(model.players.variables)
+        } == wanted
         slots = {p.split("/")[1] for p in moved if p.startswith("optimizer/")}
         assert slots == optimizers
     # Nothing moves between the phases either.
@@ -113,13 +113,23 @@ def test_who_moves_in_every_phase_is_as_the_table_says(model, stage):
         assert changed(before, after) <= {"step", "initial_losses"}
 
 
+def test_who_moves_is_the_same_in_the_simultaneous_order():
+    model = small.build(gan=10, initial_losses_step=100, order="simultaneous")
+    _, seen, _, _ = one_step(model, "cycle_gan")
+    assert [name for name, _, _ in seen] == list(EXPECTED["cycle_gan"])
+    for name, before, after in seen:
+        movers = EXPECTED["cycle_gan"][name]
+        moved = {p for p in changed(before, after) if not p.startswith("optimizer/")}
+        assert moved == {p for p in before if player_of(p) in movers}
+
+
 @pytest.mark.parametrize("stage", EXPECTED)
 def test_movement_ledger_agrees_with_the_movement(model, stage):
     _, seen, _, logs = one_step(model, stage)
     ledger = {k: v[0] for k, v in logs.items() if k.startswith("movement")}
     expected = {}
     for name, before, after in seen:
-        for player in model.players:
+        for player in model.players.variables:
             for prefix, statistics in (
                 ("movement", False),
                 ("movement_statistics", True),
@@ -154,7 +164,9 @@ def test_who_moves_is_the_same_with_a_batch_each_and_moving_statistics():
     _, seen, _, _ = one_step(model, "cycle_gan")
     for name, before, after in seen:
         movers = EXPECTED["cycle_gan"][name]
-        moved = {p for p in changed(before, after) if player_of(p) in model.players}
+        moved = {
+            p for p in changed(before, after) if player_of(p) in model.players.variables
+        }
         assert moved == {p for p in before if player_of(p) in movers}
 
 
@@ -184,8 +196,8 @@ def test_teachers_are_part_of_nothing_that_is_trained_or_saved(model, tmp_path):
     teachers = [v for t in model.teachers.teachers for v in t.variables]
     ids = {id(v) for v in teachers}
     assert not ids & {id(v) for v in model.variables}
-    assert not ids & {id(v) for vs in model.optimized_variables.values() for v in vs}
-    assert not ids & {id(v) for vs in model.players.values() for v in vs}
+    assert not ids & {id(v) for vs in model.players.optimized.values() for v in vs}
+    assert not ids & {id(v) for vs in model.players.variables.values() for v in vs}
 
     # Restoring brings the student back, and leaves teachers as they are.
     checkpoint = tf.train.Checkpoint(**model.checkpoint_items(), model=model)
@@ -210,9 +222,9 @@ def test_teachers_are_part_of_nothing_that_is_trained_or_saved(model, tmp_path):
 )
 def test_every_variable_belongs_to_one_player_and_one_optimizer(options):
     model = small.build(**options)
-    owned = [id(v) for vs in model.players.values() for v in vs]
+    owned = [id(v) for vs in model.players.variables.values() for v in vs]
     assert len(owned) == len(set(owned))
-    moved = [id(v) for vs in model.optimized_variables.values() for v in vs]
+    moved = [id(v) for vs in model.players.optimized.values() for v in vs]
     assert len(moved) == len(set(moved))
     assert set(moved) <= set(owned)
 
@@ -222,7 +234,11 @@ def test_every_variable_belongs_to_one_player_and_one_optimizer(options):
     assert len(unmoved) == (3 if options.get("train_compress") is False else 0)
     assert set(moved) - set(trainable) == {id(model.gradnorm.task_weights)}
 
-    bookkeeping = [model.step, model.gradnorm.initial_losses, model._not_finite_since]
+    bookkeeping = [
+        model.step,
+        model.gradnorm.initial_losses,
+        model.ledger.not_finite_since,
+    ]
     bookkeeping += [v for metric in model.metrics for v in metric.variables]
     bookkeeping += [
         v for optimizer in model.optimizers.values() for v in small.slots(optimizer)

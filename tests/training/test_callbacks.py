@@ -22,7 +22,8 @@ class Model:
     def __init__(self, step=0):
         self.step = tf.Variable(step, dtype=tf.int64)
         self.weights = tf.Variable([1.0, 2.0])
-        self.players = {"encoder": [self.weights]}
+        self.players = types.SimpleNamespace(variables={"encoder": [self.weights]})
+        self.ledger = types.SimpleNamespace(first_not_finite=lambda: self.not_finite)
         self.resets = 0
         self.not_finite = {}
 
@@ -31,9 +32,6 @@ class Model:
 
     def phase_of(self, term, step):
         return {"loss/soft/depth": "collaboration"}[term]
-
-    def first_not_finite(self):
-        return self.not_finite
 
     def reset_metrics(self):
         self.resets += 1

@@ -40,7 +40,7 @@ SCALES = {"small": Scale(1.0, 128, 2, 5), "full": Scale(1.0, 256, 4, 7)}
 
 
 def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
-    """Times teachers, student-only step, joint step, cycle, cached and naive cycle.
+    """Times teachers, student-only step, joint step, cycles, cached and naive cycle.
 
     Args:
       scale: one of `SCALES`.
@@ -54,6 +54,9 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
     shape = (sizes.batch_size, sizes.image_size, sizes.image_size, 3)
     images = tf.constant(random.uniform(-1, 1, shape), tf.float32)
     cases = step_cases(build_model(sizes.width, precision), images)
+    cases["simultaneous"] = step_case(
+        build_model(sizes.width, precision, "simultaneous"), "cycle", {"rgb": images}
+    )
     notes = []
     if scale == "full" and precision == "float32":
         if has_amx():
@@ -65,6 +68,7 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
     times = time_cases(cases, repeats)
     ratio = {
         "cycle_over_joint": times.over("cycle", "joint"),
+        "simultaneous_over_joint": times.over("simultaneous", "joint"),
         "cycle_over_naive": times.over("cycle", "naive"),
         "cached_over_student": times.over("cached", "student"),
     }
@@ -85,16 +89,19 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
     )
 
 
-def build_model(width: float, precision: str = "float32") -> SokaModel:
+def build_model(
+    width: float, precision: str = "float32", order: str = "alternating"
+) -> SokaModel:
     """A compiled model, student and teachers of one width, at random weights."""
     tf.keras.utils.set_random_seed(0)
+    teachers_precision = "float32" if precision == "float32" else "bfloat16"
     with compute_in(precision):
-        model = _build_model(width, "float32" if precision == "float32" else "bfloat16")
+        model = _build_model(width, teachers_precision, order)
     model.compile({player: make_optimizer("adam", 1e-4) for player in _PLAYERS})
     return model
 
 
-def _build_model(width: float, teachers_precision: str) -> SokaModel:
+def _build_model(width: float, teachers_precision: str, order: str) -> SokaModel:
 
     def encoder() -> Encoder:
         return Encoder(width=width)
@@ -121,6 +128,7 @@ def _build_model(width: float, teachers_precision: str) -> SokaModel:
         amalgamation,
         joint_amalgamation=True,
         weight_decay=1e-6,
+        order=order,
     )
 
 

@@ -48,13 +48,12 @@ def kill_in_phase(phase: str, step: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     @contextlib.contextmanager
-    def killing(self, name, real=SokaModel._phase):
-        with real(self, name):
-            yield
-            if name == phase:
-                tf.py_function(kill, [self.step], [])
+    def killing(self, name):
+        yield
+        if name == phase:
+            tf.py_function(kill, [self.step], [])
 
-    SokaModel._phase = killing
+    SokaModel.around_phase = killing
 
 
 def kill_while_saving(step: str) -> None:

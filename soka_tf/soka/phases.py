@@ -1,0 +1,435 @@
+"""The joint start and the phases of a cycle, as section 3.4 of the paper tells them.
+
+Each phase has a GradientTape of its own. One pass of the teachers and one of the
+student's encoder serve all phases of a cycle: the competition works on the
+representation as a constant; the collaboration needs of every task only d L_i / d
+representation, pulled through the encoder's tape; the same derivatives, pulled through
+the last shared layer alone, give the weighting its gradient norms.
+
+`game` is the `SokaModel`: networks, players, settings. Whatever lasts for one step only
+is in `Step` or handed on as an argument.
+"""
+
+import dataclasses
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+import tensorflow as tf
+
+from soka_tf.networks.batch_norm import Collected, apply_collected, statistics
+from soka_tf.networks.replicas import mean_over_replicas, replica_count
+from soka_tf.soka.adversarial import discriminator_loss
+from soka_tf.soka.distillation import soft_target_losses
+from soka_tf.soka.ledger import Page
+from soka_tf.soka.players import Tensors, scaled, unscaled
+from soka_tf.teachers.pool import TeacherOutputs
+
+# Of the competition and the collaboration of a cycle.
+ORDERS = ("alternating", "simultaneous")
+Values = Dict[str, tf.Tensor]  # term -> float32 scalar, by the names of ledger.PHASES
+Taught = Tuple[tf.Tensor, TeacherOutputs]  # images and what the teachers say of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What is decided in Python before the graph of a step is traced.
+
+    Attributes:
+      stage: "joint", "cycle" or "cycle_gan".
+      training: whether BatchNorm normalises by the batch's statistics.
+      frozen_training: the same, of a network that rests while another one moves.
+      page: where the step is noted.
+    """
+
+    stage: str
+    training: bool
+    frozen_training: bool
+    page: Page
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the CGAN term takes part."""
+        return self.stage == "cycle_gan"
+
+
+class Encoded(NamedTuple):
+    """One pass of the encoder, to be differentiated once more.
+
+    Attributes:
+      features: layer -> activations, "representation" among them.
+      trunk_tape: of the layers before compress1.
+      compress_tape: of compress1; persistent.
+      moved: what the pass would make of the moving statistics.
+    """
+
+    features: Dict[str, tf.Tensor]
+    trunk_tape: tf.GradientTape
+    compress_tape: tf.GradientTape
+    moved: Collected
+
+
+class Pulls(NamedTuple):
+    """The tasks' losses and how they pull at the representation.
+
+    Attributes:
+      losses: L_i, float32 [n], of soft targets alone.
+      gradients: n tensors, scale * d L_i / d representation.
+      scale: of `Players.loss_scale`.
+    """
+
+    losses: tf.Tensor
+    gradients: Tensors
+    scale: Optional[tf.Tensor]
+
+
+def joint(game, step: Step, taught: Taught) -> Values:
+    """Step 2: encoder and decoders together; then the task weights, if bound."""
+    images, targets = taught
+    student, players = game.student, game.players
+    with step.page.phase("joint"):
+        with tf.GradientTape(persistent=True) as tape:
+            features = student.encoder(images, training=step.training)
+            predictions = student.decode(
+                features["representation"], training=step.training
+            )
+            each = _soft_losses(game, predictions, targets)
+            losses = tf.stack(each)
+            total = tf.reduce_sum(game.gradnorm.task_weights * losses)
+            if game.joint_amalgamation:
+                mia = game.amalgamation(targets.features, features)
+                # n omega_i: at equal weights that is Eq. 8, which has no omega.
+                share = game.soft_weight * len(game.tasks)
+                total = share * total + mia.transfer
+                own_scale = players.loss_scale("amalgamation")
+                own_loss = scaled(mia.amalgamation, own_scale)
+            learnt = game.joint_weighting and game.gradnorm.trainable_weights
+            scale = players.loss_scale(
+                "encoder", "decoders", *["task_weights"] * learnt
+            )
+            total = scaled(total, scale)
+            # Of the stacked losses, each would be pulled through all decoders.
+            each = [scaled(loss, scale) for loss in each]
+        encoder_variables = players.optimized["encoder"]
+        variables = encoder_variables + players.optimized["decoders"]
+        gradients = tape.gradient(total, variables)
+        if game.joint_weighting:
+            shared = features["representation"]
+            pulls = [tape.gradient(loss, shared) for loss in each]
+            norms = gradient_norms(game, tape, shared, pulls, scale)
+        count = len(encoder_variables)
+        players.apply("encoder", gradients[:count], scale)
+        players.apply("decoders", gradients[count:], scale)
+        if game.joint_amalgamation:
+            own = players.optimized["amalgamation"]
+            players.apply("amalgamation", tape.gradient(own_loss, own), own_scale)
+    due = game.step >= game.initial_losses_step
+    means = mean_over_replicas(losses)
+    game.gradnorm.record_initial(means, due)
+    values = game.named("loss/soft", losses)
+    if game.joint_weighting:
+        values.update(weigh(game, step, means, norms, scale))
+    values.update(game.named("task_weight", game.gradnorm.task_weights))
+    if game.joint_amalgamation:
+        values["loss/transfer"] = mia.transfer
+        values["loss/amalgamation"] = mia.amalgamation
+    return values
+
+
+def cycle(game, step: Step, competing: Taught, collaborating: Taught) -> Values:
+    """Steps 3, 4 and 5, with one encoder pass where all see the same of it.
+
+    Args:
+      game: the model.
+      step: this one.
+      competing: images and targets of the competition.
+      collaborating: those of the other phases, or the same object.
+    """
+    encoded = encode(game, step, collaborating[0])
+    representation = encoded.features["representation"]
+    seen = representation
+    if competing is not collaborating or step.frozen_training != step.training:
+        with statistics(game.student.encoder, "keep"):
+            outputs = game.student.encoder(competing[0], training=step.frozen_training)
+        seen = outputs["representation"]
+
+    simultaneous = game.order == "simultaneous"
+    with step.page.phase("competition"):
+        contest = compete_and_pull if simultaneous else compete
+        values, pulls = contest(game, step, competing, seen)
+
+    # The encoder has not moved yet: its first pass is that of the next phases.
+    with step.page.phase("collaboration"):
+        apply_collected(encoded.moved)
+        if not simultaneous:
+            pulls = pull(game, step, collaborating, representation)
+        norms = gradient_norms(
+            game, encoded.compress_tape, representation, pulls.gradients, pulls.scale
+        )
+        values.update(collaborate(game, encoded, collaborating[1], pulls))
+
+    losses = mean_over_replicas(pulls.losses)
+    game.gradnorm.record_initial(losses, tf.constant(True))
+    values.update(weigh(game, step, losses, norms, pulls.scale))
+    values.update(game.named("loss/soft", losses))
+    values.update(game.named("task_weight", game.gradnorm.task_weights))
+    return values
+
+
+def encode(game, step: Step, images: tf.Tensor) -> Encoded:
+    """The encoder's pass of a cycle; its moving statistics stay for now."""
+    encoder = game.student.encoder
+    with statistics(encoder, "collect") as moved:
+        with tf.GradientTape() as trunk_tape:
+            features = dict(encoder.trunk(images, training=step.training))
+        with tf.GradientTape(persistent=True) as compress_tape:
+            compress_tape.watch(features["block4"])
+            features["representation"] = encoder.compress(
+                features["block4"], training=step.training
+            )
+    return Encoded(features, trunk_tape, compress_tape, moved)
+
+
+def compete(
+    game, step: Step, taught: Taught, representation: tf.Tensor
+) -> Tuple[Values, None]:
+    """Step 3: the decoders minimise their weighted losses; the encoder rests."""
+    images, targets = taught
+    representation = tf.stop_gradient(representation)
+    values: Values = {}
+    with tf.GradientTape() as tape:
+        predictions = game.student.decode(representation, training=step.training)
+        losses = tf.stack(_soft_losses(game, predictions, targets))
+        if step.adversarial:
+            deceits = _deceits(game, step, images, predictions, noise=0)
+            losses = game.adversary.mix(losses, deceits)
+            values.update(game.named("loss/generator", deceits))
+        scale = game.players.loss_scale("decoders")
+        total = scaled(tf.reduce_sum(game.gradnorm.task_weights * losses), scale)
+    values.update(game.named("loss/competition", losses))
+    gradients = tape.gradient(total, game.players.optimized["decoders"])
+    game.players.apply("decoders", gradients, scale)
+    if step.adversarial:
+        values.update(discriminate(game, step, images, predictions, targets))
+    return values, None
+
+
+def compete_and_pull(
+    game, step: Step, taught: Taught, representation: tf.Tensor
+) -> Tuple[Values, Pulls]:
+    """Step 3 in the simultaneous order: the same pass backward pulls at the encoder.
+
+    The decoders move as in `compete`; every L_i is of the decoders before that.
+    """
+    images, targets = taught
+    representation = tf.stop_gradient(representation)
+    values: Values = {}
+    # Norms that overflow lower the scale, too, if weights are learnt from them.
+    learnt = ["task_weights"] * game.gradnorm.trainable_weights
+    scale = game.players.loss_scale("encoder", "decoders", *learnt)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(representation)
+        predictions = game.student.decode(representation, training=step.training)
+        soft = _soft_losses(game, predictions, targets)
+        losses = soft
+        if step.adversarial:
+            deceits = [
+                _deceits(game, step, images, {task: predictions[task]}, noise=i)[0]
+                for i, task in enumerate(game.tasks)
+            ]
+            losses = [game.adversary.mix(s, d) for s, d in zip(soft, deceits)]
+            values.update(game.named("loss/generator", deceits))
+        each = [scaled(loss, scale) for loss in losses]
+    values.update(game.named("loss/competition", losses))
+    pulls: Tensors = []
+    gradients: Tensors = []
+    weights = tf.unstack(tf.convert_to_tensor(game.gradnorm.task_weights))
+    for loss, weight, decoder in zip(each, weights, game.student.ordered_decoders):
+        at_representation, *own = tape.gradient(
+            loss, [representation, *decoder.trainable_variables]
+        )
+        pulls.append(at_representation)
+        gradients += [weight * gradient for gradient in own]
+    del tape
+    game.players.apply("decoders", gradients, scale)
+    if step.adversarial:
+        values.update(discriminate(game, step, images, predictions, targets))
+    return values, Pulls(tf.stack(soft), pulls, scale)
+
+
+def discriminate(
+    game,
+    step: Step,
+    images: tf.Tensor,
+    predictions: Mapping[str, tf.Tensor],
+    targets: TeacherOutputs,
+) -> Values:
+    """The discriminators' step, on the predictions the decoders competed with."""
+
+    def judge(task, maps, noise):
+        return game.adversary.judge(
+            images, task, maps, game.step, game.seed, noise, step.training
+        )
+
+    with tf.GradientTape() as tape:
+        losses = []
+        for i, task in enumerate(game.tasks):
+            real = judge(task, targets.predictions[task], 100 + i)
+            fake = judge(task, tf.stop_gradient(predictions[task]), 200 + i)
+            losses.append(discriminator_loss(real, fake))
+        scale = game.players.loss_scale("discriminators")
+        total = scaled(tf.add_n(losses), scale)
+    gradients = tape.gradient(total, game.players.optimized["discriminators"])
+    game.players.apply("discriminators", gradients, scale)
+    return game.named("loss/discriminator", losses)
+
+
+def pull(game, step: Step, taught: Taught, representation: tf.Tensor) -> Pulls:
+    """L_i with the decoders as they stand now, and d L_i / d representation."""
+    images, targets = taught
+    representation = tf.stop_gradient(representation)
+    # Norms that overflow lower the scale, too, if weights are learnt from them.
+    learnt = ["task_weights"] * game.gradnorm.trainable_weights
+    scale = game.players.loss_scale("encoder", *learnt)
+    losses, gradients = [], []
+    for i, task in enumerate(game.tasks):
+        decoder = game.student.decoders[task]
+        decode = decoder.with_fixed_kernels if game.winograd else decoder
+        tape = tf.GradientTape(watch_accessed_variables=False)
+        with statistics(decoder, "keep"), tape:
+            tape.watch(representation)
+            prediction = {task: decode(representation, training=step.frozen_training)}
+            soft = tf.stack(_soft_losses(game, prediction, targets))
+            loss = soft
+            if step.adversarial:
+                deceit = _deceits(game, step, images, prediction, noise=300 + i)
+                loss = game.adversary.mix(soft, deceit)
+            loss = scaled(loss, scale)
+        losses.append(soft[0])
+        gradients.append(tape.gradient(loss, representation))
+    return Pulls(tf.stack(losses), gradients, scale)
+
+
+def collaborate(
+    game, encoded: Encoded, targets: TeacherOutputs, pulls: Pulls
+) -> Values:
+    """Step 4: the encoder minimises alpha * sum_i L_i + L_A (Eq. 8)."""
+    shares: List[Any] = [game.soft_weight] * len(pulls.gradients)
+    if game.weighted_collaboration:
+        weights = tf.unstack(tf.convert_to_tensor(game.gradnorm.task_weights))
+        shares = [game.soft_weight * len(weights) * weight for weight in weights]
+    total = tf.add_n([tf.cast(s, p.dtype) * p for s, p in zip(shares, pulls.gradients)])
+    gradients = {"representation": total}
+    features, values = encoded.features, {}
+    if game.amalgamation is not None:
+        values, transfer = amalgamate(game, features, targets, pulls.scale)
+        for layer, gradient in transfer.items():
+            gradients[layer] = gradients.get(layer, 0.0) + gradient
+
+    encoder = game.student.encoder
+    pulled = encoded.compress_tape.gradient(
+        features["representation"],
+        [features["block4"], *encoder.compress.trainable_variables],
+        output_gradients=gradients.pop("representation"),
+    )
+    gradients["block4"] = gradients.get("block4", 0.0) + pulled[0]
+    encoder_gradients = encoded.trunk_tape.gradient(
+        [features[layer] for layer in gradients],
+        encoder.trunk.trainable_variables,
+        output_gradients=list(gradients.values()),
+    )
+    if game.train_compress:
+        encoder_gradients = encoder_gradients + pulled[1:]
+    game.players.apply("encoder", encoder_gradients, pulls.scale)
+    return values
+
+
+def amalgamate(
+    game,
+    features: Mapping[str, tf.Tensor],
+    targets: TeacherOutputs,
+    scale: Optional[tf.Tensor],
+) -> Tuple[Values, Dict[str, tf.Tensor]]:
+    """L_A's scaled pull on the student's activations; W, C (and V) take a step."""
+    mine = {layer: features[layer] for layer in game.amalgamated_layers}
+    own = game.players.optimized["amalgamation"]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(mine)
+        losses = game.amalgamation(targets.features, mine)
+        own_scale = game.players.loss_scale("amalgamation")
+        own_loss = scaled(losses.amalgamation, own_scale)
+        transfer = scaled(losses.transfer, scale)
+    gradients = tape.gradient(transfer, mine)
+    game.players.apply("amalgamation", tape.gradient(own_loss, own), own_scale)
+    values = {
+        "loss/transfer": losses.transfer,
+        "loss/amalgamation": losses.amalgamation,
+    }
+    return values, gradients
+
+
+def weigh(
+    game,
+    step: Step,
+    losses: tf.Tensor,
+    norms: tf.Tensor,
+    scale: Optional[tf.Tensor],
+) -> Values:
+    """Step 5: the task weights minimise L_grad; everybody else rests.
+
+    Args:
+      game: the model.
+      step: this one.
+      losses: L_i, float32 [n], the same on every replica.
+      norms: ||grad_W L_i||, float32 [n], the same on every replica.
+      scale: what the gradients were multiplied by that the norms are of, or None.
+    """
+    with step.page.phase("weighting"):
+        loss = game.gradnorm.step(
+            losses, norms, game.players.optimizers["task_weights"], replica_count()
+        )
+    if scale is not None:
+        finite = tf.reduce_all(tf.math.is_finite(norms))
+        step.page.overflow = (scale > 1.0) & ~finite
+    return {"loss/gradnorm": loss, **game.named("gradient_norm", norms)}
+
+
+def gradient_norms(
+    game,
+    tape: tf.GradientTape,
+    representation: tf.Tensor,
+    pulls: Tensors,
+    scale: Optional[tf.Tensor],
+) -> tf.Tensor:
+    """||grad_W L_i|| of the whole batch from the tasks' pulls; float32 [n]."""
+    if game.gradnorm.layer == "representation":
+        pulls = unscaled([tf.cast(p, tf.float32) for p in pulls], scale)
+        squares = tf.stack([tf.reduce_sum(tf.square(p)) for p in pulls])
+        # Every image is on one replica, whose loss is a share of the whole.
+        return tf.sqrt(mean_over_replicas(squares) / replica_count())
+    kernel = game.student.encoder.last_shared_kernel
+    gradients = [
+        tape.gradient(representation, kernel, output_gradients=pull) for pull in pulls
+    ]
+    gradients = unscaled([tf.cast(g, tf.float32) for g in gradients], scale)
+    # The norm of a replica's gradient is not the norm of the batch's.
+    return tf.stack([tf.norm(g) for g in mean_over_replicas(gradients)])
+
+
+def _soft_losses(
+    game, predictions: Mapping[str, tf.Tensor], targets: TeacherOutputs
+) -> Tensors:
+    losses = soft_target_losses(
+        predictions, targets.predictions, game.soft_loss, targets.weights
+    )
+    return list(losses.values())
+
+
+def _deceits(
+    game,
+    step: Step,
+    images: tf.Tensor,
+    predictions: Mapping[str, tf.Tensor],
+    noise: int,
+) -> tf.Tensor:
+    return game.adversary.deceit_losses(
+        images, predictions, game.step, game.seed, noise, step.frozen_training
+    )
