@@ -295,16 +295,17 @@ def _search(folder: str) -> List["Sample"]:
 
 
 def _draw_rooms(image_size: int) -> Tuple[List["Sample"], str]:
-    from soka_tf.data import rooms, taskonomy
+    from soka_tf.data import taskonomy
+    from soka_tf.data.rooms import draw
     from soka_tf.training.build import default_cache_dir
 
     root = os.path.join(
-        default_cache_dir(), rooms.rooms_folder_name(_ROOMS_SEED, image_size)
+        default_cache_dir(), draw.rooms_folder_name(_ROOMS_SEED, image_size)
     )
-    rooms.generate_rooms(root, _ROOMS_SEED, _ROOMS, _VIEWS, image_size, [taskonomy.RGB])
+    draw.generate_rooms(root, _ROOMS_SEED, _ROOMS, _VIEWS, image_size, [taskonomy.RGB])
     samples = []
     for sample in taskonomy.find_samples(root, []):
-        room, view = rooms.room_and_view(sample.key)
+        room, view = draw.room_and_view(sample.key)
         if room < _ROOMS and view < _VIEWS:
             samples.append(sample)
     return samples, f"procedural rooms in {root}"

@@ -80,7 +80,7 @@ def rooms_samples(
     test_views: int,
 ) -> Tuple[Sequence[Any], Sequence[Any]]:
     """Draws what is missing of the labelled rooms; returns train and test samples."""
-    from soka_tf.data import rooms as drawing
+    from soka_tf.data.rooms import draw as drawing
     from soka_tf.data.taskonomy import find_samples
 
     domains = sorted({"rgb", "depth_zbuffer", *tasks})

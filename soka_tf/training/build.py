@@ -11,9 +11,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Uni
 import gin
 import tensorflow as tf
 
-from soka_tf.data import rooms as room_drawing
 from soka_tf.data.images import find_images
 from soka_tf.data.records import find_records
+from soka_tf.data.rooms import draw as room_drawing
 from soka_tf.data.taskonomy import Sample, drop_damaged, find_samples, split_samples
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder

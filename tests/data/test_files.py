@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import files, images, pipeline, rooms, taskonomy
+from soka_tf.data import files, images, pipeline, taskonomy
+from soka_tf.data.rooms import draw
 from soka_tf.errors import UserError
 from soka_tf.evaluation.run import evaluate_run
 from soka_tf.tasks import get_targets
@@ -18,7 +19,7 @@ from soka_tf.training import run as runs
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     root = tmp_path_factory.mktemp("local")
-    rooms.generate_rooms(
+    draw.generate_rooms(
         folder=str(root),
         seed=3,
         rooms=2,

@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import files, images, pipeline, records, rooms, taskonomy
+from soka_tf.data import files, images, pipeline, records, taskonomy
+from soka_tf.data.rooms import draw
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_targets
 from soka_tf.training.build import build_data
@@ -22,7 +23,7 @@ TASKS = ["depth_zbuffer", "edge_texture"]
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("taskonomy")
     views = dict(folder=str(root), seed=3, rooms=3, views=2, size=16)
-    rooms.generate_rooms(domains=["rgb", *TASKS, "vanishing_point"], **views)
+    draw.generate_rooms(domains=["rgb", *TASKS, "vanishing_point"], **views)
     # A label that is not there, and one that is damaged.
     os.remove(root / "rooms/edge_texture/point_0_view_0_domain_edge_texture.png")
     bad = root / "rooms/depth_zbuffer/point_1_view_1_domain_depth_zbuffer.png"

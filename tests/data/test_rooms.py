@@ -11,18 +11,20 @@ from PIL import Image
 from scipy import ndimage
 
 from soka_tf import disk
-from soka_tf.data import encodings, raycast, room_scene, rooms
-from soka_tf.data.raycast import BALL, BOX, Solid, Solids
+from soka_tf.data import encodings
+from soka_tf.data.rooms import draw, raycast
+from soka_tf.data.rooms import scene as room_scene
+from soka_tf.data.rooms.raycast import BALL, BOX, Solid, Solids
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
 SIZE = 64
-MAPS = [name for name in rooms.DOMAINS if name not in ("rgb", "vanishing_point")]
+MAPS = [name for name in draw.DOMAINS if name not in ("rgb", "vanishing_point")]
 
 
 @pytest.fixture(scope="module")
 def views():
-    return [rooms.render_room(7, n, n % 3, SIZE, rooms.DOMAINS) for n in range(24)]
+    return [draw.render_room(7, n, n % 3, SIZE, draw.DOMAINS) for n in range(24)]
 
 
 def _geometry(solids, size, target=(0.0, 3.0, 1.2), roll=0.0):
@@ -33,40 +35,40 @@ def _geometry(solids, size, target=(0.0, 3.0, 1.2), roll=0.0):
     )
     camera = room_scene._camera(np.array([0, 0, 1.4]), np.array(target), roll, 0.6)
     windows = room_scene.windows_of(scene.solids, camera)
-    return rooms._Geometry(scene, camera, 2 * size, windows)
+    return draw._Geometry(scene, camera, 2 * size, windows)
 
 
 def _encoded_edges(solids, size, **kwargs):
-    raw = rooms._edge_occlusion(_geometry(solids, size, **kwargs), size)
+    raw = draw._edge_occlusion(_geometry(solids, size, **kwargs), size)
     task = TASKS["edge_occlusion"]
     return encodings.encode(task, encodings.store(task, raw[..., None]), size)[..., 0]
 
 
 def test_render_room_same_numbers_give_same_pictures_in_any_order(views):
-    rooms._scene.cache_clear()
+    draw._scene.cache_clear()
     for n in (5, 2):
-        again = rooms.render_room(7, n, n % 3, SIZE, rooms.DOMAINS)
-        for domain in rooms.DOMAINS:
+        again = draw.render_room(7, n, n % 3, SIZE, draw.DOMAINS)
+        for domain in draw.DOMAINS:
             np.testing.assert_array_equal(again[domain], views[n][domain])
 
 
 def test_render_room_fewer_domains_gives_same_values(views):
-    for domain in rooms.DOMAINS:
-        alone = rooms.render_room(7, 3, 0, SIZE, [domain])
+    for domain in draw.DOMAINS:
+        alone = draw.render_room(7, 3, 0, SIZE, [domain])
         assert list(alone) == [domain]
         np.testing.assert_array_equal(alone[domain], views[3][domain])
 
 
 def test_render_room_other_seed_room_or_view_gives_another_picture():
     pictures = [
-        rooms.render_room(*numbers, 32, ["rgb"])["rgb"].tobytes()
+        draw.render_room(*numbers, 32, ["rgb"])["rgb"].tobytes()
         for numbers in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     ]
     assert len(set(pictures)) == 4
 
 
 def test_render_room_other_size_shows_the_same_scene(views):
-    large = rooms.render_room(7, 3, 0, 3 * SIZE, ["depth_zbuffer", "vanishing_point"])
+    large = draw.render_room(7, 3, 0, 3 * SIZE, ["depth_zbuffer", "vanishing_point"])
     # With an odd factor the small picture's pixel centres are among the large one's.
     np.testing.assert_allclose(
         large["depth_zbuffer"][1::3, 1::3], views[3]["depth_zbuffer"], rtol=1e-3
@@ -123,10 +125,10 @@ def test_render_room_cameras_keep_their_distance(views):
 def test_render_room_depths_and_normals_agree_with_the_point_cloud():
     size = 96
     for n in range(4):
-        scene = rooms._scene(7, n)
+        scene = draw._scene(7, n)
         rng = np.random.default_rng([7, n, 1])
         half_width = room_scene.place_camera(scene, rng).half_width
-        view = rooms.render_room(
+        view = draw.render_room(
             7, n, 0, size, ["depth_zbuffer", "depth_euclidean", "normal"]
         )
         depth = view["depth_zbuffer"][..., 0].astype(np.float64)
@@ -228,14 +230,14 @@ def test_edge_texture_same_edge_has_same_strength_at_any_size():
     for size in (64, 128, 256):
         picture = np.full((size, size, 3), 80, np.uint8)
         picture[:, size // 2 :] = 160
-        peaks.append(rooms._edge_texture(picture).max())
+        peaks.append(draw._edge_texture(picture).max())
     assert max(peaks) / min(peaks) < 1.25
 
 
 def test_keypoints2d_respond_to_a_corner_and_not_to_an_edge():
     picture = np.full((64, 64, 3), 60, np.uint8)
     picture[32:, 32:] = 200
-    response = rooms._keypoints2d(picture)
+    response = draw._keypoints2d(picture)
     assert response[28:36, 28:36].max() > 0.003
     assert response[50:, 28:36].max() < 0.0003
 
@@ -243,7 +245,7 @@ def test_keypoints2d_respond_to_a_corner_and_not_to_an_edge():
 def test_keypoints3d_slanted_outline_is_no_row_of_corners():
     board = Solid(BOX, (0, 1.5, 0.7), (2.9, 0.02, 0.7), 0.0, 0)
     fine = _geometry([board], 128, target=(0.0, 3.0, 1.4), roll=0.2)
-    assert rooms._keypoints3d(fine, 128)[32:-32, 32:-32].max() < 0.3
+    assert draw._keypoints3d(fine, 128)[32:-32, 32:-32].max() < 0.3
 
 
 def test_is_shadowed_only_behind_the_solid():
@@ -256,12 +258,12 @@ def test_is_shadowed_only_behind_the_solid():
 
 
 def test_generate_rooms_files_hold_the_rendered_values(tmp_path):
-    root = rooms.generate_rooms(
-        tmp_path, 7, 1, 2, 32, rooms.DOMAINS, first_room=3, progress=False
+    root = draw.generate_rooms(
+        tmp_path, 7, 1, 2, 32, draw.DOMAINS, first_room=3, progress=False
     )
-    view = rooms.render_room(7, 3, 1, 32, rooms.DOMAINS)
-    for domain in rooms.DOMAINS:
-        path = pathlib.Path(rooms._file_path(root, domain, 3, 1))
+    view = draw.render_room(7, 3, 1, 32, draw.DOMAINS)
+    for domain in draw.DOMAINS:
+        path = pathlib.Path(draw._file_path(root, domain, 3, 1))
         assert path.parent == tmp_path / "rooms" / domain
         assert path.stem == f"point_3_view_1_domain_{domain}"
         if domain == "vanishing_point":
@@ -280,23 +282,23 @@ def test_generate_rooms_files_hold_the_rendered_values(tmp_path):
 
 def test_generate_rooms_called_again_makes_only_what_is_missing(tmp_path, monkeypatch):
     arguments = (tmp_path, 7, 2, 2, 16, ["rgb"])
-    rooms.generate_rooms(*arguments, workers=0, progress=False)
-    path = pathlib.Path(rooms._file_path(str(tmp_path), "rgb", 1, 0))
+    draw.generate_rooms(*arguments, workers=0, progress=False)
+    path = pathlib.Path(draw._file_path(str(tmp_path), "rgb", 1, 0))
     content = path.read_bytes()
     path.unlink()
     drawn = []
-    render = rooms.render_room
+    render = draw.render_room
 
     def remember(seed, room, view, size, domains):
         drawn.append((room, view, tuple(domains)))
         return render(seed, room, view, size, domains)
 
-    monkeypatch.setattr(rooms, "render_room", remember)
-    rooms.generate_rooms(*arguments, workers=0, progress=False)
+    monkeypatch.setattr(draw, "render_room", remember)
+    draw.generate_rooms(*arguments, workers=0, progress=False)
     assert drawn == [(1, 0, ("rgb",))]
     assert path.read_bytes() == content
     drawn.clear()
-    rooms.generate_rooms(
+    draw.generate_rooms(
         tmp_path, 7, 1, 1, 16, ["rgb", "normal"], workers=0, progress=False
     )
     assert drawn == [(0, 0, ("normal",))]
@@ -304,11 +306,11 @@ def test_generate_rooms_called_again_makes_only_what_is_missing(tmp_path, monkey
 
 def test_generate_rooms_of_two_processes_draws_each_once(tmp_path, monkeypatch):
     def generate(folder):
-        rooms.generate_rooms(folder, 7, 1, 2, 16, ["rgb"], workers=0, progress=False)
+        draw.generate_rooms(folder, 7, 1, 2, 16, ["rgb"], workers=0, progress=False)
 
     generate(tmp_path / "there")
     waits, drawn = threading.Event(), []
-    monkeypatch.setattr(rooms, "_draw_missing", lambda *_: drawn.append(1) or 1)
+    monkeypatch.setattr(draw, "_draw_missing", lambda *_: drawn.append(1) or 1)
     # Not caplog: where absl's records go depends on what ran before.
     monkeypatch.setattr(disk.logging, "info", lambda *_: waits.set())
     (tmp_path / "here").mkdir()
@@ -324,37 +326,37 @@ def test_generate_rooms_of_two_processes_draws_each_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed, size", [(8, 16), (7, 32)])
 def test_generate_rooms_folder_of_other_rooms_raises_user_error(tmp_path, seed, size):
-    rooms.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
+    draw.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
     with pytest.raises(UserError, match=r"rooms\.json.*Choose another folder"):
-        rooms.generate_rooms(tmp_path, seed, 1, 1, size, ["rgb"], progress=False)
+        draw.generate_rooms(tmp_path, seed, 1, 1, size, ["rgb"], progress=False)
 
 
 def test_generate_rooms_other_generator_version_raises_user_error(
     tmp_path, monkeypatch
 ):
-    rooms.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
-    name = rooms.rooms_folder_name(7, 16)
-    monkeypatch.setattr(rooms, "GENERATOR_VERSION", rooms.GENERATOR_VERSION + 1)
-    assert rooms.rooms_folder_name(7, 16) != name
+    draw.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
+    name = draw.rooms_folder_name(7, 16)
+    monkeypatch.setattr(draw, "GENERATOR_VERSION", draw.GENERATOR_VERSION + 1)
+    assert draw.rooms_folder_name(7, 16) != name
     with pytest.raises(UserError, match="holds other rooms"):
-        rooms.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
+        draw.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
 
 
 @pytest.mark.parametrize("domains", ["rgb", [], ["rgb", "depth"]])
 def test_render_room_unknown_domains_raise_user_error(domains):
     with pytest.raises(UserError, match="domain"):
-        rooms.render_room(0, 0, 0, 16, domains)
+        draw.render_room(0, 0, 0, 16, domains)
 
 
 def test_generate_rooms_workers_of_an_unguarded_piped_script_draw_the_same(tmp_path):
     # Spawned processes would import this script again, or fail to: it has no file.
     script = (
-        "from soka_tf.data import rooms\n"
-        f"rooms.generate_rooms({str(tmp_path)!r}, 7, 2, 8, 16, ['rgb'], workers=2,"
+        "from soka_tf.data.rooms import draw\n"
+        f"draw.generate_rooms({str(tmp_path)!r}, 7, 2, 8, 16, ['rgb'], workers=2,"
         " progress=False)\n"
         "import sys; assert 'tensorflow' not in sys.modules\n"
     )
-    root = pathlib.Path(rooms.__file__).parents[2]
+    root = pathlib.Path(draw.__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-"], input=script, text=True, cwd=root, capture_output=True,
         env={**os.environ, "PYTHONPATH": str(root)},
@@ -362,6 +364,6 @@ def test_generate_rooms_workers_of_an_unguarded_piped_script_draw_the_same(tmp_p
     assert done.returncode == 0 and not done.stderr, done.stderr
     files = sorted((tmp_path / "rooms" / "rgb").iterdir())
     assert len(files) == 16
-    with Image.open(rooms._file_path(str(tmp_path), "rgb", 1, 5)) as image:
-        expected = rooms.render_room(7, 1, 5, 16, ["rgb"])["rgb"]
+    with Image.open(draw._file_path(str(tmp_path), "rgb", 1, 5)) as image:
+        expected = draw.render_room(7, 1, 5, 16, ["rgb"])["rgb"]
         np.testing.assert_array_equal(np.asarray(image), expected)

@@ -12,7 +12,7 @@ from scipy import stats
 
 from soka_tf.data.images import find_images
 from soka_tf.data.pipeline import preprocess_images
-from soka_tf.data.rooms import generate_rooms
+from soka_tf.data.rooms.draw import generate_rooms
 from soka_tf.data.taskonomy import find_samples, read_pixels
 from soka_tf.errors import UserError
 from soka_tf.networks.encoder import Encoder

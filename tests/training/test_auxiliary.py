@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import rooms
+from soka_tf.data.rooms import draw
 from soka_tf.data.taskonomy import find_samples
 from soka_tf.errors import UserError
 from soka_tf.evaluation.similarity_figure import log_selection
@@ -21,7 +21,7 @@ DEPTH_EDGES = ("depth_zbuffer", "edge_texture")
 def samples(tmp_path_factory):
     """Sixty rooms, enough for the shipped teachers to differ."""
     folder = tmp_path_factory.mktemp("rooms")
-    rooms.generate_rooms(folder, 2, 30, 2, 64, ["rgb"], workers=1, progress=False)
+    draw.generate_rooms(folder, 2, 30, 2, 64, ["rgb"], workers=1, progress=False)
     return find_samples(str(folder), ["rgb"])
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf import cli
-from soka_tf.data import rooms as room_drawing
+from soka_tf.data.rooms import draw as room_drawing
 from soka_tf.errors import UserError, plain_message
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder

@@ -23,7 +23,10 @@ from absl import logging
 from PIL import Image
 from scipy import ndimage
 
-from soka_tf.data import encodings, raycast, room_painting, room_scene
+from soka_tf.data import encodings
+from soka_tf.data.rooms import painting as room_painting
+from soka_tf.data.rooms import raycast
+from soka_tf.data.rooms import scene as room_scene
 from soka_tf.disk import locked, replacing, write_json
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS

@@ -5,8 +5,8 @@ from typing import Callable, Dict
 
 import numpy as np
 
-from soka_tf.data.raycast import is_shadowed
-from soka_tf.data.room_scene import Material, Scene
+from soka_tf.data.rooms.raycast import is_shadowed
+from soka_tf.data.rooms.scene import Material, Scene
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import List, Tuple
 
 import numpy as np
 
-from soka_tf.data.raycast import BALL, BOX, CYLINDER, Solid, Solids, cast_few
+from soka_tf.data.rooms.raycast import BALL, BOX, CYLINDER, Solid, Solids, cast_few
 
 MIN_DEPTH_M = 0.4
 _CAMERA_TRIES = 60
