@@ -713,7 +713,7 @@ def _questions_of_amalgamation(scale: Scale) -> List[Study]:
             "joint_start",
             "The joint start with the amalgamated features or without",
             "`build_model.joint_amalgamation`. Step 2 names inputs and predictions "
-            "only; its loss is then twenty times that of Eq. 8, and Adam's second "
+            "only; its loss is then ten times that of Eq. 8, and Adam's second "
             "moments make the encoder's steps small for as long as they remember it.",
             "with",
             {
