@@ -133,7 +133,8 @@ def _parameters(row: ResultRow) -> str:
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of Markdown, its first column to the left, all others to the right."""
-    align = ["left", *["right"] * (len(head) - 1)]
+    # tabulate 0.9, the last for Python 3.9, aligns no column that has no row.
+    align = ["left", *["right"] * (len(head) - 1)] if rows else None
     return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
