@@ -37,8 +37,9 @@ setup(
     extras_require={
         # TensorFlow with the CUDA libraries that it was built for, on Linux.
         "gpu": [
-            "tensorflow[and-cuda]==2.15.1; python_version < '3.12'",
-            "tensorflow[and-cuda]==2.21.0; python_version >= '3.12'",
+            line.replace("tensorflow==", "tensorflow[and-cuda]==")
+            for line in _requirements()
+            if line.startswith("tensorflow==")
         ],
         # For `soka_tf.export --format=onnx`; tf2onnx 1.17 needs Python 3.10.
         "onnx": [

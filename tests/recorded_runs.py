@@ -70,9 +70,13 @@ def record(inputs: pathlib.Path, out: pathlib.Path, names: Sequence[str]) -> Non
 
 
 def compare(one: pathlib.Path, other: pathlib.Path) -> int:
-    """Prints what differs, case by case; returns how many cases do."""
+    """Prints what differs, case by case; returns how many cases do, 1 without any."""
+    recorded = sorted(one.glob("*.npz"))
+    if not recorded:
+        print(f"nothing is recorded in {one}")
+        return 1
     different = 0
-    for path in sorted(one.glob("*.npz")):
+    for path in recorded:
         if not (other / path.name).exists():
             print(f"{path.stem}: not recorded in {other}")
             different += 1

@@ -28,3 +28,8 @@ def test_recordings_are_compared_to_the_last_bit(tmp_path, capsys, other, said):
     status = recorded_runs.main("compare", *map(str, folders))
     assert capsys.readouterr().out.startswith(said)
     assert status == (0 if "same bits" in said else 1)
+
+
+def test_folder_without_recordings_is_no_agreement(tmp_path, capsys):
+    assert recorded_runs.main("compare", str(tmp_path), str(tmp_path)) == 1
+    assert "nothing is recorded" in capsys.readouterr().out

@@ -153,8 +153,10 @@ def cycle(game, step: Step, competing: Taught, collaborating: Taught) -> Values:
 
     simultaneous = game.order == "simultaneous"
     with step.page.phase("competition"):
-        contest = compete_and_pull if simultaneous else compete
-        values, pulls = contest(game, step, competing, seen)
+        if simultaneous:
+            values, pulls = compete_and_pull(game, step, competing, seen)
+        else:
+            values = compete(game, step, competing, seen)
 
     # The encoder has not moved yet: its first pass is that of the next phases.
     with step.page.phase("collaboration"):
@@ -188,9 +190,7 @@ def encode(game, step: Step, images: tf.Tensor) -> Encoded:
     return Encoded(features, trunk_tape, compress_tape, moved)
 
 
-def compete(
-    game, step: Step, taught: Taught, representation: tf.Tensor
-) -> Tuple[Values, None]:
+def compete(game, step: Step, taught: Taught, representation: tf.Tensor) -> Values:
     """Step 3: the decoders minimise their weighted losses; the encoder rests."""
     images, targets = taught
     representation = tf.stop_gradient(representation)
@@ -209,7 +209,7 @@ def compete(
     game.players.apply("decoders", gradients, scale)
     if step.adversarial:
         values.update(discriminate(game, step, images, predictions, targets))
-    return values, None
+    return values
 
 
 def compete_and_pull(
@@ -222,9 +222,7 @@ def compete_and_pull(
     images, targets = taught
     representation = tf.stop_gradient(representation)
     values: Values = {}
-    # Norms that overflow lower the scale, too, if weights are learnt from them.
-    learnt = ["task_weights"] * game.gradnorm.trainable_weights
-    scale = game.players.loss_scale("encoder", "decoders", *learnt)
+    scale = _scale_of_pulls(game, "encoder", "decoders")
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(representation)
         predictions = game.student.decode(representation, training=step.training)
@@ -286,9 +284,7 @@ def pull(game, step: Step, taught: Taught, representation: tf.Tensor) -> Pulls:
     """L_i with the decoders as they stand now, and d L_i / d representation."""
     images, targets = taught
     representation = tf.stop_gradient(representation)
-    # Norms that overflow lower the scale, too, if weights are learnt from them.
-    learnt = ["task_weights"] * game.gradnorm.trainable_weights
-    scale = game.players.loss_scale("encoder", *learnt)
+    scale = _scale_of_pulls(game, "encoder")
     losses, gradients = [], []
     for i, task in enumerate(game.tasks):
         decoder = game.student.decoders[task]
@@ -412,6 +408,13 @@ def gradient_norms(
     gradients = unscaled([tf.cast(g, tf.float32) for g in gradients], scale)
     # The norm of a replica's gradient is not the norm of the batch's.
     return tf.stack([tf.norm(g) for g in mean_over_replicas(gradients)])
+
+
+def _scale_of_pulls(game, *players: str) -> Optional[tf.Tensor]:
+    """The loss scale of a pass backward that also gives the weighting its norms."""
+    # Norms that overflow lower the scale, too, if weights are learnt from them.
+    learnt = ["task_weights"] * game.gradnorm.trainable_weights
+    return game.players.loss_scale(*players, *learnt)
 
 
 def _soft_losses(
