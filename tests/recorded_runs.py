@@ -29,7 +29,6 @@ _SHORT = (
     "run.export = False",
     "build_model.joint_steps = 4",
     "build_model.initial_losses_step = 2",
-    "build_model.winograd = False",
 )
 _THREE = ("tasks = ['depth_zbuffer', 'edge_texture', 'normal']",)
 _ALONE = ("auxiliary = 'none'",)

@@ -15,8 +15,14 @@ def test_inference_of_tiny_networks_compares_students_with_teachers():
     measured = inference.measure_inference(sizes)
     assert all(seconds > 0 for seconds in measured.seconds.values())
     assert set(measured.ratio) == {
-        f"{name}_over_teachers_{count}_tasks_batch_1"
-        for name in ("student", "unfolded_student", "single_students", "exported")
+        f"{name}_{count}_tasks_batch_1"
+        for name in (
+            "student_over_teachers",
+            "folded_over_unfolded_student",
+            "unfolded_student_over_teachers",
+            "single_students_over_teachers",
+            "exported_over_teachers",
+        )
         for count in (2, 3)
     }
     errors, accuracy = measured.tables.values()

@@ -23,7 +23,6 @@ from typing import Any, Dict, Optional, Tuple
 
 import tensorflow as tf
 
-from soka_tf.networks import winograd
 from soka_tf.networks.batch_norm import BatchNorm, synchronize
 from soka_tf.networks.building import check_integers, check_positive, scaled_filters
 
@@ -192,28 +191,6 @@ class Decoder(tf.keras.Model):
                 "name": name,
             }
         )
-
-    def with_fixed_kernels(
-        self, representation: tf.Tensor, training: Any = None
-    ) -> tf.Tensor:
-        """The same map up to rounding, for gradients in the representation alone.
-
-        Kernels that stand still allow large 3x3 convolutions with fewer
-        multiplications (`soka_tf.networks.winograd`); they get no gradient then.
-
-        Args:
-          representation: float32 [B, h, w, representation_channels].
-          training: as in a call.
-        """
-        x = representation
-        for layer in self.layers[1:]:  # one after the other; the first is the input
-            if winograd.pays(layer, x):
-                x = winograd.conv2d(x, layer.kernel)
-            elif isinstance(layer, BatchNorm):
-                x = layer(x, training=training)
-            else:
-                x = layer(x)
-        return x
 
     @property
     def channels(self) -> int:

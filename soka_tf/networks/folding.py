@@ -14,7 +14,6 @@ from typing import Optional, Tuple
 import numpy as np
 import tensorflow as tf
 
-from soka_tf.networks import winograd
 from soka_tf.networks.batch_norm import BatchNorm
 
 PRECISIONS = ("float32", "bfloat16")
@@ -22,9 +21,7 @@ PRECISIONS = ("float32", "bfloat16")
 EXPORT_PRECISIONS = (*PRECISIONS, "auto")
 
 
-def fold(
-    network: tf.keras.Model, precision: str = "float32", fast: bool = False
-) -> tf.keras.Model:
+def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
     """Returns the same function with BatchNorm folded into the convolutions.
 
     Args:
@@ -32,9 +29,6 @@ def fold(
         of layer NAME is called NAME/BatchNorm.
       precision: "float32", equal but for rounding; or "bfloat16", in which weights are
         stored and all layers but those at an output compute.
-      fast: whether large float32 convolutions are computed with fewer multiplications
-        (`soka_tf.networks.winograd`), which is faster on processors only and takes 16 /
-        9 of their kernels' memory.
 
     Returns:
       A model of the same inputs and float32 outputs; none of its variables, which are
@@ -57,7 +51,7 @@ def fold(
             return layer
         dtype = dtype_of(layer)
         if isinstance(layer, tf.keras.layers.Conv2D):  # a transposed one is one, too
-            return _convolution(layer, layers, dtype, fast)
+            return _convolution(layer, layers, dtype)
         own, _, kind = layer.name.rpartition("/")
         convolution = layers.get(own)
         if isinstance(layer, BatchNorm):
@@ -79,7 +73,7 @@ def _is_transposed(layer: Optional[tf.keras.layers.Layer]) -> bool:
     return isinstance(layer, tf.keras.layers.Conv2DTranspose)
 
 
-def _convolution(layer, layers, dtype: str, fast: bool) -> "_Convolution":
+def _convolution(layer, layers, dtype: str) -> "_Convolution":
     """The lean form of a (transposed) convolution and the BatchNorm behind it."""
     kernel = layer.kernel.numpy().astype(np.float64)
     if _is_transposed(layer):
@@ -95,13 +89,7 @@ def _convolution(layer, layers, dtype: str, fast: bool) -> "_Convolution":
     bias = np.broadcast_to(bias, kernel.shape[-1:])
     if not _is_transposed(layer):
         padding = layer.padding.upper()
-        fast = (
-            fast
-            and dtype == "float32"
-            and winograd.pays_for(kernel.shape, layer.strides, padding)
-        )
-        kind = _FastConvolution if fast else _Convolution
-        return kind(layer.name, dtype, kernel, bias, layer.strides, padding)
+        return _Convolution(layer.name, dtype, kernel, bias, layer.strides, padding)
     if layer.padding != "same" or len(set(layer.strides)) > 1:
         raise ValueError(
             f"fold: {layer.name!r} must have padding 'same' and one stride. "
@@ -183,21 +171,8 @@ class _Convolution(tf.keras.layers.Layer):
             # Not by conv2d's explicit padding, which the fused kernels do not know.
             inputs = tf.pad(inputs, padding)
             padding = "VALID"
-        x = tf.nn.bias_add(self._convolve(inputs, padding), self.bias)
+        x = tf.nn.conv2d(inputs, self.kernel, self._strides, padding)
+        x = tf.nn.bias_add(x, self.bias)
         if self._slope is not None:
             x = tf.nn.leaky_relu(x, self._slope)
         return tf.nn.depth_to_space(x, self._factor) if self._factor > 1 else x
-
-    def _convolve(self, inputs, padding):
-        return tf.nn.conv2d(inputs, self.kernel, self._strides, padding)
-
-
-class _FastConvolution(_Convolution):
-    """The same for a large 3x3 kernel of stride 1, which is kept transformed."""
-
-    def __init__(self, name, dtype, kernel, *args):
-        kernel = winograd.transform_kernel(tf.constant(kernel, dtype))
-        super().__init__(name, dtype, kernel, *args)
-
-    def _convolve(self, inputs, padding):
-        return winograd.conv2d_transformed(inputs, self.kernel)

@@ -73,8 +73,8 @@ def export_student(
       antialias: as the student was trained.
       precision: in which the networks compute: "float32", the student's own answers;
         "bfloat16", half the size and several times faster on a processor with AMX,
-        slower elsewhere; or "auto", what suits the processor of this machine: bfloat16
-        with AMX, else float32 with fewer multiplications (`folding.fold`'s `fast`).
+        slower elsewhere; or "auto", bfloat16 where the processor of this machine has
+        AMX, else float32.
 
     Returns:
       The names of the signatures.
@@ -83,8 +83,6 @@ def export_student(
       UserError: if the folder holds something else than a SavedModel, the student has
         no decoder for a task, or the precision is unknown.
     """
-    # A GPU's own library knows that algorithm, too, and chooses by itself.
-    fast = precision == "auto" and not tf.config.list_physical_devices("GPU")
     precision = choose_precision(precision)
     directory = os.path.abspath(os.path.expanduser(directory))
     _check_directory(directory)
@@ -100,7 +98,7 @@ def export_student(
             "This processor has AMX: with precision bfloat16 the export would be "
             "several times faster (docs/performance.md)."
         )
-    module, signatures = _build(student, tasks, image_size, antialias, precision, fast)
+    module, signatures = _build(student, tasks, image_size, antialias, precision)
     parent, name = os.path.split(directory)
     os.makedirs(parent, exist_ok=True)
     temporary = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
@@ -172,10 +170,9 @@ def _build(
     image_size: int,
     antialias: bool,
     precision: str,
-    fast: bool,
 ) -> Tuple[_Exported, Dict[str, Any]]:
     """Returns what is to be saved and its signatures."""
-    fold = functools.partial(folding.fold, precision=precision, fast=fast)
+    fold = functools.partial(folding.fold, precision=precision)
     encoder = fold(student.encoder)
     folded = {task.name: fold(student.decoders[task.name]) for task in tasks}
 

@@ -74,7 +74,6 @@ class SokaModel(tf.keras.Model):
         settle_step: Optional[int] = None,
         weight_decay: float = 0.0,
         seed: int = 0,
-        winograd: bool = True,
         new_batch_in_collaboration: bool = False,
         frozen_statistics: str = "batch",
         order: str = "alternating",
@@ -104,8 +103,6 @@ class SokaModel(tf.keras.Model):
           weight_decay: L2 coefficient added to the loss of whoever moves; 0 where
             the optimizers decay the weights themselves.
           seed: of the instance noise.
-          winograd: whether, on CPUs, the decoders' second pass of a cycle computes
-            large convolutions with fewer multiplications; equal up to rounding.
           new_batch_in_collaboration: whether collaboration and weighting see other
             images than the competition of the same cycle. A step's batch then holds
             the images of two, see `train_step`.
@@ -170,8 +167,6 @@ class SokaModel(tf.keras.Model):
         self.frozen_statistics = frozen_statistics
         self.order = order
         self.movement_every_steps = 0
-        # A GPU's own library knows this algorithm, too, and chooses by itself.
-        self.winograd = winograd and not tf.config.list_physical_devices("GPU")
         self.step = tf.Variable(
             0,
             dtype=tf.int64,

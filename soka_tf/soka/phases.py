@@ -288,11 +288,10 @@ def pull(game, step: Step, taught: Taught, representation: tf.Tensor) -> Pulls:
     losses, gradients = [], []
     for i, task in enumerate(game.tasks):
         decoder = game.student.decoders[task]
-        decode = decoder.with_fixed_kernels if game.winograd else decoder
         tape = tf.GradientTape(watch_accessed_variables=False)
         with statistics(decoder, "keep"), tape:
             tape.watch(representation)
-            prediction = {task: decode(representation, training=step.frozen_training)}
+            prediction = {task: decoder(representation, training=step.frozen_training)}
             soft = tf.stack(_soft_losses(game, prediction, targets))
             loss = soft
             if step.adversarial:

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.networks import winograd
 from soka_tf.networks.batch_norm import BatchNorm
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
@@ -50,16 +49,6 @@ def error(network, folded):
 
 def test_folded_network_is_the_same_function(network):
     assert error(network, fold(network)) < 1e-5
-
-
-def test_folded_network_with_fast_convolutions_is_the_same_function(
-    network, monkeypatch
-):
-    monkeypatch.setattr(winograd, "LEAST_CHANNEL_PAIRS", 64)
-    folded = fold(network, fast=True)
-    kernels = [v for v in folded.variables if v.shape[:1] == [16] and v.shape.rank == 3]
-    assert kernels, "no convolution was computed fast"
-    assert error(network, folded) < 1e-5
 
 
 def test_folded_network_in_bfloat16_is_nearly_the_same(network):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.networks import winograd
 from soka_tf.soka.gradnorm import gradnorm_gradient, renormalize
 from tests.soka import reference, small
 
@@ -121,13 +120,6 @@ def test_orders_differ_where_the_encoder_meets_the_decoders():
 def test_simultaneous_order_with_a_pass_of_its_own_is_refused(choice):
     with pytest.raises(ValueError, match="one pass of the decoders.*'alternating'"):
         small.build(order="simultaneous", **choice)
-
-
-def test_cycle_with_fewer_products_equals_its_plain_form(monkeypatch):
-    monkeypatch.setattr(winograd, "LEAST_CHANNEL_PAIRS", 1)
-    model = small.build(gan=0)
-    assert model.winograd
-    assert_every_step_is_equal(model, plain_cycle, steps=2)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def measure_inference(
                 of = f"{count}_tasks"
                 for name, case, other in (
                     ("student_over_teachers", "student", "teachers"),
+                    ("folded_over_unfolded_student", "student", _UNFOLDED[0]),
                     ("unfolded_student_over_teachers", *_UNFOLDED),
                     ("single_students_over_teachers", _SINGLE, _UNFOLDED[1]),
                     ("exported_over_teachers", "exported", _UNFOLDED[1]),
@@ -104,12 +105,10 @@ def measure_inference(
         ratio,
         {"exported_precision": best, **sizes._asdict()},
         notes=[
-            "student, teachers: both folded with fast convolutions, as "
-            "export_student(precision='auto') does without AMX, in float32. unfolded: "
-            "both as Keras runs them, in float32; single students (n-to-n): the "
-            "same, with encoders of 26 layers. exported: by "
-            f"export_student(precision='auto'), {best}, uint8 images to maps in "
-            "physical units."
+            "student, teachers: both folded, in float32. unfolded: both as Keras runs "
+            "them, in float32; single students (n-to-n): the same, with encoders of 26 "
+            f"layers. exported: by export_student(precision='auto'), {best}, uint8 "
+            "images to maps in physical units."
         ],
         peak_gib=peaks,
         tables={
@@ -205,8 +204,8 @@ def build_cases(networks: Networks, image_size: int, folder: str) -> Dict[str, P
     predictions = {
         "teachers": each({name: fold_teacher(t) for name, t in teachers.items()}),
         "student": one(
-            fold(student.encoder, fast=True),
-            {n: fold(d, fast=True) for n, d in student.decoders.items()},
+            fold(student.encoder),
+            {n: fold(d) for n, d in student.decoders.items()},
         ),
         "unfolded_teachers": each(teachers),
         _SINGLE: each(networks.singles),
@@ -230,8 +229,8 @@ def _prediction(teacher: Predict, images: tf.Tensor) -> tf.Tensor:
 
 def fold_teacher(teacher: Teacher, precision: str = "float32") -> Predict:
     """A folded teacher: images to "representation" and "prediction"."""
-    encoder = fold(teacher.encoder, precision, fast=True)
-    decoder = fold(teacher.decoder, precision, fast=True)
+    encoder = fold(teacher.encoder, precision)
+    decoder = fold(teacher.decoder, precision)
 
     def predict(images):
         representation = encoder(images, training=False)["representation"]
