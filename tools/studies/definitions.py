@@ -617,7 +617,7 @@ def _compute(scale: Scale) -> Study:
     return Study(
         "compute",
         "Steps-matched and compute-matched",
-        "A cycle costs more than a joint step on the same losses: 1.1 times at full "
+        "A cycle costs more than a joint step on the same losses: 1.2 times at full "
         "size, teachers included (`python tools/benchmark.py cycle --scale=full`), and "
         "1.3 times in these networks, teachers' answers given (`python "
         "tools/benchmark.py methods`, both in docs/performance.md). So KD and KD + MIA "
