@@ -203,7 +203,10 @@ class SokaModel(tf.keras.Model):
         return {f"{prefix}/{task}": v for task, v in zip(self.tasks, values)}
 
     def compile(
-        self, optimizers: Mapping[str, tf.keras.optimizers.Optimizer], **kwargs
+        self,
+        optimizers: Mapping[str, tf.keras.optimizers.Optimizer],
+        jit_compile: bool = False,
+        **kwargs,
     ) -> None:
         """Takes the optimizers of the players.
 
@@ -211,10 +214,15 @@ class SokaModel(tf.keras.Model):
           optimizers: of "encoder", "decoders", "task_weights", and, where there are
             such players, "amalgamation" and "discriminators". Where the networks
             compute in float16, those that are no LossScaleOptimizer become one.
+          jit_compile: whether XLA compiles every stage's step, for one replica.
           **kwargs: of `tf.keras.Model.compile`, such as `run_eagerly`.
         """
         self.players.compile(optimizers, self.distribute_strategy)
-        super().compile(optimizer=self.players.optimizers["encoder"], **kwargs)
+        super().compile(
+            optimizer=self.players.optimizers["encoder"],
+            jit_compile=jit_compile,
+            **kwargs,
+        )
         # Where Keras finds their slots.
         self.optimizers = self.players.optimizers
         self._compiled_steps = {}
@@ -289,6 +297,9 @@ class SokaModel(tf.keras.Model):
         # A stage is a graph, not a condition.
         mode = Mode(stage, batch_statistics, measures_movement)
         train = functools.partial(self.train_step, mode=mode)
+        if self.jit_compile and not self.run_eagerly:
+            # The batch is fetched outside: XLA compiles no iterator.
+            train = tf.function(train, jit_compile=True, autograph=False)
 
         def step(iterator):
             logs = self.distribute_strategy.run(train, (next(iterator),))

@@ -64,6 +64,7 @@ _FREE_BINDINGS = (
     "run.evaluation_batch_size",
     "run.export",
     "run.export_precision",
+    "run.jit_compile",
     "run.keep_checkpoints",
     "run.log_every_steps",
     "run.movement_every_steps",
@@ -96,6 +97,7 @@ class Settings:
         does not.
       precision: in which the student (and what trains it) computes, see
         `soka_tf.networks.precision`; the teachers' is `load_pool`'s.
+      jit_compile: whether XLA compiles the training step, on one device.
       supervision: what the student learns from: the "teachers", or the ground truth
         in place of their predictions, "labels"; teachers are then what it is compared
         with only.
@@ -127,6 +129,7 @@ class Settings:
     seed: int = 0
     antialias: bool = False
     precision: str = "float32"
+    jit_compile: bool = False
     supervision: str = "teachers"
     augmentation: str = "none"
     teacher_cache: bool = False
@@ -181,6 +184,11 @@ class Settings:
             raise UserError(
                 "run.teacher_cache must be True or False; run.teacher_cache_dir names "
                 f"the folder. Received: {self.teacher_cache!r}."
+            )
+        if not isinstance(self.jit_compile, bool):
+            raise UserError(
+                "run.jit_compile must be True or False. Received: "
+                f"{self.jit_compile!r}."
             )
         check_augmentation(self.augmentation, self.teacher_cache)
         if self.teacher_cache and self.data_service is not None:
@@ -266,6 +274,12 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
     # Before all else: devices cannot be divided up once TensorFlow has computed.
     strategy = strategy or build_strategy()
     settings = Settings()
+    if settings.jit_compile and strategy.num_replicas_in_sync > 1:
+        raise UserError(
+            "run.jit_compile = True compiles the step of one device. Received: a "
+            f"strategy of {strategy.num_replicas_in_sync} replicas. Bind "
+            "run.jit_compile = False or strategy = 'one_device'."
+        )
     logging.info(describe_devices(strategy, settings.batch_size))
     # Before rooms are drawn or a split is read that another configuration would need.
     _refuse_differences(model_dir, gin.config_str(), of_both=True)
@@ -288,7 +302,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         teachers = build.load_pool(teacher_files)
         model = assemble_model(settings, teachers)
         players = build.build_optimizers(settings.max_steps)
-        model.compile(players.optimizers)
+        model.compile(players.optimizers, settings.jit_compile)
     for teacher in teachers.teachers:
         if teacher.image_size not in (None, settings.image_size):
             logging.warning(
@@ -333,7 +347,7 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
     with run.strategy.scope():
         fresh = assemble_model(settings, model.teachers)
         players = build.build_optimizers(settings.max_steps)
-        fresh.compile(players.optimizers)
+        fresh.compile(players.optimizers, settings.jit_compile)
     with tempfile.TemporaryDirectory() as folder:
         path = _checkpoint(fresh).write(os.path.join(folder, "fresh"))
         _checkpoint(model).read(path).assert_consumed()
@@ -551,6 +565,17 @@ def train(
         progress.close()
         with contextlib.suppress(*FAILURES):  # warned of while training
             writer.flush()
+
+
+def save_checkpoint(run: Run, model_dir: str) -> str:
+    """Saves a run as it stands; returns the checkpoint's path.
+
+    Raises:
+      UserError: if the folder holds a run of another configuration.
+    """
+    claim(model_dir, run.config)
+    manager = _manager(model_dir, run.model, run.settings.keep_checkpoints)
+    return manager.save(checkpoint_number=int(run.model.step.numpy()))
 
 
 def summary_writer(model_dir: str) -> tf.summary.SummaryWriter:

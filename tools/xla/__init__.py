@@ -1,0 +1,1 @@
+"""A training step as an XLA program, run without TensorFlow."""
