@@ -1,5 +1,6 @@
 """The training cycle against the plain distillation step and the naive cycle."""
 
+import time
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
 import numpy as np
@@ -40,7 +41,7 @@ SCALES = {"small": Scale(1.0, 128, 2, 5), "full": Scale(1.0, 256, 4, 7)}
 
 
 def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
-    """Times teachers, student-only step, joint step, cycles, cached and naive cycle.
+    """Times teachers, student-only step, joint step, cycles in several forms.
 
     Args:
       scale: one of `SCALES`.
@@ -54,10 +55,18 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
     shape = (sizes.batch_size, sizes.image_size, sizes.image_size, 3)
     images = tf.constant(random.uniform(-1, 1, shape), tf.float32)
     cases = step_cases(build_model(sizes.width, precision), images)
-    cases["simultaneous"] = step_case(
-        build_model(sizes.width, precision, "simultaneous"), "cycle", {"rgb": images}
+    simultaneous = build_model(sizes.width, precision, "simultaneous")
+    cases["simultaneous"] = step_case(simultaneous, "cycle", {"rgb": images})
+    cases["cached_simultaneous"] = step_case(
+        simultaneous,
+        "cycle",
+        with_outputs(images, simultaneous.teachers(images, LAYERS)),
     )
-    notes = []
+    compiled = build_model(sizes.width, precision, jit_compile=True)
+    started = time.perf_counter()
+    cases["compiled"] = step_case(compiled, "cycle", {"rgb": images})
+    cases["compiled"]()
+    notes = [f"XLA took {time.perf_counter() - started:.0f} s to compile the cycle."]
     if scale == "full" and precision == "float32":
         if has_amx():
             cases[_IN_BFLOAT16] = step_case(
@@ -71,6 +80,10 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
         "simultaneous_over_joint": times.over("simultaneous", "joint"),
         "cycle_over_naive": times.over("cycle", "naive"),
         "cached_over_student": times.over("cached", "student"),
+        "cached_simultaneous_over_student": times.over(
+            "cached_simultaneous", "student"
+        ),
+        "compiled_over_cycle": times.over("compiled", "cycle"),
     }
     if _IN_BFLOAT16 in cases:
         ratio["bfloat16_over_float32"] = times.over(_IN_BFLOAT16, "cycle")
@@ -90,14 +103,18 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
 
 
 def build_model(
-    width: float, precision: str = "float32", order: str = "alternating"
+    width: float,
+    precision: str = "float32",
+    order: str = "alternating",
+    jit_compile: bool = False,
 ) -> SokaModel:
     """A compiled model, student and teachers of one width, at random weights."""
     tf.keras.utils.set_random_seed(0)
     teachers_precision = "float32" if precision == "float32" else "bfloat16"
     with compute_in(precision):
         model = _build_model(width, teachers_precision, order)
-    model.compile({player: make_optimizer("adam", 1e-4) for player in _PLAYERS})
+    optimizers = {player: make_optimizer("adam", 1e-4) for player in _PLAYERS}
+    model.compile(optimizers, jit_compile)
     return model
 
 
