@@ -22,16 +22,18 @@ PHASES = {
     "loss/discriminator": "competition",
     "loss/soft": "collaboration",
     "gradient_norm": "collaboration",
+    "encoder_share": "collaboration",
     "loss/transfer": "collaboration",
     "loss/amalgamation": "collaboration",
     "loss/gradnorm": "weighting",
+    "loss/weighting": "weighting",
     "task_weight": "weighting",
 }
-_OF_TASKS = ("loss/soft", "task_weight", "gradient_norm")
+_OF_TASKS = ("loss/soft", "task_weight", "gradient_norm", "encoder_share")
 _ADVERSARIAL = ("loss/generator", "loss/discriminator")
-_OF_ALL = ("loss/transfer", "loss/amalgamation", "loss/gradnorm")
+_OF_ALL = ("loss/transfer", "loss/amalgamation", "loss/gradnorm", "loss/weighting")
 # Terms that a loss scale can make overflow.
-_SCALED = ("gradient_norm", "loss/gradnorm")
+_SCALED = ("gradient_norm", "encoder_share", "loss/gradnorm", "loss/weighting")
 
 Variables = Mapping[str, Sequence[tf.Variable]]
 

@@ -70,7 +70,7 @@ def train(strategy, steps, synchronized=True, optimizers=small_steps, **options)
             copies = [copy.numpy() for copy in copies]
             far = max(float(np.max(np.abs(c - copies[0]))) for c in copies)
             apart[name] = max(apart.get(name, 0.0), far)
-    for variable in (model.gradnorm.initial_losses, model.step):
+    for variable in (model.balancing.initial_losses, model.step):
         copies = strategy.experimental_local_results(variable)
         copies = [np.asarray(copy) for copy in copies]
         apart[variable.name] = max(float(np.max(np.abs(c - copies[0]))) for c in copies)

@@ -20,7 +20,7 @@ def joint_step(model, images):
     with tf.GradientTape(persistent=True) as tape:
         predictions, features = run_student(model, images)
         losses = soft_losses(model, taught, predictions)
-        total = tf.reduce_sum(model.gradnorm.task_weights * losses)
+        total = tf.reduce_sum(model.balancing.task_weights * losses)
         if model.joint_amalgamation:
             transfer, own = amalgamation_losses(model, taught, features)
             total = model.soft_weight * len(model.tasks) * total + transfer
@@ -75,7 +75,7 @@ def competition(model, images, adversarial):
         losses = soft_losses(model, taught, predictions)
         if adversarial:
             losses = mixed(model, losses, deceits(model, images, predictions, 0))
-        total = tf.reduce_sum(model.gradnorm.task_weights * losses)
+        total = tf.reduce_sum(model.balancing.task_weights * losses)
         total += penalty(model.weight_decay, variables)
     put_back(kept)
     move(model, tape, total, "decoders", variables)
@@ -110,7 +110,7 @@ def collaboration(model, images, adversarial, noise=300):
             losses = mixed(model, losses, deceits(model, images, predictions, noise))
         shares = tf.ones(len(model.tasks))
         if model.weighted_collaboration:
-            shares = len(model.tasks) * tf.stop_gradient(model.gradnorm.task_weights)
+            shares = len(model.tasks) * tf.stop_gradient(model.balancing.task_weights)
         total = model.soft_weight * tf.reduce_sum(shares * losses)
         total += penalty(model.weight_decay, variables)
         if model.amalgamation is not None:
@@ -131,7 +131,7 @@ def weighting(model, images, adversarial, encoder_at_start, noise=300):
     encoder_now = values(encoder.trainable_variables)
     assign(encoder.trainable_variables, encoder_at_start)
 
-    state = model.gradnorm
+    state = model.balancing
     task_weights = tf.identity(state.task_weights)
     with tf.GradientTape() as outer:
         outer.watch(task_weights)
@@ -268,7 +268,7 @@ def move(model, tape, loss, player, variables):
 
 
 def record_initial_losses(model, losses, due):
-    initial = model.gradnorm.initial_losses
+    initial = model.balancing.initial_losses
     missing = tf.reduce_all(initial == 0)
     initial.assign(tf.where(tf.logical_and(missing, due), losses, initial))
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.networks import winograd
-from soka_tf.soka.gradnorm import gradnorm_gradient, renormalize
+from soka_tf.soka.balancing.gradnorm import gradnorm_gradient, renormalize
 from tests.soka import reference, small
 
 THREE = (*small.TASKS, "edge_texture")
@@ -142,7 +142,7 @@ def test_cycle_with_fewer_products_equals_its_plain_form(monkeypatch):
 def test_joint_step_equals_its_plain_form_in_every_step(options):
     model = small.build(joint_steps=10, initial_losses_step=1, **options)
     assert_every_step_is_equal(model, reference.joint_step, steps=2)
-    assert model.gradnorm.initial_losses.numpy().all()
+    assert model.balancing.initial_losses.numpy().all()
 
 
 def test_joint_weighting_moves_the_weights_by_gradnorm_and_all_else_as_before():
@@ -152,10 +152,10 @@ def test_joint_weighting_moves_the_weights_by_gradnorm_and_all_else_as_before():
     )
     first, second = small.batches(2)
     small.fit(model, first[None])
-    assert not model.gradnorm.initial_losses.numpy().any()
-    np.testing.assert_array_equal(model.gradnorm.task_weights, [0.5, 0.5])
+    assert not model.balancing.initial_losses.numpy().any()
+    np.testing.assert_array_equal(model.balancing.task_weights, [0.5, 0.5])
 
-    model.gradnorm.initial_losses.assign([0.3, 2.0])
+    model.balancing.initial_losses.assign([0.3, 2.0])
     start = small.trained_state(model)
     taught = reference.run_teachers(model, second)
     with tf.GradientTape(persistent=True) as tape:
@@ -173,7 +173,7 @@ def test_joint_weighting_moves_the_weights_by_gradnorm_and_all_else_as_before():
     logs = small.fit(model, second[None])
     small.fit(plain, second[None])
 
-    np.testing.assert_allclose(model.gradnorm.task_weights, expected, atol=1e-6)
+    np.testing.assert_allclose(model.balancing.task_weights, expected, atol=1e-6)
     assert abs(float(expected[0]) - 0.5) > 1e-4
     assert logs["loss/gradnorm"][0] == pytest.approx(float(loss), rel=1e-4)
     for task, norm in zip(model.tasks, norms):
