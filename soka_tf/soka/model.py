@@ -189,7 +189,7 @@ class SokaModel(tf.keras.Model):
         self.players = Players(
             student, balancing, amalgamation, adversary, train_compress, weight_decay
         )
-        self.ledger = Ledger(student.tasks, adversary is not None)
+        self.ledger = Ledger(student.tasks, adversary is not None, balancing)
         self._step_on_host = 0
         self._compiled_steps: Dict[Mode, Any] = {}
 

@@ -396,7 +396,7 @@ def weigh(
     with step.page.phase("weighting"):
         optimizer = game.players.optimizers.get("task_weights")
         loss = rule.step(seen, optimizer, replica_count())
-    values = {} if loss is None else {rule.loss_name: loss}
+    values = {rule.loss_name: loss} if rule.loss_name else {}
     if not rule.needs:
         return values
     norms = seen.pull_norms if seen.norms is None else seen.norms

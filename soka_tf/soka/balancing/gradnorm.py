@@ -94,7 +94,7 @@ class GradNorm(Rule):
       initial_losses: L_i(0), float32 [n]; 0 until they are recorded.
     """
 
-    loss_name = "loss/gradnorm"
+    loss_name = "loss/gradnorm"  # logs of former runs have it
 
     def __init__(
         self,

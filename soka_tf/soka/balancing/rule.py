@@ -38,13 +38,14 @@ class Rule(tf.Module):
       needs: "norms", "gram", both or neither, of `Seen`; what no rule needs is not
         computed.
       shares_encoder: whether `encoder_shares` returns factors.
-      loss_name: under which the loss of `step` is logged, one of `ledger.PHASES`.
+      loss_name: under which the loss of `step` is logged, "loss/weighting"; None for
+        a rule that minimises none.
     """
 
     task_weights: tf.Tensor
     needs: FrozenSet[str] = frozenset()
     shares_encoder: bool = False
-    loss_name: str = "loss/weighting"
+    loss_name: Optional[str] = None
 
     def __init__(self):
         super().__init__(name=type(self).__name__.lower())
@@ -91,7 +92,7 @@ class Rule(tf.Module):
           replicas: number of replicas, over which the optimizer sums gradients.
 
         Returns:
-          The loss that was minimised, a float32 scalar; None if there is none.
+          The loss that was minimised, a float32 scalar; None without `loss_name`.
         """
         return None
 

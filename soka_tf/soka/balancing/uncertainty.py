@@ -28,6 +28,7 @@ class Uncertainty(Rule):
     """
 
     shares_encoder = True
+    loss_name = "loss/weighting"
 
     def __init__(self, tasks: int):
         """Creates the state of `tasks` tasks."""
