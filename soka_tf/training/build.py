@@ -47,8 +47,9 @@ from soka_tf.training.schedules import poly_schedule
 
 find_teachers = gin.external_configurable(pool.find_teachers, "find_teachers")
 load_pool = gin.external_configurable(pool.load_pool, "load_pool", denylist=["found"])
-for _rule in (Fixed, Uncertainty, UPGrad):
-    gin.external_configurable(_rule, denylist=["tasks"])
+gin.external_configurable(Fixed, denylist=["tasks"])
+gin.external_configurable(Uncertainty, denylist=["tasks"])
+gin.external_configurable(UPGrad, denylist=["tasks"])
 
 
 class Data(NamedTuple):
