@@ -96,7 +96,7 @@ def joint(game, step: Step, taught: Taught) -> Values:
             each = _soft_losses(game, predictions, targets)
             losses = tf.stack(each)
             total = tf.reduce_sum(rule.task_weights * losses)
-            factor, transfer = 1.0, None
+            factor = 1.0
             if game.joint_amalgamation:
                 mia = game.amalgamation(targets.features, features)
                 # n omega_i: at equal weights that is Eq. 8, which has no omega.
@@ -126,14 +126,10 @@ def joint(game, step: Step, taught: Taught) -> Values:
         if shares_encoder:
             shares = rule.encoder_shares(seen)
             factors = tf.unstack(factor / len(pulls) * shares)
-            ends = [(shared, _weighted_sum(factors, pulls))]
-            if transfer is not None:
-                ends.append((transfer, tf.ones_like(transfer)))
-            of_encoder = tape.gradient(
-                [end for end, _ in ends],
-                players.optimized["encoder"],
-                output_gradients=[gradient for _, gradient in ends],
-            )
+            ends, at_ends = [shared], [_weighted_sum(factors, pulls)]
+            if game.joint_amalgamation:
+                ends, at_ends = [*ends, transfer], [*at_ends, tf.ones([])]
+            of_encoder = tape.gradient(ends, players.optimized["encoder"], at_ends)
         players.apply("encoder", of_encoder, scale)
         players.apply("decoders", of_decoders, scale)
         if game.joint_amalgamation:
