@@ -27,7 +27,7 @@ import sys
 import textwrap
 import tokenize
 from types import ModuleType
-from typing import Callable, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 import absl.logging
 from absl import flags
@@ -41,6 +41,9 @@ from soka_tf.stack import import_tensorflow_quietly
 # For what later releases log before they read it, see `import_tensorflow_quietly`.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+
+# The bindings that `parse_gin` found in its base, as gin writes them.
+_of_base: Dict[str, str] = {}
 
 _EXIT_USER_ERROR = UserError.exit_status
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -187,7 +190,11 @@ def parse_gin(
         binding, and near names.
     """
     gin = _import_gin()
-    for name in ([base] if base else []) + list(gin_files):
+    if base:
+        _parse_file(gin, find_gin_file(base), including=())
+    _of_base.clear()
+    _of_base.update(_bindings(gin.config_str()))
+    for name in gin_files:
         _parse_file(gin, find_gin_file(name), including=())
     known_macros = _macro_names(gin.config_str())
     for param in gin_params:
@@ -206,7 +213,8 @@ def unused_bindings() -> List[str]:
     """Lists bindings that were parsed and that nothing built so far has asked for.
 
     To be called after the build. Returns "scope/name.parameter" (macros: "name"),
-    sorted; a binding overridden by an explicit argument counts as unused.
+    sorted; a binding overridden by an explicit argument counts as unused. Left out are
+    base's own values of parts that this run does without, such as a rule not chosen.
     """
     gin = _import_gin()
     used: Set[Tuple[str, str]] = set()
@@ -215,8 +223,13 @@ def unused_bindings() -> List[str]:
         # A call inside scope a/b also reads the bindings of a, and those of no scope.
         parts = scope.split("/") if scope else []
         used.update(("/".join(parts[:n]), name) for n in range(len(parts) + 1))
-    bound = _binding_keys(gin.config_str())
-    return sorted(key for key in bound if _split_scope(key) not in used)
+    built = {name.rpartition(".")[0] for _, name in used} | {""}  # "": macros
+    return sorted(
+        key
+        for key, value in _bindings(gin.config_str()).items()
+        if _split_scope(key) not in used
+        and (key.rpartition(".")[0] in built or _of_base.get(key) != value)
+    )
 
 
 # Flags and messages
@@ -489,7 +502,12 @@ def _refuse_unknown_macros(
 
 def _binding_keys(config: str) -> List[str]:
     """The left sides of a configuration as gin writes it: "scope/name.parameter"."""
-    return re.findall(r"^([\w./]+)\s*=", config, re.M)
+    return list(_bindings(config))
+
+
+def _bindings(config: str) -> Dict[str, str]:
+    """Left side -> right side; gin folds long values into indented lines."""
+    return dict(re.findall(r"^([\w./]+)\s*=(.*(?:\n[ \t]+.*)*)", config, re.M))
 
 
 def _macro_names(config: str) -> Set[str]:

@@ -237,6 +237,18 @@ def test_unused_bindings_includes_macros(shipped):
     assert cli.unused_bindings() == ["size"]
 
 
+def test_unused_bindings_of_a_part_that_is_not_built_are_those_that_base_has_not(
+    shipped,
+):
+    base = shipped / "base.gin"
+    base.write_text(base.read_text() + "Kettle.litres = 1.5\n")
+    cli.parse_gin([], [])
+    brew()
+    assert cli.unused_bindings() == []
+    cli.parse_gin([], ["Kettle.litres = 2.0"])
+    assert cli.unused_bindings() == ["Kettle.litres"]
+
+
 # run
 
 _COMMAND = '''"""Greets.

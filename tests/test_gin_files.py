@@ -26,6 +26,11 @@ LEAVES = [name for name in ALL if name not in _SHARED]
 RUNS = ["gin/base.gin", *(name for name in LEAVES if name != TEACHERS)]
 # These train all players together, to the end.
 _LABELLED = ("gin/methods/dmtl.gin", "gin/methods/dmtl_gradnorm.gin")
+# Files with another rule than GradNorm -> its terms of a task, and its losses.
+_SHOWN_OF_RULES = {
+    "gin/methods/uncertainty.gin": (("encoder_share",), ("loss/weighting",)),
+    "gin/methods/upgrad.gin": (("encoder_share", "gradient_norm"), ()),
+}
 _JOINT_ONLY = (
     *(f"gin/methods/{name}.gin" for name in ("kd", "kd_mia", "n_to_n")),
     *_LABELLED,
@@ -60,11 +65,15 @@ _GIVEN = {
     build.load_pool: ["found"],
     build.build_amalgamation: ("student", "teachers"),
     build.build_gradnorm: ("tasks",),
+    build.build_balancing: ("tasks",),
+    build.Fixed: ("tasks",),
+    build.Uncertainty: ("tasks",),
+    build.UPGrad: ("tasks",),
     build.build_adversary: ("tasks",),
     build.build_model: (
         "student",
         "teachers",
-        "gradnorm",
+        "balancing",
         "amalgamation",
         "adversary",
         "max_steps",
@@ -108,8 +117,11 @@ def test_shipped_file_builds_and_its_stages_train_finite_steps(name, tiny, tmp_p
         assert all(map(math.isfinite, values.values())), values
         shown = {"loss/soft/" + task for task in run.model.tasks}
         if row["stage"] != "joint":
-            shown |= {"gradient_norm/" + task for task in run.model.tasks}
-            shown |= {"loss/transfer", "loss/amalgamation", "loss/gradnorm"}
+            of_tasks, losses = _SHOWN_OF_RULES.get(
+                name, (("gradient_norm",), ("loss/gradnorm",))
+            )
+            shown |= {f"{kind}/{task}" for kind in of_tasks for task in run.model.tasks}
+            shown |= {"loss/transfer", "loss/amalgamation", *losses}
         if row["stage"] == "cycle_gan":
             shown |= {"loss/discriminator/" + task for task in run.model.tasks}
         if name == "gin/methods/dmtl_gradnorm.gin":

@@ -14,6 +14,8 @@ from typing import (
 
 import tensorflow as tf
 
+from soka_tf.soka.balancing.rule import Rule
+
 # Terms in the order in which a step computes them -> their phase of a cycle. All are
 # logged but the competition's losses, those the decoders are moved by.
 PHASES = {
@@ -22,16 +24,16 @@ PHASES = {
     "loss/discriminator": "competition",
     "loss/soft": "collaboration",
     "gradient_norm": "collaboration",
+    "encoder_share": "collaboration",
     "loss/transfer": "collaboration",
     "loss/amalgamation": "collaboration",
     "loss/gradnorm": "weighting",
+    "loss/weighting": "weighting",
     "task_weight": "weighting",
 }
-_OF_TASKS = ("loss/soft", "task_weight", "gradient_norm")
 _ADVERSARIAL = ("loss/generator", "loss/discriminator")
-_OF_ALL = ("loss/transfer", "loss/amalgamation", "loss/gradnorm")
 # Terms that a loss scale can make overflow.
-_SCALED = ("gradient_norm", "loss/gradnorm")
+_SCALED = ("gradient_norm", "encoder_share", "loss/gradnorm", "loss/weighting")
 
 Variables = Mapping[str, Sequence[tf.Variable]]
 
@@ -83,15 +85,21 @@ class Page:
 class Ledger:
     """What outlives a step: the means since the last reset and the first bad values."""
 
-    def __init__(self, tasks: Sequence[str], adversarial: bool):
+    def __init__(self, tasks: Sequence[str], adversarial: bool, balancing: Rule):
         """Makes its variables.
 
         Args:
           tasks: names, in the order of the task weights.
           adversarial: whether there is a CGAN term.
+          balancing: what it needs, shares and minimises is logged.
         """
-        kinds = [*_OF_TASKS, *(_ADVERSARIAL if adversarial else ())]
-        names = [f"{kind}/{task}" for kind in kinds for task in tasks] + [*_OF_ALL]
+        kinds = ["loss/soft", "task_weight"]
+        kinds += ["gradient_norm"] * bool(balancing.needs)
+        kinds += ["encoder_share"] * balancing.shares_encoder
+        kinds += _ADVERSARIAL if adversarial else ()
+        names = [f"{kind}/{task}" for kind in kinds for task in tasks]
+        names += ["loss/transfer", "loss/amalgamation"]
+        names += [balancing.loss_name] if balancing.loss_name else []
         self.means = {name: tf.keras.metrics.Mean(name) for name in names}
         self.terms = _terms(tasks, names)
         self.not_finite_since = tf.Variable(

@@ -34,8 +34,8 @@ from soka_tf.networks.replicas import mean_over_replicas, replica_count
 from soka_tf.soka import phases
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
+from soka_tf.soka.balancing.rule import Rule
 from soka_tf.soka.distillation import KINDS
-from soka_tf.soka.gradnorm import GradNorm
 from soka_tf.soka.ledger import PHASES, Ledger, Page
 from soka_tf.soka.players import Players
 from soka_tf.soka.student import Student
@@ -60,7 +60,7 @@ class SokaModel(tf.keras.Model):
         self,
         student: Student,
         teachers: TeacherPool,
-        gradnorm: GradNorm,
+        balancing: Rule,
         amalgamation: Optional[Amalgamation] = None,
         adversary: Optional[Adversary] = None,
         joint_steps: int = 1000,
@@ -84,18 +84,19 @@ class SokaModel(tf.keras.Model):
         Args:
           student: Omega and the Theta_i.
           teachers: the frozen teachers of the student's tasks, and auxiliary ones.
-          gradnorm: the task weights omega.
+          balancing: the rule that has the task weights omega.
           amalgamation: MIA; None trains by soft targets alone.
           adversary: the CGAN term; None for none.
           joint_steps: length of the joint start, Step 2 (paper: 1000).
           joint_amalgamation: whether L_A takes part in the joint start.
-          joint_weighting: whether every joint step has a weighting phase, too, from
-            the step that took L_i(0) on: GradNorm as in its own paper.
+          joint_weighting: whether the rule acts in joint steps, too, its shares of
+            the encoder included; GradNorm, as in its own paper, from the step that
+            took L_i(0) on. Otherwise the task weights stay as they begin.
           initial_losses_step: joint step at which L_i(0) of GradNorm is taken.
           soft_weight: alpha of Eq. 8, in front of the soft-target losses (0.05).
           soft_loss: "l2" or "l1", see `soka_tf.soka.distillation`.
-          weighted_collaboration: whether omega_i multiplies L_i in Eq. 8; as printed
-            it does not.
+          weighted_collaboration: whether n omega_i multiplies L_i in Eq. 8; as printed
+            it does not. Not with a rule that has shares of the encoder of its own.
           train_compress: whether the encoder's last layer, compress1, is trained.
           settle_step: from this step on BatchNorm's moving statistics stand still and
             are used in place of the batch's, by student and discriminators; None
@@ -114,8 +115,9 @@ class SokaModel(tf.keras.Model):
           name: the Keras name.
 
         Raises:
-          ValueError: if a setting is unknown, or the simultaneous order shall see
-            other images or statistics in the collaboration than in the competition.
+          ValueError: if a setting is unknown, the simultaneous order shall see other
+            images or statistics in the collaboration than in the competition, or two
+            things shall weight the encoder's losses.
         """
         super().__init__(name=name)
         if tuple(teachers.targets) != student.tasks:
@@ -145,9 +147,14 @@ class SokaModel(tf.keras.Model):
                 f"{new_batch_in_collaboration}, frozen_statistics = "
                 f"{frozen_statistics!r}. Bind False and 'batch', or 'alternating'."
             )
+        if weighted_collaboration and balancing.shares_encoder:
+            raise ValueError(
+                f"the rule {balancing.name!r} weights the encoder's losses itself. "
+                "Received with it: weighted_collaboration = True. Bind False."
+            )
         self.student = student
         self.teachers = teachers
-        self.gradnorm = gradnorm
+        self.balancing = balancing
         self.amalgamation = amalgamation
         self.adversary = adversary
         # A NamedTuple hides its content from Keras; the discriminators must be seen.
@@ -175,9 +182,9 @@ class SokaModel(tf.keras.Model):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
         self.players = Players(
-            student, gradnorm, amalgamation, adversary, train_compress, weight_decay
+            student, balancing, amalgamation, adversary, train_compress, weight_decay
         )
-        self.ledger = Ledger(student.tasks, adversary is not None)
+        self.ledger = Ledger(student.tasks, adversary is not None, balancing)
         self._step_on_host = 0
         self._compiled_steps: Dict[Mode, Any] = {}
 
@@ -211,8 +218,8 @@ class SokaModel(tf.keras.Model):
         """Takes the optimizers of the players.
 
         Args:
-          optimizers: of "encoder", "decoders", "task_weights", and, where there are
-            such players, "amalgamation" and "discriminators". Where the networks
+          optimizers: of "encoder", "decoders", and, where there are such players,
+            "task_weights", "amalgamation" and "discriminators". Where the networks
             compute in float16, those that are no LossScaleOptimizer become one.
           jit_compile: whether XLA compiles every stage's step, for one replica.
           **kwargs: of `tf.keras.Model.compile`, such as `run_eagerly`.
@@ -231,7 +238,7 @@ class SokaModel(tf.keras.Model):
         """What a run needs to go on: all players, their optimizers, the step."""
         return {
             "student": self.student,
-            "gradnorm": self.gradnorm,
+            "gradnorm": self.balancing,  # the name that checkpoints know it by
             "amalgamation": self.amalgamation,
             "discriminators": self.discriminators,
             "optimizers": self.optimizers,

@@ -3,11 +3,11 @@
 Each phase has a GradientTape of its own. One pass of the teachers and one of the
 student's encoder serve all phases of a cycle: the competition works on the
 representation as a constant; the collaboration needs of every task only d L_i / d
-representation, pulled through the encoder's tape; the same derivatives, pulled through
-the last shared layer alone, give the weighting its gradient norms.
+representation, pulled through the encoder's tape; the same derivatives, or what they
+become at the last shared layer's kernel, are what the rule of balancing sees.
 
-`game` is the `SokaModel`: networks, players, settings. Whatever lasts for one step only
-is in `Step` or handed on as an argument.
+`game` is the `SokaModel`: networks, players, rule, settings. Whatever lasts for one
+step only is in `Step` or handed on as an argument.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import tensorflow as tf
 from soka_tf.networks.batch_norm import Collected, apply_collected, statistics
 from soka_tf.networks.replicas import mean_over_replicas, replica_count
 from soka_tf.soka.adversarial import discriminator_loss
+from soka_tf.soka.balancing.rule import Seen
 from soka_tf.soka.distillation import soft_target_losses
 from soka_tf.soka.ledger import Page
 from soka_tf.soka.players import Tensors, scaled, unscaled
@@ -84,7 +85,8 @@ class Pulls(NamedTuple):
 def joint(game, step: Step, taught: Taught) -> Values:
     """Step 2: encoder and decoders together; then the task weights, if bound."""
     images, targets = taught
-    student, players = game.student, game.players
+    student, players, rule = game.student, game.players, game.balancing
+    shares_encoder = game.joint_weighting and rule.shares_encoder
     with step.page.phase("joint"):
         with tf.GradientTape(persistent=True) as tape:
             features = student.encoder(images, training=step.training)
@@ -93,41 +95,54 @@ def joint(game, step: Step, taught: Taught) -> Values:
             )
             each = _soft_losses(game, predictions, targets)
             losses = tf.stack(each)
-            total = tf.reduce_sum(game.gradnorm.task_weights * losses)
+            total = tf.reduce_sum(rule.task_weights * losses)
+            factor = 1.0
             if game.joint_amalgamation:
                 mia = game.amalgamation(targets.features, features)
                 # n omega_i: at equal weights that is Eq. 8, which has no omega.
-                share = game.soft_weight * len(game.tasks)
-                total = share * total + mia.transfer
+                factor = game.soft_weight * len(game.tasks)
+                total = factor * total + mia.transfer
                 own_scale = players.loss_scale("amalgamation")
                 own_loss = scaled(mia.amalgamation, own_scale)
-            learnt = game.joint_weighting and game.gradnorm.trainable_weights
-            scale = players.loss_scale(
-                "encoder", "decoders", *["task_weights"] * learnt
+            scale = _scale_of_pulls(
+                game, "encoder", "decoders", weighting=game.joint_weighting
             )
             total = scaled(total, scale)
+            if game.joint_amalgamation:
+                transfer = scaled(mia.transfer, scale)
             # Of the stacked losses, each would be pulled through all decoders.
             each = [scaled(loss, scale) for loss in each]
-        encoder_variables = players.optimized["encoder"]
-        variables = encoder_variables + players.optimized["decoders"]
-        gradients = tape.gradient(total, variables)
+        shared = features["representation"]
+        if shares_encoder:
+            pulls, of_decoders = _gradients_of_each(game, tape, each, shared)
+            of_decoders = [factor * gradient for gradient in of_decoders]
+        else:
+            moving = players.optimized["encoder"], players.optimized["decoders"]
+            of_encoder, of_decoders = tape.gradient(total, moving)
+            if game.joint_weighting:
+                pulls = [tape.gradient(loss, shared) for loss in each]
         if game.joint_weighting:
-            shared = features["representation"]
-            pulls = [tape.gradient(loss, shared) for loss in each]
-            norms = gradient_norms(game, tape, shared, pulls, scale)
-        count = len(encoder_variables)
-        players.apply("encoder", gradients[:count], scale)
-        players.apply("decoders", gradients[count:], scale)
+            seen = see(game, tape, shared, Pulls(losses, pulls, scale))
+        if shares_encoder:
+            shares = rule.encoder_shares(seen)
+            factors = tf.unstack(factor / len(pulls) * shares)
+            ends, at_ends = [shared], [_weighted_sum(factors, pulls)]
+            if game.joint_amalgamation:
+                ends, at_ends = [*ends, transfer], [*at_ends, tf.ones([])]
+            of_encoder = tape.gradient(ends, players.optimized["encoder"], at_ends)
+        players.apply("encoder", of_encoder, scale)
+        players.apply("decoders", of_decoders, scale)
         if game.joint_amalgamation:
             own = players.optimized["amalgamation"]
             players.apply("amalgamation", tape.gradient(own_loss, own), own_scale)
     due = game.step >= game.initial_losses_step
-    means = mean_over_replicas(losses)
-    game.gradnorm.record_initial(means, due)
+    rule.record_initial(mean_over_replicas(losses), due)
     values = game.named("loss/soft", losses)
     if game.joint_weighting:
-        values.update(weigh(game, step, means, norms, scale))
-    values.update(game.named("task_weight", game.gradnorm.task_weights))
+        values.update(weigh(game, step, seen, scale))
+    if shares_encoder:
+        values.update(game.named("encoder_share", shares))
+    values.update(game.named("task_weight", rule.task_weights))
     if game.joint_amalgamation:
         values["loss/transfer"] = mia.transfer
         values["loss/amalgamation"] = mia.amalgamation
@@ -145,34 +160,31 @@ def cycle(game, step: Step, competing: Taught, collaborating: Taught) -> Values:
     """
     encoded = encode(game, step, collaborating[0])
     representation = encoded.features["representation"]
-    seen = representation
+    shown = representation
     if competing is not collaborating or step.frozen_training != step.training:
         with statistics(game.student.encoder, "keep"):
             outputs = game.student.encoder(competing[0], training=step.frozen_training)
-        seen = outputs["representation"]
+        shown = outputs["representation"]
 
     simultaneous = game.order == "simultaneous"
     with step.page.phase("competition"):
         if simultaneous:
-            values, pulls = compete_and_pull(game, step, competing, seen)
+            values, pulls = compete_and_pull(game, step, competing, shown)
         else:
-            values = compete(game, step, competing, seen)
+            values = compete(game, step, competing, shown)
 
     # The encoder has not moved yet: its first pass is that of the next phases.
     with step.page.phase("collaboration"):
         apply_collected(encoded.moved)
         if not simultaneous:
             pulls = pull(game, step, collaborating, representation)
-        norms = gradient_norms(
-            game, encoded.compress_tape, representation, pulls.gradients, pulls.scale
-        )
-        values.update(collaborate(game, encoded, collaborating[1], pulls))
+        seen = see(game, encoded.compress_tape, representation, pulls)
+        values.update(collaborate(game, encoded, collaborating[1], pulls, seen))
 
-    losses = mean_over_replicas(pulls.losses)
-    game.gradnorm.record_initial(losses, tf.constant(True))
-    values.update(weigh(game, step, losses, norms, pulls.scale))
-    values.update(game.named("loss/soft", losses))
-    values.update(game.named("task_weight", game.gradnorm.task_weights))
+    game.balancing.record_initial(seen.losses, tf.constant(True))
+    values.update(weigh(game, step, seen, pulls.scale))
+    values.update(game.named("loss/soft", seen.losses))
+    values.update(game.named("task_weight", game.balancing.task_weights))
     return values
 
 
@@ -203,7 +215,7 @@ def compete(game, step: Step, taught: Taught, representation: tf.Tensor) -> Valu
             losses = game.adversary.mix(losses, deceits)
             values.update(game.named("loss/generator", deceits))
         scale = game.players.loss_scale("decoders")
-        total = scaled(tf.reduce_sum(game.gradnorm.task_weights * losses), scale)
+        total = scaled(tf.reduce_sum(game.balancing.task_weights * losses), scale)
     values.update(game.named("loss/competition", losses))
     gradients = tape.gradient(total, game.players.optimized["decoders"])
     game.players.apply("decoders", gradients, scale)
@@ -237,15 +249,7 @@ def compete_and_pull(
             values.update(game.named("loss/generator", deceits))
         each = [scaled(loss, scale) for loss in losses]
     values.update(game.named("loss/competition", losses))
-    pulls: Tensors = []
-    gradients: Tensors = []
-    weights = tf.unstack(tf.convert_to_tensor(game.gradnorm.task_weights))
-    for loss, weight, decoder in zip(each, weights, game.student.ordered_decoders):
-        at_representation, *own = tape.gradient(
-            loss, [representation, *decoder.trainable_variables]
-        )
-        pulls.append(at_representation)
-        gradients += [weight * gradient for gradient in own]
+    pulls, gradients = _gradients_of_each(game, tape, each, representation)
     del tape
     game.players.apply("decoders", gradients, scale)
     if step.adversarial:
@@ -304,18 +308,26 @@ def pull(game, step: Step, taught: Taught, representation: tf.Tensor) -> Pulls:
 
 
 def collaborate(
-    game, encoded: Encoded, targets: TeacherOutputs, pulls: Pulls
+    game, encoded: Encoded, targets: TeacherOutputs, pulls: Pulls, seen: Seen
 ) -> Values:
-    """Step 4: the encoder minimises alpha * sum_i L_i + L_A (Eq. 8)."""
-    shares: List[Any] = [game.soft_weight] * len(pulls.gradients)
-    if game.weighted_collaboration:
-        weights = tf.unstack(tf.convert_to_tensor(game.gradnorm.task_weights))
-        shares = [game.soft_weight * len(weights) * weight for weight in weights]
-    total = tf.add_n([tf.cast(s, p.dtype) * p for s, p in zip(shares, pulls.gradients)])
-    gradients = {"representation": total}
+    """Step 4: the encoder minimises alpha * sum_i L_i + L_A (Eq. 8).
+
+    With a rule that shares the encoder, or with `weighted_collaboration`, every L_i
+    has a factor of its own.
+    """
+    factors: List[Any] = [game.soft_weight] * len(pulls.gradients)
     features, values = encoded.features, {}
+    if game.balancing.shares_encoder:
+        shares = game.balancing.encoder_shares(seen)
+        values.update(game.named("encoder_share", shares))
+        factors = [game.soft_weight * share for share in tf.unstack(shares)]
+    elif game.weighted_collaboration:
+        weights = tf.unstack(tf.convert_to_tensor(game.balancing.task_weights))
+        factors = [game.soft_weight * len(weights) * weight for weight in weights]
+    gradients = {"representation": _weighted_sum(factors, pulls.gradients)}
     if game.amalgamation is not None:
-        values, transfer = amalgamate(game, features, targets, pulls.scale)
+        found, transfer = amalgamate(game, features, targets, pulls.scale)
+        values.update(found)
         for layer, gradient in transfer.items():
             gradients[layer] = gradients.get(layer, 0.0) + gradient
 
@@ -364,27 +376,54 @@ def amalgamate(
 def weigh(
     game,
     step: Step,
-    losses: tf.Tensor,
-    norms: tf.Tensor,
+    seen: Seen,
     scale: Optional[tf.Tensor],
 ) -> Values:
-    """Step 5: the task weights minimise L_grad; everybody else rests.
+    """Step 5: the rule moves its task weights; everybody else rests.
 
     Args:
       game: the model.
       step: this one.
-      losses: L_i, float32 [n], the same on every replica.
-      norms: ||grad_W L_i||, float32 [n], the same on every replica.
-      scale: what the gradients were multiplied by that the norms are of, or None.
+      seen: what the rule sees.
+      scale: what the gradients were multiplied by that it is of, or None.
     """
+    rule = game.balancing
     with step.page.phase("weighting"):
-        loss = game.gradnorm.step(
-            losses, norms, game.players.optimizers["task_weights"], replica_count()
-        )
+        optimizer = game.players.optimizers.get("task_weights")
+        loss = rule.step(seen, optimizer, replica_count())
+    values = {rule.loss_name: loss} if rule.loss_name else {}
+    if not rule.needs:
+        return values
+    norms = seen.pull_norms if seen.norms is None else seen.norms
     if scale is not None:
         finite = tf.reduce_all(tf.math.is_finite(norms))
         step.page.overflow = (scale > 1.0) & ~finite
-    return {"loss/gradnorm": loss, **game.named("gradient_norm", norms)}
+    return {**values, **game.named("gradient_norm", norms)}
+
+
+def see(game, tape: tf.GradientTape, representation: tf.Tensor, pulls: Pulls) -> Seen:
+    """What the rule needs, of the whole batch.
+
+    Args:
+      game: the model.
+      tape: of the last shared layer.
+      representation: its output.
+      pulls: of the tasks, at that.
+    """
+    needs, norms, gram = game.balancing.needs, None, None
+    if "norms" in needs:
+        norms = gradient_norms(game, tape, representation, pulls.gradients, pulls.scale)
+    if "gram" in needs:
+        gram = gram_matrix(pulls.gradients, pulls.scale)
+    return Seen(mean_over_replicas(pulls.losses), norms, gram)
+
+
+def gram_matrix(pulls: Tensors, scale: Optional[tf.Tensor]) -> tf.Tensor:
+    """<d L_i, d L_j> at the representation of the whole batch; float32 [n, n]."""
+    pulls = unscaled([tf.cast(p, tf.float32) for p in pulls], scale)
+    gram = tf.stack([tf.stack([tf.reduce_sum(p * q) for q in pulls]) for p in pulls])
+    # Every image is on one replica, whose loss is a share of the whole.
+    return mean_over_replicas(gram) / replica_count()
 
 
 def gradient_norms(
@@ -394,12 +433,7 @@ def gradient_norms(
     pulls: Tensors,
     scale: Optional[tf.Tensor],
 ) -> tf.Tensor:
-    """||grad_W L_i|| of the whole batch from the tasks' pulls; float32 [n]."""
-    if game.gradnorm.layer == "representation":
-        pulls = unscaled([tf.cast(p, tf.float32) for p in pulls], scale)
-        squares = tf.stack([tf.reduce_sum(tf.square(p)) for p in pulls])
-        # Every image is on one replica, whose loss is a share of the whole.
-        return tf.sqrt(mean_over_replicas(squares) / replica_count())
+    """||d L_i / d kernel|| of the last shared layer, whole batch; float32 [n]."""
     kernel = game.student.encoder.last_shared_kernel
     gradients = [
         tape.gradient(representation, kernel, output_gradients=pull) for pull in pulls
@@ -409,11 +443,31 @@ def gradient_norms(
     return tf.stack([tf.norm(g) for g in mean_over_replicas(gradients)])
 
 
-def _scale_of_pulls(game, *players: str) -> Optional[tf.Tensor]:
-    """The loss scale of a pass backward that also gives the weighting its norms."""
+def _scale_of_pulls(game, *players: str, weighting: bool = True) -> Optional[tf.Tensor]:
+    """The loss scale of a pass backward that may also serve the weighting."""
     # Norms that overflow lower the scale, too, if weights are learnt from them.
-    learnt = ["task_weights"] * game.gradnorm.trainable_weights
-    return game.players.loss_scale(*players, *learnt)
+    learns = weighting and game.balancing.learns and bool(game.balancing.needs)
+    return game.players.loss_scale(*players, *["task_weights"] * learns)
+
+
+def _gradients_of_each(
+    game, tape: tf.GradientTape, losses: Tensors, representation: tf.Tensor
+) -> Tuple[Tensors, Tensors]:
+    """Every loss's pull at the representation, and its decoder's weighted gradient."""
+    pulls: Tensors = []
+    gradients: Tensors = []
+    weights = tf.unstack(tf.convert_to_tensor(game.balancing.task_weights))
+    for loss, weight, decoder in zip(losses, weights, game.student.ordered_decoders):
+        at_representation, *own = tape.gradient(
+            loss, [representation, *decoder.trainable_variables]
+        )
+        pulls.append(at_representation)
+        gradients += [weight * gradient for gradient in own]
+    return pulls, gradients
+
+
+def _weighted_sum(factors: List[Any], pulls: Tensors) -> tf.Tensor:
+    return tf.add_n([tf.cast(f, p.dtype) * p for f, p in zip(factors, pulls)])
 
 
 def _soft_losses(

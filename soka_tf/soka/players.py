@@ -9,7 +9,7 @@ from soka_tf.networks.precision import computes_in_float16
 from soka_tf.networks.replicas import replica_count
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
-from soka_tf.soka.gradnorm import GradNorm
+from soka_tf.soka.balancing.rule import Rule
 from soka_tf.soka.student import Student
 
 Tensors = List[tf.Tensor]
@@ -27,7 +27,7 @@ class Players:
     def __init__(
         self,
         student: Student,
-        gradnorm: GradNorm,
+        balancing: Rule,
         amalgamation: Optional[Amalgamation] = None,
         adversary: Optional[Adversary] = None,
         train_compress: bool = True,
@@ -37,14 +37,14 @@ class Players:
 
         Args:
           student: Omega and the Theta_i.
-          gradnorm: the task weights omega.
+          balancing: the rule that has the task weights omega.
           amalgamation: MIA, or None.
           adversary: the CGAN term, or None.
           train_compress: whether the encoder's last layer, compress1, is trained.
           weight_decay: L2 coefficient of encoder and decoders, added to the gradient.
         """
         self._student = student
-        self._gradnorm = gradnorm
+        self._balancing = balancing
         self._amalgamation = amalgamation
         self._adversary = adversary
         self._train_compress = train_compress
@@ -60,7 +60,8 @@ class Players:
             players[f"decoder/{task}"] = list(self._student.decoders[task].variables)
         if self._amalgamation is not None:
             players["amalgamation"] = list(self._amalgamation.variables)
-        players["task_weights"] = [self._gradnorm.task_weights]
+        if self._balancing.optimized:
+            players["task_weights"] = self._balancing.optimized
         for task, discriminator in self._discriminators.items():
             players[f"discriminator/{task}"] = list(discriminator.variables)
         return players
@@ -78,8 +79,9 @@ class Players:
                 for decoder in self._student.ordered_decoders
                 for v in decoder.trainable_variables
             ],
-            "task_weights": [self._gradnorm.task_weights],
         }
+        if self._balancing.optimized:
+            variables["task_weights"] = self._balancing.optimized
         if self._amalgamation is not None:
             variables["amalgamation"] = self._amalgamation.trainable_variables
         if self._adversary is not None:

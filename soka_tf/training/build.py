@@ -6,7 +6,17 @@ Values are bound in gin/base.gin, with their units and their place in the paper.
 import functools
 import math
 import os
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Union,
+)
 
 import gin
 import tensorflow as tf
@@ -22,7 +32,11 @@ from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.weights import assign_variables, named_variables
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
-from soka_tf.soka.gradnorm import GradNorm
+from soka_tf.soka.balancing.fixed import Fixed
+from soka_tf.soka.balancing.gradnorm import GradNorm
+from soka_tf.soka.balancing.rule import Rule
+from soka_tf.soka.balancing.uncertainty import Uncertainty
+from soka_tf.soka.balancing.upgrad import UPGrad
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.tasks import Task, get_targets, get_task
@@ -33,6 +47,9 @@ from soka_tf.training.schedules import poly_schedule
 
 find_teachers = gin.external_configurable(pool.find_teachers, "find_teachers")
 load_pool = gin.external_configurable(pool.load_pool, "load_pool", denylist=["found"])
+gin.external_configurable(Fixed, denylist=["tasks"])
+gin.external_configurable(Uncertainty, denylist=["tasks"])
+gin.external_configurable(UPGrad, denylist=["tasks"])
 
 
 class Data(NamedTuple):
@@ -337,22 +354,49 @@ def build_amalgamation(
     )
 
 
-@gin.configurable
+@gin.configurable(denylist=["tasks"])
 def build_gradnorm(
-    tasks: Sequence[str],
+    tasks: int,
     alpha: float = 1.5,
     floor: float = 0.02,
     norm: str = "l2",
     adaptive: bool = True,
     layer: str = "compress",
 ) -> GradNorm:
-    """Builds the task weights; `adaptive=False` keeps them at 1 / n."""
+    """Builds the rule of the paper; `adaptive=False` keeps the weights at 1 / n."""
     return _or_user_error(
         "build_gradnorm",
         lambda: GradNorm(
-            len(tasks), alpha, floor, norm, trainable_weights=adaptive, layer=layer
+            tasks, alpha, floor, norm, trainable_weights=adaptive, layer=layer
         ),
     )
+
+
+@gin.configurable
+def build_balancing(
+    tasks: Sequence[str], rule: Callable[[int], Rule] = build_gradnorm
+) -> Rule:
+    """Builds the rule that balances the tasks.
+
+    Args:
+      tasks: the student's tasks.
+      rule: makes it of the number of tasks: a class of `soka_tf.soka.balancing`,
+        `build_gradnorm`, or any other that gin knows.
+
+    Raises:
+      UserError: if that makes no rule, or refuses its bindings.
+    """
+    made = rule
+    if callable(rule):
+        name = getattr(rule, "__name__", "rule")
+        made = _or_user_error(name, lambda: rule(len(tasks)))
+    if not isinstance(made, Rule):
+        raise UserError(
+            "build_balancing.rule must be a reference to a rule: @build_gradnorm, "
+            "@Fixed, @Uncertainty, @UPGrad or a gin configurable that makes a "
+            f"soka_tf.soka.balancing.rule.Rule. Received: {made!r}."
+        )
+    return made
 
 
 @gin.configurable
@@ -410,7 +454,7 @@ def build_adversary(
 def build_model(
     student: Student,
     teachers: TeacherPool,
-    gradnorm: GradNorm,
+    balancing: Rule,
     amalgamation: Optional[Amalgamation],
     adversary: Optional[Adversary],
     max_steps: int,
@@ -446,7 +490,7 @@ def build_model(
         lambda: SokaModel(
             student,
             teachers,
-            gradnorm,
+            balancing,
             amalgamation,
             adversary,
             joint_steps,

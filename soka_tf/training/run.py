@@ -381,7 +381,7 @@ def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
         model = build.build_model(
             student,
             teachers,
-            build.build_gradnorm(names),
+            build.build_balancing(names),
             build.build_amalgamation(student, teachers),
             build.build_adversary(names),
             settings.max_steps,

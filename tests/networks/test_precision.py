@@ -66,7 +66,7 @@ def test_cycle_in_bfloat16_moves_as_in_float32_and_logs_float32(variant):
             model = small.build(variant=variant, gan=1, optimizers=None)
         logs = small.fit(model, images)
         assert all(np.isfinite(v).all() for v in logs.values())
-        weights[name] = model.gradnorm.task_weights.numpy()
+        weights[name] = model.balancing.task_weights.numpy()
         kinds = {v.dtype for vs in model.players.variables.values() for v in vs}
         assert kinds == {tf.float32}
     np.testing.assert_allclose(weights["mixed_bfloat16"], weights["float32"], atol=0.02)

@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from soka_tf.networks.batch_norm import synchronize
+from soka_tf.soka.balancing.uncertainty import Uncertainty
+from soka_tf.soka.balancing.upgrad import UPGrad
 from soka_tf.training.optimizers import make_optimizer
 from tests import smooth
 from tests.soka import small
@@ -70,7 +72,7 @@ def train(strategy, steps, synchronized=True, optimizers=small_steps, **options)
             copies = [copy.numpy() for copy in copies]
             far = max(float(np.max(np.abs(c - copies[0]))) for c in copies)
             apart[name] = max(apart.get(name, 0.0), far)
-    for variable in (model.gradnorm.initial_losses, model.step):
+    for variable in (*small.bookkeeping(model), model.step):
         copies = strategy.experimental_local_results(variable)
         copies = [np.asarray(copy) for copy in copies]
         apart[variable.name] = max(float(np.max(np.abs(c - copies[0]))) for c in copies)
@@ -111,6 +113,10 @@ def main():
     }
     with smooth.activations():
         results["synchronized"] = compare(mirrored, JOINT_STEPS + CYCLES)
+        for rule in (UPGrad, Uncertainty):
+            results[rule.__name__] = compare(
+                mirrored, JOINT_STEPS + FEW_CYCLES, rule=rule, joint_weighting=True
+            )
     with open(sys.argv[1], "w", encoding="utf-8") as file:
         json.dump(results, file, indent=1)
 

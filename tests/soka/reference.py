@@ -11,20 +11,34 @@ taken at the encoder as it was when the cycle began, where its own gradient is t
 too, with the decoders as competition left them.
 """
 
+import numpy as np
+import scipy.optimize
 import tensorflow as tf
+
+from soka_tf.soka.balancing.gradnorm import GradNorm
+from soka_tf.soka.balancing.uncertainty import Uncertainty
+from soka_tf.soka.balancing.upgrad import UPGrad
 
 
 def joint_step(model, images):
-    """Step 2: everybody minimises the weighted soft-target losses."""
+    """Step 2: everybody minimises the weighted soft-target losses.
+
+    With `joint_weighting` the encoder's are weighted by a rule that does so, and
+    learned uncertainty takes its step; GradNorm's has a test of its own.
+    """
     taught = run_teachers(model, images)
+    shares = encoder_shares(model, images) if model.joint_weighting else None
     with tf.GradientTape(persistent=True) as tape:
         predictions, features = run_student(model, images)
         losses = soft_losses(model, taught, predictions)
-        total = tf.reduce_sum(model.gradnorm.task_weights * losses)
+        total = tf.reduce_sum(model.balancing.task_weights * losses)
+        encoder_loss = total if shares is None else tf.reduce_mean(shares * losses)
         if model.joint_amalgamation:
             transfer, own = amalgamation_losses(model, taught, features)
             total = model.soft_weight * len(model.tasks) * total + transfer
-        encoder_loss = total + penalty(model.weight_decay, moving_encoder(model))
+            encoder_loss = model.soft_weight * len(model.tasks) * encoder_loss
+            encoder_loss += transfer
+        encoder_loss += penalty(model.weight_decay, moving_encoder(model))
         decoder_loss = total + penalty(model.weight_decay, moving_decoders(model))
     move(model, tape, encoder_loss, "encoder", moving_encoder(model))
     move(model, tape, decoder_loss, "decoders", moving_decoders(model))
@@ -32,6 +46,8 @@ def joint_step(model, images):
         mine = model.amalgamation.trainable_variables
         move(model, tape, own, "amalgamation", mine)
     record_initial_losses(model, losses, model.step >= model.initial_losses_step)
+    if model.joint_weighting:
+        uncertainty_step(model, losses)
     model.step.assign_add(1)
 
 
@@ -75,7 +91,7 @@ def competition(model, images, adversarial):
         losses = soft_losses(model, taught, predictions)
         if adversarial:
             losses = mixed(model, losses, deceits(model, images, predictions, 0))
-        total = tf.reduce_sum(model.gradnorm.task_weights * losses)
+        total = tf.reduce_sum(model.balancing.task_weights * losses)
         total += penalty(model.weight_decay, variables)
     put_back(kept)
     move(model, tape, total, "decoders", variables)
@@ -99,6 +115,7 @@ def discrimination(model, images, taught, predictions):
 def collaboration(model, images, adversarial, noise=300):
     """Step 4: the encoder minimises Eq. 8."""
     taught = run_teachers(model, images)
+    own_shares = encoder_shares(model, images, adversarial, noise)
     kept = statistics_of(
         *model.student.decoders.values(), *model.discriminators.values()
     )
@@ -110,7 +127,9 @@ def collaboration(model, images, adversarial, noise=300):
             losses = mixed(model, losses, deceits(model, images, predictions, noise))
         shares = tf.ones(len(model.tasks))
         if model.weighted_collaboration:
-            shares = len(model.tasks) * tf.stop_gradient(model.gradnorm.task_weights)
+            shares = len(model.tasks) * tf.stop_gradient(model.balancing.task_weights)
+        if own_shares is not None:
+            shares = own_shares
         total = model.soft_weight * tf.reduce_sum(shares * losses)
         total += penalty(model.weight_decay, variables)
         if model.amalgamation is not None:
@@ -131,7 +150,13 @@ def weighting(model, images, adversarial, encoder_at_start, noise=300):
     encoder_now = values(encoder.trainable_variables)
     assign(encoder.trainable_variables, encoder_at_start)
 
-    state = model.gradnorm
+    state = model.balancing
+    if not isinstance(state, GradNorm):
+        predictions, _ = run_student(model, images, resting="decoders")
+        uncertainty_step(model, soft_losses(model, taught, predictions))
+        put_back(kept)
+        assign(encoder.trainable_variables, encoder_now)
+        return
     task_weights = tf.identity(state.task_weights)
     with tf.GradientTape() as outer:
         outer.watch(task_weights)
@@ -166,6 +191,52 @@ def weighting(model, images, adversarial, encoder_at_start, noise=300):
     excess = tf.maximum(state.task_weights - state.floor, 0.0)
     share = 1.0 - state.floor * len(model.tasks)
     state.task_weights.assign(state.floor + share * excess / tf.reduce_sum(excess))
+
+
+def uncertainty_step(model, losses):
+    """Kendall's weights minimise sum_i exp(-s_i) L_i + s_i; others have no step."""
+    if not isinstance(model.balancing, Uncertainty):
+        return
+    log_scales = model.balancing.log_scales
+    with tf.GradientTape() as tape:
+        tape.watch(log_scales)
+        loss = tf.reduce_sum(tf.exp(-log_scales) * losses + log_scales)
+    gradient = tape.gradient(loss, log_scales)
+    model.optimizers["task_weights"].apply_gradients([(gradient, log_scales)])
+
+
+def encoder_shares(model, images, adversarial=False, noise=300):
+    """The factors that a rule gives the losses in Eq. 8, float32 [n]; or None."""
+    rule = model.balancing
+    if isinstance(rule, Uncertainty):
+        weights = rule.task_weights
+        return weights / tf.reduce_mean(weights)
+    if not isinstance(rule, UPGrad):
+        return None
+    taught = run_teachers(model, images)
+    kept = statistics_of(model.student, *model.discriminators.values())
+    with tf.GradientTape(persistent=True) as tape:
+        predictions, features = run_student(model, images, resting="decoders")
+        losses = soft_losses(model, taught, predictions)
+        if adversarial:
+            losses = mixed(model, losses, deceits(model, images, predictions, noise))
+        losses = tf.unstack(losses)
+    put_back(kept)
+    shared = features["representation"]
+    jacobian = [tf.reshape(tape.gradient(loss, shared), [-1]) for loss in losses]
+    return upgrad_shares(np.float64(jacobian), rule.regularization)
+
+
+def upgrad_shares(jacobian, regularization):
+    """n times UPGrad's weights, each projection by non-negative least squares.
+
+    With v = e_i + u, v' (J J' / trace + regularization * I) v is |A (u + e_i)|^2.
+    """
+    n = len(jacobian)
+    size = np.sqrt(np.sum(jacobian**2)) or 1.0
+    matrix = np.concatenate([jacobian.T / size, np.sqrt(regularization) * np.eye(n)])
+    rows = [e + scipy.optimize.nnls(matrix, -matrix @ e)[0] for e in np.eye(n)]
+    return np.float32(np.sum(rows, axis=0))
 
 
 # --------------------------------------------------------------------------- losses
@@ -268,7 +339,9 @@ def move(model, tape, loss, player, variables):
 
 
 def record_initial_losses(model, losses, due):
-    initial = model.gradnorm.initial_losses
+    if not isinstance(model.balancing, GradNorm):
+        return
+    initial = model.balancing.initial_losses
     missing = tf.reduce_all(initial == 0)
     initial.assign(tf.where(tf.logical_and(missing, due), losses, initial))
 

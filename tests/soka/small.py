@@ -1,5 +1,7 @@
 """A SOKA model of a few thousand weights, and its state as plain arrays."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -8,7 +10,7 @@ from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
-from soka_tf.soka.gradnorm import GradNorm
+from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
@@ -90,9 +92,13 @@ def build(
     optimizers=None,
     run_eagerly=True,
     gradnorm=None,
+    rule=None,
     **options,
 ):
-    """A compiled model; `variant` None is without MIA, `gan` the first GAN step."""
+    """A compiled model; `variant` None is without MIA, `gan` the first GAN step.
+
+    `rule` makes another rule than GradNorm from the number of tasks.
+    """
     names = AUXILIARIES[:auxiliaries]
     pool = TeacherPool({t: teacher(t) for t in tasks}, {t: teacher(t) for t in names})
     student = Student(encoder(), {t: decoder(t) for t in tasks})
@@ -128,8 +134,9 @@ def build(
         "soft_loss": "l2",  # smooth: a test's tolerance is that of rounding
         **options,
     }
-    gradnorm = GradNorm(len(tasks), **(gradnorm or {}))
-    model = SokaModel(student, pool, gradnorm, amalgamation, adversary, **options)
+    rule = rule or functools.partial(GradNorm, **(gradnorm or {}))
+    balancing = rule(len(tasks))
+    model = SokaModel(student, pool, balancing, amalgamation, adversary, **options)
     model.compile(optimizers or sgd_optimizers(), run_eagerly=run_eagerly)
     return model
 
@@ -155,12 +162,18 @@ def trained_state(model):
     for player, variables in model.players.variables.items():
         for i, v in enumerate(variables):
             state[f"{player}/{i}/{v.name}"] = v
-    state["initial_losses"] = model.gradnorm.initial_losses
+    state.update({v.name.split(":")[0]: v for v in bookkeeping(model)})
     state["step"] = model.step
     for name, optimizer in model.optimizers.items():
         for i, v in enumerate(slots(optimizer)):
             state[f"optimizer/{name}/{i}/{v.name}"] = v
     return {path: v.numpy() for path, v in state.items()}
+
+
+def bookkeeping(model):
+    """What a rule keeps beside the variables that an optimizer moves."""
+    optimized = {id(v) for v in model.balancing.optimized}
+    return [v for v in model.balancing.variables if id(v) not in optimized]
 
 
 def slots(optimizer):
@@ -174,7 +187,8 @@ def set_state(model, state):
     for variables in model.players.variables.values():
         for v in variables:
             v.assign(next(values))
-    model.gradnorm.initial_losses.assign(next(values))
+    for v in bookkeeping(model):
+        v.assign(next(values))
     model.step.assign(next(values))
     for optimizer in model.optimizers.values():
         for v in slots(optimizer):

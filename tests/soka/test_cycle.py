@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.soka.gradnorm import gradnorm_gradient, renormalize
+from soka_tf.soka.balancing.fixed import Fixed
+from soka_tf.soka.balancing.gradnorm import gradnorm_gradient, renormalize
+from soka_tf.soka.balancing.uncertainty import Uncertainty
+from soka_tf.soka.balancing.upgrad import UPGrad
 from tests.soka import reference, small
 
 THREE = (*small.TASKS, "edge_texture")
@@ -43,8 +46,20 @@ CASES = {
     ),
     "norms_of_activations": dict(gradnorm=dict(layer="representation"), gan=1),
     "adam": dict(optimizers="adam", weighted_collaboration=True),
+    "fixed": dict(
+        rule=lambda n: Fixed(n, [0.8, 0.2]),
+        weighted_collaboration=True,
+        auxiliaries=0,
+        variant=None,
+    ),
+    # A heavy weight, so that a mistake in the shares is seen.
+    "uncertainty": dict(rule=Uncertainty, soft_weight=1.0, weight_decay=1e-2),
+    "upgrad": dict(rule=UPGrad, soft_weight=1.0, tasks=THREE, gan=1),
 }
-SIMULTANEOUS = ("plain", "three_tasks_two_auxiliaries", "outer_product_gan", "adam")
+SIMULTANEOUS = (
+    *("plain", "three_tasks_two_auxiliaries", "outer_product_gan", "adam"),
+    *("uncertainty", "upgrad"),
+)
 MOVED = ("encoder/", "decoder/normal/", "optimizer/encoder/")
 
 
@@ -128,13 +143,48 @@ def test_simultaneous_order_with_a_pass_of_its_own_is_refused(choice):
         dict(variant=None, auxiliaries=0, weight_decay=1e-2),
         dict(joint_amalgamation=True, auxiliaries=1),
         dict(joint_amalgamation=True, variant="literal", train_compress=False),
+        dict(joint_weighting=True, rule=UPGrad, tasks=THREE, weight_decay=1e-2),
+        dict(joint_weighting=True, rule=UPGrad, joint_amalgamation=True),
+        dict(joint_weighting=True, rule=Uncertainty, joint_amalgamation=True),
+        dict(rule=Uncertainty, joint_amalgamation=True),
     ],
-    ids=["soft_targets_and_decay", "reconstruction", "literal"],
+    ids=[
+        "soft_targets_and_decay",
+        "reconstruction",
+        "literal",
+        "upgrad_of_three",
+        "upgrad_with_amalgamation",
+        "uncertainty",
+        "uncertainty_that_rests",
+    ],
 )
 def test_joint_step_equals_its_plain_form_in_every_step(options):
     model = small.build(joint_steps=10, initial_losses_step=1, **options)
     assert_every_step_is_equal(model, reference.joint_step, steps=2)
-    assert model.gradnorm.initial_losses.numpy().all()
+    if "rule" not in options:
+        assert model.balancing.initial_losses.numpy().all()
+
+
+@pytest.mark.parametrize("order", ["alternating", "simultaneous"])
+@pytest.mark.parametrize("joint_steps", [0, 1])
+def test_upgrad_on_tasks_that_conflict_moves_the_encoder_elsewhere(order, joint_steps):
+    ends, shares = {}, {}
+    for rule in (Fixed, UPGrad):
+        model = small.build(
+            rule=rule,
+            tasks=THREE,
+            order=order,
+            soft_weight=1.0,
+            joint_steps=joint_steps,
+            joint_weighting=True,
+        )
+        logs = small.fit(model, small.batches(1))
+        ends[rule] = small.trained_state(model)
+        shares = {k: v[0] for k, v in logs.items() if k.startswith("encoder_share/")}
+    assert list(shares) == [f"encoder_share/{task}" for task in THREE]
+    assert max(shares.values()) > 1.01  # there is something to resolve
+    far = small.differences(*ends.values())
+    assert max(size for path, size in far.items() if path.startswith("encoder/")) > 1e-4
 
 
 def test_joint_weighting_moves_the_weights_by_gradnorm_and_all_else_as_before():
@@ -144,10 +194,10 @@ def test_joint_weighting_moves_the_weights_by_gradnorm_and_all_else_as_before():
     )
     first, second = small.batches(2)
     small.fit(model, first[None])
-    assert not model.gradnorm.initial_losses.numpy().any()
-    np.testing.assert_array_equal(model.gradnorm.task_weights, [0.5, 0.5])
+    assert not model.balancing.initial_losses.numpy().any()
+    np.testing.assert_array_equal(model.balancing.task_weights, [0.5, 0.5])
 
-    model.gradnorm.initial_losses.assign([0.3, 2.0])
+    model.balancing.initial_losses.assign([0.3, 2.0])
     start = small.trained_state(model)
     taught = reference.run_teachers(model, second)
     with tf.GradientTape(persistent=True) as tape:
@@ -165,7 +215,7 @@ def test_joint_weighting_moves_the_weights_by_gradnorm_and_all_else_as_before():
     logs = small.fit(model, second[None])
     small.fit(plain, second[None])
 
-    np.testing.assert_allclose(model.gradnorm.task_weights, expected, atol=1e-6)
+    np.testing.assert_allclose(model.balancing.task_weights, expected, atol=1e-6)
     assert abs(float(expected[0]) - 0.5) > 1e-4
     assert logs["loss/gradnorm"][0] == pytest.approx(float(loss), rel=1e-4)
     for task, norm in zip(model.tasks, norms):

@@ -5,6 +5,7 @@ import collections
 import pytest
 
 from soka_tf.networks.batch_norm import BatchNorm
+from soka_tf.soka.balancing.fixed import Fixed
 from tests.soka import small
 
 
@@ -64,6 +65,17 @@ def test_step_computes_nothing_twice_and_nothing_unused(stage, order):
     # and, in a cycle, the weights.
     moved = 2 * (in_encoder + in_decoders) + (3 if cycle else 2)
     assert kinds["AssignVariableOp"] == moved
+
+
+def test_rule_that_needs_nothing_costs_nothing():
+    model = small.build(
+        run_eagerly=False, variant=None, auxiliaries=0, rule=Fixed, joint_steps=0
+    )
+    batches = iter(small.dataset(small.batches(1)))
+    kinds = [o.type for o in live_operations(model.make_step("cycle"), batches)]
+    decoders = sum(map(kernels, model.student.ordered_decoders))
+    wanted = kernels(model.student.encoder) + decoders
+    assert kinds.count("Conv2DBackpropFilter") == wanted
 
 
 def test_joint_step_without_amalgamation_runs_no_auxiliary_teacher():

@@ -5,15 +5,26 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.networks.precision import compute_in
+from soka_tf.soka.balancing.uncertainty import Uncertainty
+from soka_tf.soka.balancing.upgrad import UPGrad
 from tests.soka import small
 from tests.soka.test_movement import EXPECTED
 
 LossScaleOptimizer = tf.keras.mixed_precision.LossScaleOptimizer
 
 
-def build(precision, optimizers=None):
+def build(precision, optimizers=None, **options):
     with compute_in(precision):
-        return small.build(joint_steps=1, gan=1, optimizers=optimizers, **DECAY)
+        return small.build(
+            joint_steps=1, gan=1, optimizers=optimizers, **DECAY, **options
+        )
+
+
+def scaling_optimizers(scale):
+    return {
+        player: LossScaleOptimizer(optimizer, initial_scale=scale)
+        for player, optimizer in small.sgd_optimizers().items()
+    }
 
 
 DECAY = {"weight_decay": 1e-3}
@@ -60,10 +71,7 @@ def test_overflow_is_left_out_lowers_the_scale_and_spoils_nothing(half):
     model, start = half
     small.set_state(model, start)
     model.movement_every_steps = 0
-    huge = {
-        player: LossScaleOptimizer(optimizer, initial_scale=2.0**60)
-        for player, optimizer in small.sgd_optimizers().items()
-    }
+    huge = scaling_optimizers(2.0**60)
     model.compile(huge, run_eagerly=True)
     images = small.batches(2)
     # Joint, then a cycle: nobody moves, but who passed the batch has its statistics.
@@ -83,6 +91,37 @@ def test_overflow_is_left_out_lowers_the_scale_and_spoils_nothing(half):
             continue
         np.testing.assert_array_equal(value, end[path], path)
     assert model.ledger.first_not_finite() == {}
+
+
+@pytest.mark.parametrize("rule", [UPGrad, Uncertainty])
+@pytest.mark.parametrize("step", [0, 1])
+def test_rule_that_shares_the_encoder_sees_pulls_without_their_scale(rule, step):
+    options = dict(
+        rule=rule, joint_weighting=True, tasks=(*small.TASKS, "edge_texture")
+    )
+    logs = {}
+    for precision, scale in (
+        ("float32", None),
+        ("mixed_float16", 2.0**7),
+        ("mixed_float16", 2.0**60),
+    ):
+        optimizers = scaling_optimizers(scale) if scale else None
+        model = build(precision, optimizers, **options)
+        model.step.assign(step)
+        start = small.trained_state(model)
+        logs[scale] = small.fit(model, small.batches(1))
+        far = small.differences(start, small.trained_state(model))
+        moved = {path.split("/")[0] for path, size in far.items() if size > 0}
+        weights = {p for p in far if p.startswith("encoder/") and "moving_" not in p}
+        assert any(far[p] for p in weights) == (scale != 2.0**60)
+        assert ("task_weights" in moved) == model.balancing.learns
+        assert model.ledger.first_not_finite() == {}
+        assert all(np.isfinite(value).all() for value in logs[scale].values())
+    seen = [n for n in logs[None] if n.startswith(("encoder_share", "gradient_norm"))]
+    assert len(seen) == len(model.tasks) * (2 if model.balancing.needs else 1)
+    for name in seen:
+        near = pytest.approx(logs[None][name][0], rel=0.3)
+        assert logs[2.0**7][name][0] == near, name
 
 
 def test_scale_is_saved_with_its_optimizer(half, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.soka.gradnorm import GradNorm
+from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
 from tests.soka import small
 from tests.stacks import DECOUPLED_DECAY

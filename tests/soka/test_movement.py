@@ -232,11 +232,11 @@ def test_every_variable_belongs_to_one_player_and_one_optimizer(options):
     unmoved = {name for key, name in trainable.items() if key not in set(moved)}
     assert all(name.startswith("compress1") for name in unmoved)
     assert len(unmoved) == (3 if options.get("train_compress") is False else 0)
-    assert set(moved) - set(trainable) == {id(model.gradnorm.task_weights)}
+    assert set(moved) - set(trainable) == {id(model.balancing.task_weights)}
 
     bookkeeping = [
         model.step,
-        model.gradnorm.initial_losses,
+        model.balancing.initial_losses,
         model.ledger.not_finite_since,
     ]
     bookkeeping += [v for metric in model.metrics for v in metric.variables]

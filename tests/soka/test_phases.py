@@ -26,12 +26,10 @@ def test_phases_called_one_by_one_are_the_cycle_of_fit():
     phases.compete(model, step, taught, representation)
     apply_collected(encoded.moved)
     pulls = phases.pull(model, step, taught, representation)
-    norms = phases.gradient_norms(
-        model, encoded.compress_tape, representation, pulls.gradients, pulls.scale
-    )
-    values = phases.collaborate(model, encoded, taught[1], pulls)
-    model.gradnorm.record_initial(pulls.losses, tf.constant(True))
-    values.update(phases.weigh(model, step, pulls.losses, norms, pulls.scale))
+    seen = phases.see(model, encoded.compress_tape, representation, pulls)
+    values = phases.collaborate(model, encoded, taught[1], pulls, seen)
+    model.balancing.record_initial(seen.losses, tf.constant(True))
+    values.update(phases.weigh(model, step, seen, pulls.scale))
     model.step.assign_add(1)
 
     far = small.differences(expected, small.trained_state(model))

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.soka import small
+
 pytestmark = pytest.mark.distributed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -45,6 +47,15 @@ def test_two_replicas_of_the_shipped_networks_agree_over_a_few_cycles(results):
 def test_replicas_hold_the_same_values_to_the_last_bit(results):
     apart = results["synchronized"]["apart"]
     assert {"task_weights", "initial_losses:0", "step:0", "encoder"} <= set(apart)
+    assert not any(apart.values()), apart
+
+
+@pytest.mark.parametrize("rule, own", [("UPGrad", ""), ("Uncertainty", "task_weights")])
+def test_two_replicas_balance_by_what_all_of_them_see(results, rule, own):
+    far, apart = results[rule]["far"], results[rule]["apart"]
+    assert {f"log/encoder_share/{task}" for task in small.TASKS} <= set(far)
+    assert not own or own in far
+    assert all(difference < 1e-5 for difference in far.values()), far
     assert not any(apart.values()), apart
 
 

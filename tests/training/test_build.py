@@ -199,7 +199,7 @@ def test_amalgamation_none_is_none(student, pools):
 @pytest.mark.parametrize("wrong", [{"norm": "l7"}, {"floor": 0.6}])
 def test_gradnorm_wrong_value_names_the_binding(wrong):
     with pytest.raises(UserError, match="build_gradnorm: .*Received"):
-        build.build_gradnorm(TASKS, **wrong)
+        build.build_gradnorm(2, **wrong)
 
 
 def test_adversary_is_none_unless_enabled_and_calmer_for_depth():

@@ -79,7 +79,7 @@ def state(model):
         slots = optimizer.variables
         for i, variable in enumerate(slots() if callable(slots) else slots):
             values[f"{name}/slot/{i}"] = variable.numpy()
-    initial = [v for v in model.gradnorm.variables]
+    initial = [v for v in model.balancing.variables]
     for i, variable in enumerate(initial):
         values[f"gradnorm/{i}"] = variable.numpy()
     values["step"] = model.step.numpy()
@@ -250,7 +250,7 @@ def test_run_of_one_task_is_trained_measured_and_exported(tiny, tmp_path, cycles
         params += ["build_model.joint_steps = 0", "build_gradnorm.adaptive = True"]
     run = tiny.build(tmp_path / "run", *params, files=files)
     runs.train(run, str(tmp_path / "run"))
-    assert run.model.gradnorm.task_weights.numpy() == pytest.approx([1.0], abs=1e-6)
+    assert run.model.balancing.task_weights.numpy() == pytest.approx([1.0], abs=1e-6)
 
     settings = run.settings
     student = runs.restore_student(str(tmp_path / "run"), settings, which="best")

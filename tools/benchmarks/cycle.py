@@ -11,7 +11,7 @@ from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.precision import compute_in
 from soka_tf.networks.processor import has_amx
 from soka_tf.soka.amalgamation import Amalgamation
-from soka_tf.soka.gradnorm import GradNorm
+from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task

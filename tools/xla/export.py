@@ -120,7 +120,7 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, runs.Settings]:
 
 def variables_by_name(model: SokaModel) -> Dict[str, tf.Variable]:
     """The state of a step, by names that depend on the configuration alone."""
-    owners = {**model.players.variables, "balancing": model.gradnorm.variables}
+    owners = {**model.players.variables, "balancing": model.balancing.variables}
     for player, optimizer in model.players.optimizers.items():
         owners[f"optimizer/{player}"] = optimizer.variables()
     for teacher in model.teachers.teachers:

@@ -3,9 +3,16 @@
 The exponent, the floor and the kind of norm are choices: docs/deviations.md.
 """
 
-from typing import Optional, Sequence
+from typing import FrozenSet, List, Optional, Sequence
 
 import tensorflow as tf
+
+from soka_tf.soka.balancing.rule import (
+    Rule,
+    Seen,
+    checked_weights,
+    replicated_variable,
+)
 
 NORMS = ("l2", "squared_l2")
 LAYERS = ("compress", "representation")
@@ -79,13 +86,15 @@ def renormalize(task_weights: tf.Tensor, floor: float) -> tf.Tensor:
     return floor + (1.0 - floor * count) * shares
 
 
-class GradNorm(tf.Module):
+class GradNorm(Rule):
     """The task weights and what they are learnt from; all of it is checkpointed.
 
     Attributes:
       task_weights: omega, float32 [n], sum 1.
       initial_losses: L_i(0), float32 [n]; 0 until they are recorded.
     """
+
+    loss_name = "loss/gradnorm"  # logs of former runs have it
 
     def __init__(
         self,
@@ -96,7 +105,6 @@ class GradNorm(tf.Module):
         trainable_weights: bool = True,
         initial_weights: Optional[Sequence[float]] = None,
         layer: str = "compress",
-        name: str = "gradnorm",
     ):
         """Creates the state.
 
@@ -107,12 +115,11 @@ class GradNorm(tf.Module):
           norm: "l2" or "squared_l2", see `gradnorm_gradient`.
           trainable_weights: False keeps the weights at their initial values.
           initial_weights: of sum 1; 1 / n each unless told (0.5 for two tasks).
-          layer: W of Eq. 7, at which whoever calls `step` takes the norms:
-            "compress", the kernel of the last layer that all tasks share, or
-            "representation", that layer's activations on the whole batch.
-          name: of the module.
+          layer: W of Eq. 7, at which the norms are taken: "compress", the kernel of
+            the last layer that all tasks share, or "representation", that layer's
+            activations on the whole batch.
         """
-        super().__init__(name=name)
+        super().__init__()
         if not 0.0 <= floor < 1.0 / tasks:
             raise ValueError(
                 f"floor must be in [0, 1/{tasks}) for {tasks} tasks. Received: {floor}."
@@ -121,25 +128,29 @@ class GradNorm(tf.Module):
             raise ValueError(f"norm must be one of {NORMS}. Received: {norm!r}.")
         if layer not in LAYERS:
             raise ValueError(f"layer must be one of {LAYERS}. Received: {layer!r}.")
-        initial = list(initial_weights or [1.0 / tasks] * tasks)
-        if len(initial) != tasks or abs(sum(initial) - 1.0) > 1e-5 or min(initial) < 0:
-            raise ValueError(
-                f"initial_weights must be {tasks} non-negative numbers of sum 1. "
-                f"Received: {initial}."
-            )
         self.alpha = alpha
         self.floor = floor
         self.norm = norm
         self.layer = layer
         self.trainable_weights = trainable_weights
-        # Mean over replicas: each would otherwise keep a copy of its own, and drift.
-        options = dict(
-            dtype=tf.float32, aggregation=tf.VariableAggregation.MEAN, trainable=False
-        )
-        self.task_weights = tf.Variable(initial, name="task_weights", **options)
-        self.initial_losses = tf.Variable(
-            [0.0] * tasks, name="initial_losses", **options
-        )
+        initial = checked_weights(initial_weights, tasks, "initial_weights")
+        self.task_weights = replicated_variable(initial, "task_weights")
+        self.initial_losses = replicated_variable([0.0] * tasks, "initial_losses")
+
+    @property
+    def needs(self) -> FrozenSet[str]:
+        """What the norms at `layer` are taken from."""
+        return frozenset({"norms" if self.layer == "compress" else "gram"})
+
+    @property
+    def optimized(self) -> List[tf.Variable]:
+        """The weights, whether they are trainable or not: checkpoints have slots."""
+        return [self.task_weights]
+
+    @property
+    def learns(self) -> bool:
+        """Whether the weights are trainable."""
+        return self.trainable_weights
 
     def record_initial(self, losses: tf.Tensor, due: tf.Tensor) -> None:
         """Keeps L_i(0): the first losses seen once `due` (a bool) is true.
@@ -153,8 +164,7 @@ class GradNorm(tf.Module):
 
     def step(
         self,
-        losses: tf.Tensor,
-        gradient_norms: tf.Tensor,
+        seen: Seen,
         optimizer: tf.keras.optimizers.Optimizer,
         replicas: int = 1,
     ) -> tf.Tensor:
@@ -163,9 +173,7 @@ class GradNorm(tf.Module):
         They stay until every L_i(0) is recorded: before, there is no training rate.
 
         Args:
-          losses: L_i(t), float32 [n], the same on every replica.
-          gradient_norms: norms of the unweighted gradients at `layer`, float32 [n],
-            the same on every replica.
+          seen: L_i(t), and what the norms at `layer` follow from.
           optimizer: moves the weights.
           replicas: number of replicas, over which the optimizer sums.
 
@@ -174,8 +182,8 @@ class GradNorm(tf.Module):
         """
         loss, gradient = gradnorm_gradient(
             tf.convert_to_tensor(self.task_weights),
-            gradient_norms,
-            losses,
+            seen.norms if self.layer == "compress" else seen.pull_norms,
+            seen.losses,
             tf.convert_to_tensor(self.initial_losses),
             self.alpha,
             self.norm,

@@ -1,0 +1,1 @@
+"""How the tasks are balanced: one rule a file, behind the interface of `rule.py`."""
