@@ -236,3 +236,48 @@ def test_unused_bindings_includes_macros(shipped):
     config.parse_gin([], ["brew.cup = 1"])
     brew()
     assert config.unused_bindings() == ["size"]
+
+
+# Reading back
+
+
+def test_differing_bindings_read_folded_values_and_missing_ones():
+    stored = "# a comment\na.b = \\\n    ['x',\n     'y']\nrun.tasks = 1\nmax = 3\n"
+    current = "a.b = ['x', 'y']\nrun.tasks = 2\nmin = 4\n"
+    assert config.differing_bindings(stored, current) == [
+        "max: 3 -> not bound",
+        "min: not bound -> 4",
+        "run.tasks: 1 -> 2",
+    ]
+    both = config.differing_bindings(stored, current, of_both=True)
+    assert both == ["run.tasks: 1 -> 2"]
+
+
+def test_differing_bindings_of_what_is_no_gin_text_names_the_line():
+    with pytest.raises(UserError, match="the stored configuration, line 2: b 2: Could"):
+        config.differing_bindings("a = 1\nb 2\n", "a = 1\n")
+
+
+def test_differing_bindings_tell_references_from_texts_and_leave_out_free_ones():
+    stored, current = "a.b = %c\nc = 1\n", "a.b = '%c'\nc = 2\n"
+    found = config.differing_bindings(stored, current, free=["c"])
+    assert found == ["a.b: %c -> '%c'"]
+
+
+def test_read_gin_binds_nothing_and_is_written_as_it_was_read(shipped, tmp_path):
+    text = (
+        "include 'rooms/demo.gin'\nnowhere.known = [\n    @a/b(),  # why\n    %size]\n"
+        "brew:\n    minutes = 7\n    kind = 'a' 'b#'\n"
+    )
+    read = config.read_gin([write(tmp_path, text)], ["x/brew.cup = {'a': (1,)}"])
+    assert config.format_gin(read) == (
+        "brew.cup = %size\nbrew.kind = 'ab#'\nbrew.minutes = 7\n"
+        "nowhere.known = [@a/b(), %size]\nsize = 64\nx/brew.cup = {'a': (1,)}\n"
+    )
+    assert config.read_gin([write(tmp_path, config.format_gin(read))]) == read
+    assert brew() == (3, "green", None)
+
+
+def test_with_binding_changes_that_line_only():
+    text = "seed = 0\na.seed = 0\n"
+    assert config.with_binding(text, "seed", 5) == "seed = 5\na.seed = 0\n"
