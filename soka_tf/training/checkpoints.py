@@ -84,9 +84,6 @@ def _step_of(path: str) -> int:
     return int(path.rsplit("-", 1)[1])
 
 
-# Restoring
-
-
 def manager_of(
     model: SokaModel, model_dir: str, keep: int
 ) -> tf.train.CheckpointManager:
@@ -99,18 +96,10 @@ def manager_of(
 def restore(
     model: SokaModel, manager: tf.train.CheckpointManager, model_dir: str
 ) -> int:
-    """Brings a model to where a run's last checkpoint stands.
-
-    Args:
-      model: of the run.
-      manager: of `manager_of`, possibly of another folder.
-      model_dir: the run's folder.
-
-    Returns:
-      The step; 0 without a checkpoint.
+    """Brings a model to a run's last checkpoint; returns its step, 0 without one.
 
     Raises:
-      UserError: if the checkpoint does not fit; the model is as before then.
+      UserError: if it does not fit; the model is as before then.
     """
     path = _last_in(checkpoint_dir(model_dir))
     if path is None:
@@ -169,9 +158,6 @@ def _misfits(path: str, what: str, remedy: str) -> Iterator[None]:
             f"{path}: the checkpoint does not fit {what} or is damaged "
             f"({reason(error)}). Remove it to {remedy} the one before."
         ) from error
-
-
-# Saving
 
 
 def try_save(manager: tf.train.CheckpointManager, step: int) -> Optional[str]:

@@ -8,19 +8,7 @@ import os
 import pathlib
 import re
 import tokenize
-from typing import (
-    Any,
-    Collection,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from soka_tf.errors import UserError, did_you_mean
 
@@ -144,7 +132,7 @@ def read_gin(
     return _bindings([*_of_files(gin_files), *_of_params(gin_params)])
 
 
-def format_gin(bindings: Mapping[str, Any]) -> str:
+def format_gin(bindings: Dict[str, Any]) -> str:
     """Returns the gin text of what `read_gin` read, a line a binding, sorted."""
     return "".join(f"{name} = {bindings[name]!r}\n" for name in sorted(bindings))
 
@@ -156,7 +144,7 @@ def with_binding(config: str, name: str, value: Any) -> str:
 
 
 def differing_bindings(
-    stored: str, current: str, of_both: bool = False, free: Collection[str] = ()
+    stored: str, current: str, of_both: bool = False, free: Iterable[str] = ()
 ) -> List[str]:
     """Lists the bindings in which two configurations differ.
 

@@ -8,9 +8,8 @@ from tabulate import tabulate
 
 from soka_tf.errors import UserError, plain_message
 from soka_tf.training import build
-from soka_tf.training.answers import teacher_cache
 from soka_tf.training.auxiliary import select_auxiliary
-from soka_tf.training.run import assemble_model
+from soka_tf.training.run import assemble_model, teacher_cache
 from soka_tf.training.settings import Settings
 
 

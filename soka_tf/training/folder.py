@@ -57,12 +57,7 @@ def claim(model_dir: str, config: str, chief: bool = True) -> None:
 
 
 def refuse_differences(model_dir: str, config: str, of_both: bool = False) -> None:
-    """Refuses a folder whose run has other bindings than `config`.
-
-    Args:
-      model_dir: the run's folder.
-      config: the present configuration.
-      of_both: whether bindings that only one of them has are left out.
+    """Refuses a folder whose run has other bindings; see `differing_bindings`.
 
     Raises:
       UserError: naming each with both values, but for those that change no result.

@@ -15,6 +15,7 @@ from absl import logging
 from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
 from soka_tf.soka.model import SokaModel
+from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.pool import TeacherFiles, TeacherPool
 from soka_tf.training import build
 from soka_tf.training.auxiliary import Selection, select_auxiliary
@@ -192,7 +193,7 @@ def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
 
 def _check_label_losses(settings: Settings, model: SokaModel) -> None:
     """Refuses what needs more of the teachers than labels can stand for."""
-    if amalgamated_layers(settings, model):
+    if _amalgamated_layers(settings, model):
         raise UserError(
             "run.supervision = 'labels' leaves no teachers' features to amalgamate. "
             "Bind build_amalgamation.variant = None, as gin/methods/dmtl.gin does, or "
@@ -206,12 +207,37 @@ def _check_label_losses(settings: Settings, model: SokaModel) -> None:
         )
 
 
-def amalgamated_layers(settings: Settings, model: SokaModel) -> Sequence[str]:
+def _amalgamated_layers(settings: Settings, model: SokaModel) -> Sequence[str]:
     """The layers whose activations a step of the run asks the teachers for."""
     only_joint = settings.max_steps <= model.joint_steps
     needed = model.joint_amalgamation or not only_joint
     amalgamation = model.amalgamation if needed else None
     return amalgamation.layer_names if amalgamation is not None else ()
+
+
+def teacher_cache(
+    settings: Settings,
+    model: SokaModel,
+    files: TeacherFiles,
+    pool: Optional[TeacherPool] = None,
+) -> TeacherCache:
+    """The cache of what a run's teachers say; nothing is computed yet.
+
+    Args:
+      settings: of the run.
+      model: of the run; it decides which activations are needed.
+      files: what its teachers were loaded from.
+      pool: the teachers to run; None for the model's.
+    """
+    return TeacherCache(
+        settings.teacher_cache_dir
+        or os.path.join(build.default_cache_dir(), "teacher_outputs"),
+        pool or model.teachers,
+        {**files.targets, **files.auxiliaries},
+        settings.image_size,
+        settings.antialias,
+        _amalgamated_layers(settings, model),
+    )
 
 
 def _throw_away_folder() -> str:

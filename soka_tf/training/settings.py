@@ -12,18 +12,8 @@ from soka_tf.networks.precision import PRECISIONS
 from soka_tf.tasks import Task, get_targets
 
 SUPERVISIONS = ("teachers", "labels")
-_WHOLE_NUMBERS = (
-    "image_size",
-    "batch_size",
-    "max_steps",
-    "log_every_steps",
-    "checkpoint_every_steps",
-    "keep_checkpoints",
-    "validate_every_steps",
-    "validation_images",
-    "panel_images",
-    "evaluation_batch_size",
-)
+# Numbers that may be 0 or, the seed, anything.
+_NOT_COUNTED = ("seed", "movement_every_steps", "panel_every_steps")
 
 
 @gin.configurable("run")
@@ -111,7 +101,8 @@ class Settings:
         self._check_exclusions()
 
     def _make_whole(self) -> None:
-        for name in _WHOLE_NUMBERS:
+        counts = [field.name for field in dataclasses.fields(self) if field.type is int]
+        for name in (name for name in counts if name not in _NOT_COUNTED):
             value = getattr(self, name)
             least = 0 if name == "validate_every_steps" else 1
             whole = isinstance(value, (int, float)) and float(value).is_integer()

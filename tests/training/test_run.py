@@ -22,17 +22,10 @@ from soka_tf.evaluation.run import evaluate_run
 from soka_tf.serving.saved_model import export_student
 from soka_tf.soka import phases
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.training.answers import teacher_cache
-from soka_tf.training.checkpoints import (
-    latest_checkpoint,
-    manager_of,
-    restore,
-    restore_student,
-    restored_step,
-)
+from soka_tf.training import checkpoints as saved
 from soka_tf.training.config import differing_bindings
 from soka_tf.training.folder import CONFIG_FILE, FREE_BINDINGS, claim, config_of
-from soka_tf.training.run import reseed
+from soka_tf.training.run import reseed, teacher_cache
 from soka_tf.training.settings import Settings
 from soka_tf.training.train import train
 from tests import tiny_runs
@@ -265,7 +258,7 @@ def test_run_of_one_task_is_trained_measured_and_exported(tiny, tmp_path, cycles
     assert run.model.gradnorm.task_weights.numpy() == pytest.approx([1.0], abs=1e-6)
 
     settings = run.settings
-    student = restore_student(str(tmp_path / "run"), settings, which="best")
+    student = saved.restore_student(str(tmp_path / "run"), settings, which="best")
     assert student.tasks == ("depth_zbuffer",)
     result = evaluate_run(run, str(tmp_path / "run"))
     assert "depth" in format_table(result)
@@ -471,7 +464,7 @@ def test_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="not the folder of a run"):
         config_of(str(tmp_path))
     with pytest.raises(UserError, match="there is no checkpoint"):
-        latest_checkpoint(str(tmp_path))
+        saved.latest_checkpoint(str(tmp_path))
 
 
 # What is spoilt
@@ -491,10 +484,10 @@ def test_damaged_checkpoint_is_named_in_one_line(plain, finished, damage, part):
     (path,) = (finished / "checkpoints").glob(f"ckpt-6.{part}")
     path.write_bytes(damage(path.read_bytes()))
     model = plain[0].model
-    manager = manager_of(model, str(finished), 3)
+    manager = saved.manager_of(model, str(finished), 3)
     before = state(model)
     with pytest.raises(UserError, match="ckpt-6: the checkpoint does not fit") as error:
-        restore(model, manager, str(finished))
+        saved.restore(model, manager, str(finished))
     assert "\n" not in plain_message(error.value)
     for name, value in state(model).items():
         np.testing.assert_array_equal(value, before[name])
@@ -505,7 +498,7 @@ def test_run_without_its_last_checkpoint_goes_on_from_the_one_before(
 ):
     for path in (finished / "checkpoints").glob("ckpt-6.*"):
         path.unlink()
-    assert restored_step(str(finished)) == 3
+    assert saved.restored_step(str(finished)) == 3
     assert len(rows_of(finished)) == STEPS
     run = resumed(tiny, finished, PLAIN)
     assert checkpoints(finished) == [3, 6]
@@ -536,7 +529,7 @@ def test_run_nan_between_two_logs_keeps_the_last_good_checkpoint(tiny, tmp_path)
     with pytest.raises(UserError, match=message):
         train(run, str(tmp_path), [Spoil(run.model.student, 4)])
     assert checkpoints(tmp_path) == [3]
-    student = restore_student(str(tmp_path), run.settings)
+    student = saved.restore_student(str(tmp_path), run.settings)
     assert all(np.isfinite(v.numpy()).all() for v in student.variables)
 
 
@@ -567,13 +560,13 @@ def test_run_validated_keeps_the_best_student_and_logs_its_agreement(tiny, tmp_p
     of_tasks = [float(rows[0][f"validation/soft/{t}"]) for t in run.model.tasks]
     assert float(rows[0]["validation/mean"]) == pytest.approx(np.mean(of_tasks), 1e-4)
     best = min(rows, key=lambda row: float(row["validation/mean"]))
-    assert restored_step(str(tmp_path), "best") == int(best["step"])
-    restore_student(str(tmp_path), run.settings, which="best")
+    assert saved.restored_step(str(tmp_path), "best") == int(best["step"])
+    saved.restore_student(str(tmp_path), run.settings, which="best")
 
 
 def test_run_never_validated_has_no_best_student(plain):
     with pytest.raises(UserError, match="never validated.*--checkpoint=last"):
-        restore_student(str(plain[1]), plain[0].settings, which="best")
+        saved.restore_student(str(plain[1]), plain[0].settings, which="best")
 
 
 def test_run_images_that_vanish_midway_are_an_error_in_words(tiny, tmp_path):
