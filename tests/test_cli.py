@@ -145,12 +145,6 @@ def test_run_reader_gone_ends_quietly(tmp_path):
     assert "Traceback" not in errors and "Exception ignored" not in errors
 
 
-def test_run_two_commands_in_one_process_do_not_clash():
-    for _ in range(2):
-        own = flags.FlagValues()
-        flags.DEFINE_string("model_dir", None, "", flag_values=own)
-
-
 @pytest.mark.parametrize(
     "argv, code, calls",
     [

@@ -199,18 +199,12 @@ def remove_leftovers(folder: str) -> List[str]:
         path = os.path.join(folder, name)
         if os.path.isdir(path):
             shutil.rmtree(path, ignore_errors=True)
-        else:
-            _remove(path)
+        else:  # a disk gone read-only keeps them; the next start tries again
+            with contextlib.suppress(OSError):
+                os.remove(path)
         if not os.path.exists(path):
             removed.append(name)
     return sorted(removed)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.remove(path)
-    except OSError:
-        pass  # a disk gone read-only keeps them; the next start tries again
 
 
 class Checkpoints(StepCallback):
@@ -292,13 +286,7 @@ class BestStudent:
     """The one checkpoint of the student that agrees best with its teachers."""
 
     def __init__(self, student: Student, folder: str, mean: float = np.inf):
-        """Knows how good the best one is.
-
-        Args:
-          student: kept, with the step and its mean.
-          folder: of the checkpoint.
-          mean: of the best student so far, see `stored_mean`.
-        """
+        """Knows the mean of the best one so far, see `stored_mean`."""
         self._best = mean
         self._mean = tf.Variable(np.inf, dtype=tf.float64)
         self._step = tf.Variable(0, dtype=tf.int64)
@@ -335,7 +323,7 @@ def stored_mean(folder: str) -> float:
         return np.inf
     try:
         return float(tf.train.load_checkpoint(path).get_tensor(_STORED_MEAN))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except _MISFITS as error:
         logging.warning(
             "%s cannot be read (%s); the best student is looked for anew.",
             path,

@@ -21,35 +21,20 @@ except ImportError as error:  # some folder named gin is accepted by Python, too
     ) from error
 
 _QUOTES_HINT = "; a text needs quotes: name = 'text'"
-_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 
 
 def config_root() -> pathlib.Path:
-    """Returns the folder of the shipped gin files, in a wheel or in the repository.
-
-    Raises:
-      UserError: if the installation carries none.
-    """
-    candidates = (_PACKAGE / "configs" / "gin", _PACKAGE.parent / "gin")
-    for folder in candidates:
-        if (folder / "base.gin").is_file():
-            return folder
-    raise UserError(
-        "the gin files of soka_tf are missing: no base.gin in "
-        + " or ".join(map(str, candidates))
-        + "; install the package again"
-    )
+    """Returns the folder of the shipped gin files, in a wheel or in the repository."""
+    package = pathlib.Path(__file__).resolve().parents[1]
+    installed = package / "configs" / "gin"
+    return installed if installed.is_dir() else package.parent / "gin"
 
 
 def find_gin_file(name: str) -> str:
-    """Finds a gin file: as given, else among the shipped ones.
+    """Returns the path of a gin file: as given, else of the shipped one of that name.
 
     Args:
-      name: a path, or the name of a shipped file as "rooms/demo.gin" or
-        "gin/rooms/demo.gin".
-
-    Returns:
-      The path of an existing file.
+      name: such as "my.gin", "rooms/demo.gin" or "gin/rooms/demo.gin".
 
     Raises:
       UserError: where there is none, with the nearest shipped names.
@@ -97,10 +82,8 @@ def parse_gin(
     for place, statement in _of_files([*([base] if base else []), *gin_files]):
         _bind(place, statement)
     known = _macros(_bound())
-    own = []
     for place, statement in _of_params(gin_params):
         _bind(place, statement)
-        own += [(place, name) for name in _macros(_bindings([(place, statement)]))]
     try:
         # Runs gin's checks of macros and required values without staying locked.
         with gin.unlock_config():
@@ -109,10 +92,10 @@ def parse_gin(
         raise UserError(_describe_unset(str(error))) from error
     # A misspelt `images_dir = ...` would otherwise set a macro that nobody reads.
     known |= set(re.findall(r"%([\w/.]+)", gin.config_str()))
-    for place, name in own:
-        if name not in known:
+    for param in gin_params:
+        for name in _macros(read_gin((), [param])) - known:
             near = did_you_mean(name, known)
-            raise UserError(f"{place}: no gin file uses %{name}{near}")
+            raise UserError(f"--gin_param {param!r}: no gin file uses %{name}{near}")
 
 
 def read_gin(
@@ -149,16 +132,13 @@ def differing_bindings(
     """Lists the bindings in which two configurations differ.
 
     Args:
-      stored: the operative configuration of a stored run.
-      current: the present one.
+      stored: gin text, such as an operative configuration.
+      current: gin text.
       of_both: whether bindings that only one of them has are left out.
       free: names of bindings that may differ.
 
     Returns:
       Lines "name: stored value -> current value".
-
-    Raises:
-      UserError: if one of them is not gin text.
     """
     before, now = (
         {name: repr(value) for name, value in _bindings(_parse(text, source)).items()}

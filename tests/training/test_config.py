@@ -276,8 +276,3 @@ def test_read_gin_binds_nothing_and_is_written_as_it_was_read(shipped, tmp_path)
     )
     assert config.read_gin([write(tmp_path, config.format_gin(read))]) == read
     assert brew() == (3, "green", None)
-
-
-def test_with_binding_changes_that_line_only():
-    text = "seed = 0\na.seed = 0\n"
-    assert config.with_binding(text, "seed", 5) == "seed = 5\na.seed = 0\n"
