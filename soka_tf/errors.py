@@ -1,6 +1,8 @@
 """The exceptions that are shown as one line: what the user can mend or wait for."""
 
+import difflib
 import re
+from typing import Callable, Iterable
 
 
 class UserError(Exception):
@@ -22,6 +24,14 @@ class LostWorker(UserError):
 def plain_message(error: UserError) -> str:
     """The message without what gin appends about its configurables."""
     return str(error).split("\n  In call to configurable", maxsplit=1)[0]
+
+
+def did_you_mean(
+    received: str, known: Iterable[str], show: Callable[[str], str] = str
+) -> str:
+    """Near names for the end of a message; "" where none is near."""
+    near = difflib.get_close_matches(received, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(show, near))}?" if near else ""
 
 
 def reason(error: Exception) -> str:

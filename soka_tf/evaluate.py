@@ -57,18 +57,22 @@ def main() -> None:
     from soka_tf.evaluation.report import format_table
     from soka_tf.evaluation.run import evaluate_student
     from soka_tf.training import build
-    from soka_tf.training import run as runs
+    from soka_tf.training.checkpoints import restore_student, restored_step
+    from soka_tf.training.config import parse_gin
+    from soka_tf.training.folder import config_of
+    from soka_tf.training.run import split_file
+    from soka_tf.training.settings import Settings
 
-    cli.parse_gin([runs.config_of(model_dir)], _GIN_PARAM.value, base=None)
-    settings = runs.Settings()
-    student = runs.restore_student(
+    parse_gin([config_of(model_dir)], _GIN_PARAM.value, base=None)
+    settings = Settings()
+    student = restore_student(
         model_dir, settings, settings.precision, _CHECKPOINT.value
     )
     teachers = build.load_pool(build.find_teachers(settings.task_names))
     data = build.build_data(
-        settings.task_names, settings.image_size, runs.split_file(model_dir)
+        settings.task_names, settings.image_size, split_file(model_dir)
     )
-    step = runs.restored_step(model_dir, _CHECKPOINT.value)
+    step = restored_step(model_dir, _CHECKPOINT.value)
     result = evaluate_student(
         student, teachers, data, settings, step, model_dir, out_dir
     )

@@ -70,20 +70,24 @@ def main() -> None:
     from soka_tf.serving import formats
     from soka_tf.serving.saved_model import export_student
     from soka_tf.training import build
-    from soka_tf.training import run as runs
+    from soka_tf.training.checkpoints import restore_student, restored_step
+    from soka_tf.training.config import parse_gin
+    from soka_tf.training.folder import config_of
+    from soka_tf.training.run import split_file
+    from soka_tf.training.settings import Settings
 
     formats.check_formats(_FORMAT.value)
     files = [name for name in _FORMAT.value if name != formats.SAVED_MODEL]
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
-    cli.parse_gin([runs.config_of(model_dir)], [], base=None)
-    settings = runs.Settings()
-    student = runs.restore_student(model_dir, settings, which=_CHECKPOINT.value)
+    parse_gin([config_of(model_dir)], [], base=None)
+    settings = Settings()
+    student = restore_student(model_dir, settings, which=_CHECKPOINT.value)
     if files:  # before anything is written: the images may be gone
         data = build.build_data(
-            settings.task_names, settings.image_size, runs.split_file(model_dir)
+            settings.task_names, settings.image_size, split_file(model_dir)
         )
-    step = runs.restored_step(model_dir, _CHECKPOINT.value)
+    step = restored_step(model_dir, _CHECKPOINT.value)
     if formats.SAVED_MODEL in _FORMAT.value:
         signatures = export_student(
             student,

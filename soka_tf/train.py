@@ -44,17 +44,18 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main() -> None:
     """Builds, trains, evaluates and exports."""
-    from soka_tf.training import run as runs
+    from soka_tf.training.config import parse_gin
     from soka_tf.training.dry_run import describe
+    from soka_tf.training.folder import CONFIG_FILE
     from soka_tf.training.strategy import lost_workers
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
-    stored = os.path.join(model_dir, runs.CONFIG_FILE)
+    stored = os.path.join(model_dir, CONFIG_FILE)
     resumed = [stored] if os.path.isfile(stored) else []
     params = list(_GIN_PARAM.value)
     if _TEACHERS_DIR.value is not None:
         params.append(f"teachers_dir = {os.path.expanduser(_TEACHERS_DIR.value)!r}")
-    cli.parse_gin([*resumed, *_GIN_FILE.value], params)
+    parse_gin([*resumed, *_GIN_FILE.value], params)
     if _DRY_RUN.value:
         print(describe())
         return
@@ -64,11 +65,12 @@ def main() -> None:
 
 
 def _train(model_dir: str) -> None:
-    from soka_tf.training import run as runs
+    from soka_tf.training.config import unused_bindings
+    from soka_tf.training.run import build_run
 
     logging.info("Loading teachers, finding or drawing images ...")
-    run = runs.build_run(model_dir)
-    for name in cli.unused_bindings():
+    run = build_run(model_dir)
+    for name in unused_bindings():
         logging.warning("The binding %s is used by nothing in this run.", name)
     print(complete(run, model_dir))
 
@@ -89,11 +91,12 @@ def complete(run: Run, model_dir: str, callbacks: Sequence[Any] = ()) -> str:
     from soka_tf.evaluation.run import evaluate_run, fixed_batch
     from soka_tf.evaluation.similarity_figure import log_selection
     from soka_tf.serving.saved_model import export_student
-    from soka_tf.training import run as runs
+    from soka_tf.training.folder import claim, summary_writer
+    from soka_tf.training.train import train
 
     folder = run.output_dir  # the run's, but for workers beside the chief
-    runs.claim(model_dir, run.config, folder == model_dir)
-    writer = runs.summary_writer(folder)
+    claim(model_dir, run.config, folder == model_dir)
+    writer = summary_writer(folder)
     log_selection(run.selection, folder, writer)
     settings, student = run.settings, run.model.student
     panels = PanelCallback(
@@ -105,7 +108,7 @@ def complete(run: Run, model_dir: str, callbacks: Sequence[Any] = ()) -> str:
         settings.panel_every_steps,
         writer,
     )
-    runs.train(run, model_dir, [panels, *callbacks], writer)
+    train(run, model_dir, [panels, *callbacks], writer)
     logging.info(
         "Measuring teachers and student on %d images ...", len(run.data.validation)
     )

@@ -10,11 +10,12 @@ import re
 import gin
 import pytest
 
-from soka_tf import cli
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.training import auxiliary, build, strategy
-from soka_tf.training import run as runs
+from soka_tf.training.config import parse_gin, unused_bindings
+from soka_tf.training.settings import Settings
+from soka_tf.training.train import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GIN = ROOT / "gin"
@@ -45,7 +46,7 @@ _BUILT_ONLY = [
 
 # Parameters that a run passes itself, and which no binding may set therefore.
 _GIVEN = {
-    runs.Settings: (),
+    Settings: (),
     build.build_data: (
         "tasks",
         "image_size",
@@ -100,10 +101,10 @@ def test_shipped_file_builds_and_its_stages_train_finite_steps(name, tiny, tmp_p
     if name in _LABELLED:
         steps += tiny.with_labels
     run = tiny.build(tmp_path, *steps, files=files_of(name))
-    assert cli.unused_bindings() == []
+    assert unused_bindings() == []
     if name in _BUILT_ONLY:
         return
-    runs.train(run, str(tmp_path))
+    train(run, str(tmp_path))
 
     with open(tmp_path / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -134,7 +135,7 @@ def test_the_paper_pairs_and_the_three_task_set_are_there():
     for name in ALL:
         if name.startswith("gin/paper/") and name not in _SHARED:
             gin.clear_config()
-            cli.parse_gin([name], [])
+            parse_gin([name], [])
             pairs.add(tuple(gin.query_parameter("%tasks")))
     depth, edge2d, edge3d = "depth_zbuffer", "edge_texture", "edge_occlusion"
     assert pairs == {
@@ -149,7 +150,7 @@ def test_the_paper_pairs_and_the_three_task_set_are_there():
 
 
 def test_base_binds_every_parameter_that_a_run_does_not_give():
-    cli.parse_gin([], [])
+    parse_gin([], [])
     keys = re.findall(r"^([\w.]+\.\w+)\s*=", gin.config_str(), re.M)
     bound = {tuple(key.rsplit(".", 2)[-2:]) for key in keys}
     wanted = set()
@@ -157,7 +158,7 @@ def test_base_binds_every_parameter_that_a_run_does_not_give():
         parameters = set(inspect.signature(configurable).parameters)
         assert set(given) <= parameters
         name = getattr(configurable, "__name__", "")
-        name = "run" if configurable is runs.Settings else name
+        name = "run" if configurable is Settings else name
         wanted |= {(name, parameter) for parameter in parameters - set(given)}
     assert bound == wanted
 
@@ -202,7 +203,7 @@ def train_teachers():
 
 
 def test_teachers_file_binds_what_the_tool_needs(train_teachers):
-    cli.parse_gin([TEACHERS], [], base=None)
+    parse_gin([TEACHERS], [], base=None)
     config = train_teachers()
     assert set(config["losses"]) == set(config["tasks"])
     encoder = Encoder(**{**config["encoder"], "width": 1 / 32})
@@ -212,10 +213,10 @@ def test_teachers_file_binds_what_the_tool_needs(train_teachers):
 
 
 def test_teachers_fit_the_students_of_the_rooms(train_teachers):
-    cli.parse_gin([TEACHERS], [], base=None)
+    parse_gin([TEACHERS], [], base=None)
     teacher = train_teachers()
     gin.clear_config()
-    cli.parse_gin(["gin/rooms/soka.gin"], [])
+    parse_gin(["gin/rooms/soka.gin"], [])
     student = {
         "units": gin.query_parameter("build_student.units"),
         "width": gin.query_parameter("build_student.width"),
@@ -228,11 +229,11 @@ def test_teachers_fit_the_students_of_the_rooms(train_teachers):
 
 
 def test_defaults_in_the_code_are_those_of_base():
-    cli.parse_gin([], [])
+    parse_gin([], [])
     differing = {}
     for configurable in _GIVEN:
         name = getattr(configurable, "__name__", "")
-        name = "run" if configurable is runs.Settings else name
+        name = "run" if configurable is Settings else name
         for parameter in inspect.signature(configurable).parameters.values():
             if parameter.default is parameter.empty:
                 continue

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf import cli
-from soka_tf.training import run as runs
+from soka_tf.training import checkpoints
+from soka_tf.training.config import parse_gin
 from tests import smooth, tiny_runs
 from tools.xla import export
 
@@ -26,7 +26,7 @@ def call(*arguments, code=0):
 @pytest.fixture
 def smooth_model(tiny, fresh_gin):
     """A tiny run's model, by TensorFlow."""
-    cli.parse_gin(["gin/rooms/soka.gin"], params_of(tiny))
+    parse_gin(["gin/rooms/soka.gin"], params_of(tiny))
     with smooth.activations():
         return export.build_model(random_teachers=True)
 
@@ -117,9 +117,9 @@ def test_what_jax_trained_goes_on_in_tensorflow(exported, tiny, fresh_gin, tmp_p
         f"--gin_file={tiny_runs.ROOT / 'gin/rooms/soka.gin'}",
         *(f"--gin_param={param}" for param in params),
     )
-    assert runs.restored_step(str(model_dir)) == 7
+    assert checkpoints.restored_step(str(model_dir)) == 7
     run = tiny.build(tmp_path / "other", *params)
-    student = runs.restore_student(str(model_dir), run.settings)
+    student = checkpoints.restore_student(str(model_dir), run.settings)
     kernels = [v for v in student.encoder.variables if "kernel" in v.name]
     assert any(np.all(v.numpy() == 0.25) for v in kernels)
 

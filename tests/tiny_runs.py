@@ -8,13 +8,13 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf import cli
 from soka_tf.data.encodings import store
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.tasks import get_task
 from soka_tf.teachers.teacher import Teacher, load_teacher, save_teacher
-from soka_tf.training import run as runs
+from soka_tf.training.config import parse_gin
+from soka_tf.training.run import Run, build_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TARGETS = ("depth_zbuffer", "edge_texture", "edge_occlusion", "normal")
@@ -70,13 +70,13 @@ class Tiny(NamedTuple):
         model_dir: pathlib.Path,
         *further: str,
         files: Sequence[str] = ("gin/rooms/soka.gin",),
-    ) -> runs.Run:
+    ) -> Run:
         """Builds a run of these bindings that is executed eagerly.
 
         For a handful of steps this is several times faster than tracing graphs.
         """
-        cli.parse_gin(files, self.params(*further))
-        run = runs.build_run(str(model_dir))
+        parse_gin(files, self.params(*further))
+        run = build_run(str(model_dir))
         run.model.run_eagerly = True
         return run
 

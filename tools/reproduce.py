@@ -22,7 +22,6 @@ studies; called again, it goes on where it was stopped. Every study leaves
 
 import os
 import pathlib
-import re
 import shlex
 import shutil
 import sys
@@ -36,6 +35,7 @@ from soka_tf import cli  # noqa: E402 (tools/ is no installed package)
 from soka_tf.data.files import is_remote  # noqa: E402
 from soka_tf.disk import replacing, write_json, write_text  # noqa: E402
 from soka_tf.errors import UserError  # noqa: E402
+from soka_tf.training.config import read_gin  # noqa: E402
 from tools.studies import definitions, further, results  # noqa: E402
 from tools.studies import report as reports  # noqa: E402
 from tools.studies.definitions import Row, Scale, Study  # noqa: E402
@@ -247,13 +247,17 @@ def _check_params(studies: Sequence[Study], setting: Setting) -> None:
 
 def _name_of(param: str) -> str:
     """The name that a binding binds."""
-    binding = re.fullmatch(r"\s*([\w./]+)\s*=\s*\S.*", param, re.DOTALL)
-    if binding is None:
+    try:
+        names = list(read_gin((), [param]))
+    except UserError as error:
+        raise UserError(f"--gin_param must be 'name = value'. {error}.") from error
+    if len(names) != 1:
         raise UserError(f"--gin_param must be 'name = value'. Received: {param!r}.")
-    flag = binding[1].split(".")[-1]
+    (name,) = names
+    flag = name.split(".")[-1]
     if flag in ("teachers_dir", "taskonomy_dir"):
         raise UserError(f"--gin_param: {param!r} would not be seen. Give --{flag}.")
-    return binding[1]
+    return name
 
 
 def _short(name: str) -> str:

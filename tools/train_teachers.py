@@ -21,6 +21,7 @@ from absl import flags, logging
 from soka_tf import cli
 from soka_tf.disk import write_json
 from soka_tf.errors import UserError
+from soka_tf.training.config import parse_gin
 
 FLAGS = flags.FlagValues()
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -271,7 +272,7 @@ def _bind() -> Callable[[], Dict[str, Any]]:
 def main() -> None:
     """Trains, measures and writes every teacher asked for."""
     settings = _bind()
-    cli.parse_gin(_GIN_FILE.value, _GIN_PARAM.value, base=None)
+    parse_gin(_GIN_FILE.value, _GIN_PARAM.value, base=None)
     config = settings()
 
     from soka_tf.tasks import get_task

@@ -74,8 +74,8 @@ def main() -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from soka_tf import cli
     from soka_tf.errors import UserError
+    from soka_tf.training.config import parse_gin
     from tools.xla.export import STEPS, build_model, export_step
 
     for step in args.step:
@@ -83,7 +83,7 @@ def _export(args: argparse.Namespace) -> None:
             raise UserError(
                 f"--step must be one of {', '.join(STEPS)}. Received: {step}."
             )
-    cli.parse_gin(args.gin_file, args.gin_param)
+    parse_gin(args.gin_file, args.gin_param)
     model, settings = build_model(args.random_teachers)
     for batch in args.batch:
         for step in args.step:
@@ -93,17 +93,21 @@ def _export(args: argparse.Namespace) -> None:
 def _checkpoint(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from soka_tf import cli
-    from soka_tf.training import run as runs
+    from soka_tf.training.checkpoints import manager_of
+    from soka_tf.training.config import parse_gin
+    from soka_tf.training.folder import claim
+    from soka_tf.training.run import build_run
     from tools.xla.export import variables_by_name
 
-    cli.parse_gin(args.gin_file, args.gin_param)
-    run = runs.build_run(args.model_dir)
+    parse_gin(args.gin_file, args.gin_param)
+    run = build_run(args.model_dir)
     values = np.load(args.values)
     for name, variable in variables_by_name(run.model).items():
         if name in values:
             variable.assign(values[name])
-    print(runs.save_checkpoint(run, args.model_dir))
+    claim(args.model_dir, run.config)
+    manager = manager_of(run.model, args.model_dir, run.settings.keep_checkpoints)
+    print(manager.save(checkpoint_number=int(run.model.step.numpy())))
 
 
 def _run(args: argparse.Namespace) -> None:

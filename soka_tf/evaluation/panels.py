@@ -16,7 +16,7 @@ from soka_tf.evaluation import picture
 from soka_tf.evaluation.evaluator import read_truth
 from soka_tf.evaluation.metrics import angle_deg
 from soka_tf.tasks import Task
-from soka_tf.training.saving import FAILURES
+from soka_tf.training.callbacks import FAILURES
 from soka_tf.training.strategy import raise_if_worker_lost
 
 # Where there is no reading: a colour that no colour map here contains.

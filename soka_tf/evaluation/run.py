@@ -14,7 +14,8 @@ from soka_tf.evaluation.report import draw_curves
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.training.build import Data, count_trainable
-from soka_tf.training.run import Run, Settings
+from soka_tf.training.run import Run
+from soka_tf.training.settings import Settings
 
 EVALUATION_FILE = "evaluation.json"
 

@@ -9,7 +9,8 @@ from tabulate import tabulate
 from soka_tf.errors import UserError, plain_message
 from soka_tf.training import build
 from soka_tf.training.auxiliary import select_auxiliary
-from soka_tf.training.run import Settings, assemble_model, teacher_cache
+from soka_tf.training.run import assemble_model, teacher_cache
+from soka_tf.training.settings import Settings
 
 
 def describe() -> str:

@@ -9,13 +9,12 @@ from absl import logging
 from soka_tf.errors import UserError, reason
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.training.callbacks import NotFinite, StepCallback
-from soka_tf.training.saving import FAILURES, try_save
-from soka_tf.training.strategy import in_cluster, raise_if_worker_lost
+from soka_tf.training.callbacks import FAILURES, NotFinite, StepCallback
+from soka_tf.training.checkpoints import BestStudent
+from soka_tf.training.strategy import raise_if_worker_lost
 
 MEAN = "validation/mean"
 _LEAST_VARIANCE = 1e-12
-_STORED_MEAN = "mean/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 Predict = Callable[[tf.Tensor], Tuple[Mapping[str, tf.Tensor], Mapping[str, tf.Tensor]]]
@@ -84,39 +83,26 @@ class Validation(StepCallback):
     def __init__(
         self,
         measure: Callable[[], Mapping[str, float]],
-        student: Student,
-        folder: str,
+        best: BestStudent,
         every_steps: int,
         last_step: int,
         not_finite: NotFinite,
-        best: float = np.inf,
     ):
         """Prepares the measurements.
 
         Args:
           measure: such as `soft_errors`; least "validation/mean" is best.
-          student: kept, with the step and its mean.
-          folder: of the best student's checkpoint.
+          best: offered every student that was measured.
           every_steps: steps between two measurements.
           last_step: measured in any case.
           not_finite: asked first, for such a student cannot be the best.
-          best: the mean of the best student so far.
         """
         super().__init__()
         self._measure = measure
+        self._best = best
         self._every_steps = every_steps
         self._last_step = last_step
         self._not_finite = not_finite
-        self._mean = tf.Variable(np.inf, dtype=tf.float64)
-        self._saved_step = tf.Variable(0, dtype=tf.int64)
-        self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(
-                student=student, step=self._saved_step, mean=self._mean
-            ),
-            folder,
-            max_to_keep=1,
-        )
-        self._best = best
         self._values: Mapping[str, float] = {}
         self._measured_step: Optional[int] = None
 
@@ -140,38 +126,4 @@ class Validation(StepCallback):
             )
             return
         self._measured_step = self.step
-        if self._values[MEAN] < self._best:
-            self._keep()
-
-    def _keep(self) -> None:
-        self._mean.assign(self._values[MEAN])
-        self._saved_step.assign(self.step)
-        failure = try_save(self._manager, self.step)
-        # Workers, which save together, must choose the same ones, kept or not.
-        if failure is None or in_cluster():
-            self._best = self._values[MEAN]
-        if failure is None:
-            return
-        logging.warning(
-            "%s: the student of step %d, the best so far, was not kept (%s). Training "
-            "goes on; the best one before stays.",
-            self._manager.directory,
-            self.step,
-            failure,
-        )
-
-
-def stored_mean(folder: str) -> float:
-    """The mean of the best student so far, kept in a folder; infinite without one."""
-    path = tf.train.latest_checkpoint(folder)
-    if path is None:
-        return np.inf
-    try:
-        return float(tf.train.load_checkpoint(path).get_tensor(_STORED_MEAN))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        logging.warning(
-            "%s cannot be read (%s); the best student is looked for anew.",
-            path,
-            reason(error),
-        )
-        return np.inf
+        self._best.offer(self._values[MEAN], self.step)

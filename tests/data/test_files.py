@@ -13,7 +13,7 @@ from soka_tf.data.rooms import draw
 from soka_tf.errors import UserError
 from soka_tf.evaluation.run import evaluate_run
 from soka_tf.tasks import get_targets
-from soka_tf.training import run as runs
+from soka_tf.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_remote_folder_trains_a_step_and_is_evaluated(tiny, remote, tmp_path):
         "build_data.check_files = True",
         "max_steps = 1",
     )
-    runs.train(run, str(tmp_path))
+    train(run, str(tmp_path))
     assert run.model.step.numpy() == 1
     measured = evaluate_run(run, str(tmp_path))
     assert measured

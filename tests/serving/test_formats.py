@@ -24,7 +24,9 @@ from soka_tf.serving import fixed_size, formats, onnx_file, tflite
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
 from soka_tf.training import build
-from soka_tf.training import run as runs
+from soka_tf.training.config import parse_gin
+from soka_tf.training.folder import claim
+from soka_tf.training.settings import Settings
 from tests import tiny_runs
 
 SIZE = 32
@@ -309,9 +311,9 @@ def model_dir(tiny, tmp_path, fresh_gin):
         "build_data.train_views = 2",
         "build_data.validation_views = 1",
     )
-    cli.parse_gin(["gin/rooms/soka.gin"], bindings)
-    runs.claim(str(folder), gin.config_str())
-    student = build.build_student(runs.Settings().task_names)
+    parse_gin(["gin/rooms/soka.gin"], bindings)
+    claim(str(folder), gin.config_str())
+    student = build.build_student(Settings().task_names)
     checkpoint = tf.train.Checkpoint(
         student=student, step=tf.Variable(1, dtype="int64")
     )

@@ -5,9 +5,9 @@ import types
 import numpy as np
 import pytest
 
-from soka_tf import cli
 from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in
+from soka_tf.training.config import parse_gin
 from soka_tf.training.run import build_run
 from tests import smooth
 from tests.soka import small
@@ -60,7 +60,7 @@ def test_compiled_step_in_mixed_precision_trains(precision):
 
 
 def test_several_replicas_are_refused_by_binding(tiny, fresh_gin, tmp_path):
-    cli.parse_gin(["gin/rooms/soka.gin"], tiny.params("run.jit_compile = True"))
+    parse_gin(["gin/rooms/soka.gin"], tiny.params("run.jit_compile = True"))
     two = types.SimpleNamespace(num_replicas_in_sync=2)
     with pytest.raises(UserError, match="run.jit_compile.* one device. Received: .* 2"):
         build_run(str(tmp_path), two)

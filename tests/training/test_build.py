@@ -7,7 +7,6 @@ import gin
 import pytest
 import tensorflow as tf
 
-from soka_tf import cli
 from soka_tf.data.rooms import draw as room_drawing
 from soka_tf.errors import UserError, plain_message
 from soka_tf.networks.decoder import Decoder
@@ -15,6 +14,7 @@ from soka_tf.networks.encoder import Encoder
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.teacher import Teacher
 from soka_tf.training import build
+from soka_tf.training.config import parse_gin
 from soka_tf.training.dry_run import describe
 from tests import tiny_runs
 from tests.stacks import needs_tfa
@@ -256,7 +256,7 @@ def test_optimizers_decay_of_tfa_fades_with_the_rate(kind, expected):
 def test_dry_run_of_the_paper_needs_no_file_and_leaves_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOKA_TF_CACHE", str(tmp_path / "cache"))
-    cli.parse_gin(["gin/paper/depth_edge2d.gin"], [])
+    parse_gin(["gin/paper/depth_edge2d.gin"], [])
     text = describe()
     lines = {" ".join(line.split()) for line in text.splitlines()}
     assert "encoder 23655504" in lines
@@ -275,7 +275,7 @@ def test_dry_run_of_the_paper_needs_no_file_and_leaves_none(tmp_path, monkeypatc
 
 def test_dry_run_of_rooms_counts_what_is_there(tiny, tmp_path):
     params = ("images_dir = None", f"build_data.rooms_dir = {str(tmp_path)!r}")
-    cli.parse_gin(["gin/rooms/soka.gin"], tiny.params(*params))
+    parse_gin(["gin/rooms/soka.gin"], tiny.params(*params))
     text = describe()
     assert "0 to train on, 0 to validate on are there" in text
     assert "draws what is missing" in text and "MISSING" not in text
@@ -285,18 +285,18 @@ def test_dry_run_of_rooms_counts_what_is_there(tiny, tmp_path):
 def test_dry_run_tells_what_cached_teachers_will_take(tiny, tmp_path):
     folder = tmp_path / "cache"
     params = ("run.teacher_cache = True", f"run.teacher_cache_dir = {str(folder)!r}")
-    cli.parse_gin(["gin/rooms/soka.gin"], tiny.params(*params))
+    parse_gin(["gin/rooms/soka.gin"], tiny.params(*params))
     text = describe()
     (images,) = re.findall(r"(\d+) to train on", text)
     told = rf"outputs of {images} images need [\d.]+ KiB in .*cache \([\d.]+ KiB an im"
     assert re.search(told, text) and not folder.exists()
     gin.clear_config()
-    cli.parse_gin(["gin/rooms/soka.gin"], tiny.params(*params, "teachers_dir = '/no'"))
+    parse_gin(["gin/rooms/soka.gin"], tiny.params(*params, "teachers_dir = '/no'"))
     assert "Its size is known once the teachers are there." in describe()
 
 
 def test_dry_run_of_a_misspelt_task_is_refused(tiny):
-    cli.parse_gin(["gin/rooms/soka.gin"], tiny.params("tasks = ['depht_zbuffer']"))
+    parse_gin(["gin/rooms/soka.gin"], tiny.params("tasks = ['depht_zbuffer']"))
     with pytest.raises(UserError, match="depth_zbuffer") as error:
         describe()
     assert "\n" not in plain_message(error.value)

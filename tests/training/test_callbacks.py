@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
-from soka_tf.training import callbacks, saving
+from soka_tf.training import callbacks, checkpoints
 
 
 class Model:
@@ -248,7 +248,7 @@ def manager_of(model, folder, keep=2):
 
 
 def checkpoints_of(model, folder, every_steps, **arguments):
-    return callbacks.Checkpoints(
+    return checkpoints.Checkpoints(
         manager_of(model, folder),
         every_steps,
         callbacks.NotFinite(model),
@@ -272,7 +272,7 @@ def test_checkpoints_flush_the_logs_first(tmp_path):
     manager = types.SimpleNamespace(save=lambda checkpoint_number: order.append("save"))
     flushed = types.SimpleNamespace(flush=lambda: order.append("flush"))
     not_finite = callbacks.NotFinite(model)
-    run(callbacks.Checkpoints(manager, 1, not_finite, [flushed]), model, 2)
+    run(checkpoints.Checkpoints(manager, 1, not_finite, [flushed]), model, 2)
     assert order == ["flush", "save"] * 2
 
 
@@ -368,7 +368,7 @@ def test_leftovers_of_a_killed_save_are_removed_and_nothing_else(tmp_path):
     for name in ("ckpt-6.data-00000-of-00001", "ckpt-8.index", "checkpoint.tmp12"):
         (tmp_path / name).write_bytes(b"1")
     (tmp_path / "notes.txt").write_text("mine")
-    assert saving.remove_leftovers(str(tmp_path)) == [
+    assert checkpoints.remove_leftovers(str(tmp_path)) == [
         "checkpoint.tmp12",
         "ckpt-6.data-00000-of-00001",
         "ckpt-6_temp",
@@ -376,7 +376,7 @@ def test_leftovers_of_a_killed_save_are_removed_and_nothing_else(tmp_path):
     ]
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [*whole, "notes.txt"]
-    assert saving.remove_leftovers(str(tmp_path / "not there")) == []
+    assert checkpoints.remove_leftovers(str(tmp_path / "not there")) == []
 
 
 def test_progress_without_a_terminal_prints_plain_lines(capsys):

@@ -22,7 +22,12 @@ from soka_tf.evaluation.run import evaluate_run
 from soka_tf.serving.saved_model import export_student
 from soka_tf.soka import phases
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.training import run as runs
+from soka_tf.training import checkpoints as saved
+from soka_tf.training.config import differing_bindings
+from soka_tf.training.folder import CONFIG_FILE, FREE_BINDINGS, claim, config_of
+from soka_tf.training.run import reseed, teacher_cache
+from soka_tf.training.settings import Settings
+from soka_tf.training.train import train
 from tests import tiny_runs
 from tests.stacks import DECOUPLED_DECAY
 
@@ -109,13 +114,13 @@ def checkpoints(model_dir):
 def interrupted(tiny, model_dir, params, steps):
     run = tiny.build(model_dir, *params)
     with pytest.raises(Stop):
-        runs.train(run, str(model_dir), [StopAfter(steps)])
+        train(run, str(model_dir), [StopAfter(steps)])
 
 
 def resumed(tiny, model_dir, params):
     gin.clear_config()
     run = tiny.build(model_dir, *params)
-    runs.train(run, str(model_dir))
+    train(run, str(model_dir))
     return run
 
 
@@ -125,7 +130,7 @@ def plain(tiny, tmp_path_factory):
     model_dir = tmp_path_factory.mktemp("plain")
     gin.clear_config()
     run = tiny.build(model_dir, *PLAIN)
-    runs.train(run, str(model_dir))
+    train(run, str(model_dir))
     gin.clear_config()
     return run, model_dir
 
@@ -141,7 +146,7 @@ def finished(plain, tmp_path):
 
 def test_run_leaves_configuration_checkpoints_events_and_metrics(plain):
     run, model_dir = plain
-    assert (model_dir / runs.CONFIG_FILE).read_text() == run.config
+    assert (model_dir / CONFIG_FILE).read_text() == run.config
     assert "max_steps = 6" in run.config
     assert checkpoints(model_dir) == [3, 6]
     assert [int(row["step"]) for row in rows_of(model_dir)] == [1, 2, 3, 4, 5, 6]
@@ -183,7 +188,7 @@ def test_run_all_steps_done_says_so_and_trains_nothing(tiny, finished, caplog):
 def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path, further):
     params = (*WITH_GAN, *further)
     whole = tiny.build(tmp_path / "whole", *params)
-    runs.train(whole, str(tmp_path / "whole"))
+    train(whole, str(tmp_path / "whole"))
     gin.clear_config()
     # One step after its checkpoint of step 2.
     interrupted(tiny, tmp_path / "killed", params, 3)
@@ -199,16 +204,16 @@ def test_reseeded_run_is_that_of_its_seed_from_the_first_weight_to_the_last(
     expected = tiny.build(tmp_path / "expected", *WITH_GAN, "seed = 5")
     gin.clear_config()
     used = tiny.build(tmp_path / "used", *WITH_GAN)
-    runs.train(used, str(tmp_path / "used"))
+    train(used, str(tmp_path / "used"))
     other = state(used.model)
-    run = runs.reseed(used, str(tmp_path / "reseeded"), 5)
+    run = reseed(used, str(tmp_path / "reseeded"), 5)
     assert_same_state(run.model, expected.model)
-    runs.train(expected, str(tmp_path / "expected"))
-    runs.train(run, str(tmp_path / "reseeded"))
+    train(expected, str(tmp_path / "expected"))
+    train(run, str(tmp_path / "reseeded"))
     assert_same_state(run.model, expected.model)
     assert any(np.any(other[n] != v) for n, v in state(run.model).items())
     # The stored configuration is that of the seed, so that commands can go on.
-    stored = (tmp_path / "reseeded" / runs.CONFIG_FILE).read_text()
+    stored = (tmp_path / "reseeded" / CONFIG_FILE).read_text()
     assert "\nseed = 5\n" in stored
     assert stored.replace("seed = 5", "seed = 0") == used.config
     logs = [rows_of(tmp_path / name) for name in ("reseeded", "expected")]
@@ -231,7 +236,7 @@ def test_run_with_a_batch_for_each_phase_takes_both_from_the_chain(
 
     monkeypatch.setattr(phases, "cycle", cycle)
     with pytest.raises(Stop):
-        runs.train(run, str(tmp_path))
+        train(run, str(tmp_path))
     size, settings = 2, run.settings
     chain = pipeline.image_dataset(
         run.data.train, settings.image_size, 2 * size, settings.seed, steps=1
@@ -249,11 +254,11 @@ def test_run_of_one_task_is_trained_measured_and_exported(tiny, tmp_path, cycles
     if cycles:  # a weight that may move has nowhere to go
         params += ["build_model.joint_steps = 0", "build_gradnorm.adaptive = True"]
     run = tiny.build(tmp_path / "run", *params, files=files)
-    runs.train(run, str(tmp_path / "run"))
+    train(run, str(tmp_path / "run"))
     assert run.model.balancing.task_weights.numpy() == pytest.approx([1.0], abs=1e-6)
 
     settings = run.settings
-    student = runs.restore_student(str(tmp_path / "run"), settings, which="best")
+    student = saved.restore_student(str(tmp_path / "run"), settings, which="best")
     assert student.tasks == ("depth_zbuffer",)
     result = evaluate_run(run, str(tmp_path / "run"))
     assert "depth" in format_table(result)
@@ -266,7 +271,9 @@ _PROGRAM = """
     import glob, sys, time
     import tensorflow as tf
     from soka_tf import cli
-    from soka_tf.training import run as runs
+    from soka_tf.training.config import parse_gin
+    from soka_tf.training.run import build_run
+    from soka_tf.training.train import train
 
     class Linger(tf.keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -275,8 +282,8 @@ _PROGRAM = """
 
     lingers, model_dir, *params = sys.argv[1:]
     cli._log_plainly()
-    cli.parse_gin(["gin/rooms/soka.gin"], params)
-    runs.train(runs.build_run(model_dir), model_dir, [Linger()])
+    parse_gin(["gin/rooms/soka.gin"], params)
+    train(build_run(model_dir), model_dir, [Linger()])
 """
 KILLED = (
     "max_steps = 7",
@@ -313,7 +320,7 @@ def test_run_killed_and_started_again_ends_like_an_uninterrupted_one(tiny, tmp_p
     assert checkpoints(folder) == [3]
 
     again = start(folder, params)
-    runs.train(whole, str(tmp_path / "whole"))
+    train(whole, str(tmp_path / "whole"))
     _, errors = again.communicate(timeout=240)
     assert again.returncode == 0, errors
     assert "Continuing from step 3 of" in errors
@@ -351,7 +358,7 @@ def test_run_with_cached_teachers_never_runs_them_and_loses_only_rounding(
         raise AssertionError("a teacher was run")
 
     monkeypatch.setattr(TeacherPool, "__call__", never)
-    runs.train(run, str(tmp_path / "run"))
+    train(run, str(tmp_path / "run"))
     # float16 rounds targets by 2^-11 at most; six steps of Adam, whose first ones have
     # the size of the rate whatever the gradient, make that a percent of a loss. The
     # loss of the task weights is a difference of nearly equal norms: not compared.
@@ -389,7 +396,7 @@ def test_run_with_cached_teachers_never_runs_them_and_loses_only_rounding(
 )
 def test_run_caches_only_what_it_needs(tiny, tmp_path, further, layers):
     run = tiny.build(tmp_path / "run", *caching(tmp_path / "cache", *further))
-    cache = runs.teacher_cache(run.settings, run.model, run.teacher_files)
+    cache = teacher_cache(run.settings, run.model, run.teacher_files)
     assert set(cache.records["edge_texture"].shapes) == {*layers, "prediction"}
     assert ("keypoints3d" in cache.records) == bool(layers)
 
@@ -397,7 +404,7 @@ def test_run_caches_only_what_it_needs(tiny, tmp_path, further, layers):
 def test_run_with_flips_trains_and_refuses_cached_teachers(tiny, tmp_path):
     flip = "run.augmentation = 'flip'"
     run = tiny.build(tmp_path / "flip", *PLAIN, "max_steps = 1", flip)
-    runs.train(run, str(tmp_path / "flip"))
+    train(run, str(tmp_path / "flip"))
     gin.clear_config()
     with pytest.raises(UserError, match="run.augmentation = 'flip' and run.teacher_ca"):
         tiny.build(tmp_path / "both", *caching(tmp_path / "cache", flip))
@@ -430,25 +437,13 @@ def test_run_bindings_that_change_no_result_may_differ(plain, finished):
     changed = config.replace("log_every_steps = 1", "log_every_steps = 50")
     changed = changed.replace("run.export = True", "run.export = False")
     assert changed.count("\n") == config.count("\n") and changed != config
-    assert runs.differing_bindings(config, changed) == []
-    runs.claim(str(finished), changed)
-
-
-def test_differing_bindings_read_folded_values_and_missing_ones():
-    stored = "# a comment\na.b = \\\n    ['x',\n     'y']\nrun.tasks = 1\nmax = 3\n"
-    current = "a.b = ['x', 'y']\nrun.tasks = 2\nmin = 4\n"
-    assert runs.differing_bindings(stored, current) == [
-        "max: 3 -> not bound",
-        "min: not bound -> 4",
-        "run.tasks: 1 -> 2",
-    ]
-    both = runs.differing_bindings(stored, current, of_both=True)
-    assert both == ["run.tasks: 1 -> 2"]
+    assert differing_bindings(config, changed, free=FREE_BINDINGS) == []
+    claim(str(finished), changed)
 
 
 def test_settings_of_an_unknown_export_precision_are_refused():
     with pytest.raises(UserError, match="run.export_precision must be one of float32"):
-        runs.Settings(("normal",), 8, 2, 5, export_precision="float16")
+        Settings(("normal",), 8, 2, 5, export_precision="float16")
 
 
 @pytest.mark.parametrize("name", ["batch_size", "max_steps", "image_size"])
@@ -456,20 +451,20 @@ def test_settings_of_an_unknown_export_precision_are_refused():
 def test_settings_not_a_whole_number_name_the_binding(name, value):
     values = {"image_size": 8, "batch_size": 2, "max_steps": 5, name: value}
     with pytest.raises(UserError, match=rf"run\.{name} must be a whole number"):
-        runs.Settings(tasks=["normal"], **values)
+        Settings(tasks=["normal"], **values)
 
 
 def test_settings_take_whole_floats_as_gin_reads_them():
-    settings = runs.Settings(["edge2d"], 8, 2, 6e5)
+    settings = Settings(["edge2d"], 8, 2, 6e5)
     assert settings.max_steps == 600000 and isinstance(settings.max_steps, int)
     assert settings.task_names == ["edge_texture"]
 
 
 def test_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="not the folder of a run"):
-        runs.config_of(str(tmp_path))
+        config_of(str(tmp_path))
     with pytest.raises(UserError, match="there is no checkpoint"):
-        runs.latest_checkpoint(str(tmp_path))
+        saved.latest_checkpoint(str(tmp_path))
 
 
 # What is spoilt
@@ -489,10 +484,10 @@ def test_damaged_checkpoint_is_named_in_one_line(plain, finished, damage, part):
     (path,) = (finished / "checkpoints").glob(f"ckpt-6.{part}")
     path.write_bytes(damage(path.read_bytes()))
     model = plain[0].model
-    manager = runs._manager(str(finished), model, 3)
+    manager = saved.manager_of(model, str(finished), 3)
     before = state(model)
     with pytest.raises(UserError, match="ckpt-6: the checkpoint does not fit") as error:
-        runs._restore(model, manager, str(finished))
+        saved.restore(model, manager, str(finished))
     assert "\n" not in plain_message(error.value)
     for name, value in state(model).items():
         np.testing.assert_array_equal(value, before[name])
@@ -503,7 +498,7 @@ def test_run_without_its_last_checkpoint_goes_on_from_the_one_before(
 ):
     for path in (finished / "checkpoints").glob("ckpt-6.*"):
         path.unlink()
-    assert runs.restored_step(str(finished)) == 3
+    assert saved.restored_step(str(finished)) == 3
     assert len(rows_of(finished)) == STEPS
     run = resumed(tiny, finished, PLAIN)
     assert checkpoints(finished) == [3, 6]
@@ -532,9 +527,9 @@ def test_run_nan_between_two_logs_keeps_the_last_good_checkpoint(tiny, tmp_path)
         "checkpoint is that of step 3.* No teacher's answer is broken"
     )
     with pytest.raises(UserError, match=message):
-        runs.train(run, str(tmp_path), [Spoil(run.model.student, 4)])
+        train(run, str(tmp_path), [Spoil(run.model.student, 4)])
     assert checkpoints(tmp_path) == [3]
-    student = runs.restore_student(str(tmp_path), run.settings)
+    student = saved.restore_student(str(tmp_path), run.settings)
     assert all(np.isfinite(v.numpy()).all() for v in student.variables)
 
 
@@ -551,7 +546,7 @@ def test_run_teacher_that_answers_nan_is_named_with_an_image(tiny, tmp_path):
             "no checkpoint yet.* Replace that teacher's file first."
         )
         with pytest.raises(UserError, match=message):
-            runs.train(run, str(tmp_path / "run"))
+            train(run, str(tmp_path / "run"))
     finally:  # teachers are shared by the tests of a process
         variable.assign(before)
 
@@ -559,19 +554,19 @@ def test_run_teacher_that_answers_nan_is_named_with_an_image(tiny, tmp_path):
 def test_run_validated_keeps_the_best_student_and_logs_its_agreement(tiny, tmp_path):
     params = (*PLAIN, "run.validate_every_steps = 4", "run.validation_images = 1")
     run = tiny.build(tmp_path, *params)
-    runs.train(run, str(tmp_path))
+    train(run, str(tmp_path))
     rows = [r for r in rows_of(tmp_path) if r["validation/mean"]]
     assert [row["step"] for row in rows] == ["4", "6"]
     of_tasks = [float(rows[0][f"validation/soft/{t}"]) for t in run.model.tasks]
     assert float(rows[0]["validation/mean"]) == pytest.approx(np.mean(of_tasks), 1e-4)
     best = min(rows, key=lambda row: float(row["validation/mean"]))
-    assert runs.restored_step(str(tmp_path), "best") == int(best["step"])
-    runs.restore_student(str(tmp_path), run.settings, which="best")
+    assert saved.restored_step(str(tmp_path), "best") == int(best["step"])
+    saved.restore_student(str(tmp_path), run.settings, which="best")
 
 
 def test_run_never_validated_has_no_best_student(plain):
     with pytest.raises(UserError, match="never validated.*--checkpoint=last"):
-        runs.restore_student(str(plain[1]), plain[0].settings, which="best")
+        saved.restore_student(str(plain[1]), plain[0].settings, which="best")
 
 
 def test_run_images_that_vanish_midway_are_an_error_in_words(tiny, tmp_path):
@@ -585,7 +580,7 @@ def test_run_images_that_vanish_midway_are_an_error_in_words(tiny, tmp_path):
                 shutil.rmtree(images)
 
     with pytest.raises(UserError, match=r"^None of the \d images can be read.*"):
-        runs.train(run, str(tmp_path / "run"), [Vanish()])
+        train(run, str(tmp_path / "run"), [Vanish()])
 
 
 def test_run_never_opens_a_label(tiny, tmp_path, monkeypatch):
@@ -616,7 +611,7 @@ def test_run_never_opens_a_label(tiny, tmp_path, monkeypatch):
     )
     run = tiny.build(tmp_path / "with", *params)
     assert {"depth_zbuffer", "edge_texture"} <= set(run.data.train[0].files)
-    runs.train(run, str(tmp_path / "with"))
+    train(run, str(tmp_path / "with"))
     assert opened == {"rgb"}
 
 

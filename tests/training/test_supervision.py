@@ -5,13 +5,13 @@ import csv
 import numpy as np
 import pytest
 
-from soka_tf import cli
 from soka_tf.data import encodings, taskonomy
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.training import run as runs
+from soka_tf.training.config import parse_gin
 from soka_tf.training.dry_run import describe
+from soka_tf.training.train import train
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 
@@ -59,7 +59,7 @@ def test_run_by_labels_loss_is_the_masked_error_to_them_and_no_teacher_is_run(
         raise AssertionError("a teacher was run")
 
     monkeypatch.setattr(TeacherPool, "__call__", never)
-    runs.train(run, str(tmp_path))
+    train(run, str(tmp_path))
     with open(tmp_path / "metrics.csv", newline="") as file:
         first, second = csv.DictReader(file)
     for task in model.tasks:
@@ -104,7 +104,7 @@ def test_run_by_labels_refuses_what_it_excludes(tiny, tmp_path, bindings, messag
 
 
 def test_dry_run_by_labels_names_missing_ones(tiny):
-    cli.parse_gin(DMTL, tiny.params())
+    parse_gin(DMTL, tiny.params())
     assert "run.supervision = 'labels' needs labels" in describe()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.training import callbacks, validation
+from soka_tf.training import callbacks, checkpoints, validation
 from tests.training.test_callbacks import Model, full_disk, run  # noqa: F401
 
 
@@ -55,12 +55,12 @@ def validating(model, folder, means, every_steps=1, last_step=100):
     student = tf.train.Checkpoint(weights=model.weights)
     return validation.Validation(
         measure,
-        student,
-        str(folder),
+        checkpoints.BestStudent(
+            student, str(folder), checkpoints.stored_mean(str(folder))
+        ),
         every_steps,
         last_step,
         callbacks.NotFinite(model),
-        validation.stored_mean(str(folder)),
     )
 
 

@@ -7,11 +7,12 @@ import gin
 import numpy as np
 import tensorflow as tf
 
-from soka_tf import cli
 from soka_tf.errors import UserError
 from soka_tf.soka.model import SokaModel
 from soka_tf.training import build
-from soka_tf.training import run as runs
+from soka_tf.training.config import parse_gin
+from soka_tf.training.run import assemble_model
+from soka_tf.training.settings import Settings
 from tools.benchmarks.cycle import LAYERS, step_case, with_outputs
 from tools.benchmarks.measure import Measurement, time_cases
 
@@ -71,10 +72,10 @@ def _build(
     """The compiled model of a method, a batch of noise, and its last steps' stage."""
     gin.clear_config()
     auxiliaries = METHODS[method]
-    cli.parse_gin([*files, f"gin/methods/{method}.gin"], params)
-    settings = runs.Settings()
+    parse_gin([*files, f"gin/methods/{method}.gin"], params)
+    settings = Settings()
     pool = build.load_pool(build.find_teachers(settings.task_names, auxiliaries))
-    model = runs.assemble_model(settings, pool)
+    model = assemble_model(settings, pool)
     model.compile(build.build_optimizers(settings.max_steps).optimizers)
     size = settings.image_size
     shape = (settings.batch_size, size, size, 3)

@@ -1,10 +1,8 @@
 """Training what a study needs: a process a run, several at a time, resumable."""
 
-import ast
 import concurrent.futures
 import functools
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -13,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import tokenize
 from typing import (
     Any,
     Dict,
@@ -29,9 +26,9 @@ from typing import (
 from absl import logging
 from tqdm import tqdm
 
-from soka_tf.cli import find_gin_file
 from soka_tf.disk import write_text
 from soka_tf.errors import UserError
+from soka_tf.training.config import format_gin, read_gin
 from tools.studies.records import FAILURE_RECORD, RUN_RECORD, read_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -89,25 +86,21 @@ class Setting(NamedTuple):
 
     def teachers_of(self, training: Training) -> List[str]:
         """The tasks whose teachers a run names: targets and auxiliaries."""
-        bound = _effective(self.config(training).splitlines()).get("auxiliary", "()")
-        try:
-            auxiliaries = ast.literal_eval(bound)
-        except (SyntaxError, ValueError):  # a macro, say: the run itself will tell
-            auxiliaries = ()
-        named = auxiliaries if isinstance(auxiliaries, (list, tuple)) else ()
-        return [*training.tasks, *named]
+        # No list may be a macro or a word, say: the run itself will tell.
+        bound = self._bound(training).get("auxiliary")
+        return [*training.tasks, *(bound if isinstance(bound, (list, tuple)) else ())]
 
     def names_of(self, training: Training) -> Set[str]:
         """The bindings that make a run what it is, beside the setting's."""
-        lines = [line for name in training.files for line in _lines_of(name)]
-        return set(_effective([*lines, *training.params]))
+        return set(read_gin(training.files, training.params))
 
     def config(self, training: Training) -> str:
         """All that gin is to know of a run but its seed, each binding once."""
+        return format_gin(self._bound(training))
+
+    def _bound(self, training: Training) -> Mapping[str, Any]:
         files = ["base.gin", *self.files, *training.files]
-        lines = [line for name in files for line in _lines_of(name)]
-        bindings = _effective([*lines, *self.bindings(training)])
-        return "".join(f"{name} = {bindings[name]}\n" for name in sorted(bindings))
+        return read_gin(files, self.bindings(training))
 
 
 @functools.cache
@@ -115,40 +108,6 @@ def _sha256_of(path: pathlib.Path) -> str:
     from soka_tf.teachers.teacher import sha256_of  # with it comes TensorFlow
 
     return sha256_of(path)
-
-
-def _effective(lines: Iterable[str]) -> Dict[str, str]:
-    """Binding -> its value as written; the last one counts, as gin has it."""
-    bindings: Dict[str, str] = {}
-    name = None
-    for line in lines:
-        begun = re.match(r"([\w./]+)\s*=\s*(.*)", line)
-        if begun:
-            name = begun[1]
-            bindings[name] = begun[2]
-        elif name is not None:  # a value of several lines
-            bindings[name] = f"{bindings[name].rstrip(' ' + chr(92))} {line}"
-    return bindings
-
-
-def _lines_of(name: str) -> List[str]:
-    """The lines of a gin file and of those it includes, without comments."""
-    text = pathlib.Path(find_gin_file(name)).read_text(encoding="utf-8")
-    lines = []
-    for line in filter(None, map(str.strip, _without_comments(text))):
-        included = re.fullmatch(r"include\s+['\"](.+)['\"]", line)
-        lines += _lines_of(included[1]) if included else [line]
-    return lines
-
-
-def _without_comments(text: str) -> List[str]:
-    lines = text.splitlines()
-    # gin's strings and comments are Python's: a "#" may stand in a string.
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    return lines
 
 
 class Outcome(NamedTuple):

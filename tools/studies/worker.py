@@ -23,7 +23,9 @@ from soka_tf import cli  # noqa: E402
 from soka_tf.disk import locked, write_json  # noqa: E402 (tools/ is no installed package)
 from soka_tf.errors import UserError  # noqa: E402
 from soka_tf.train import complete  # noqa: E402
-from soka_tf.training import run as runs  # noqa: E402
+from soka_tf.training.config import parse_gin  # noqa: E402
+from soka_tf.training.folder import CONFIG_FILE  # noqa: E402
+from soka_tf.training.run import Run, build_run, reseed  # noqa: E402
 from tools.studies.records import (  # noqa: E402 (tools/ is no installed package)
     FAILURE_RECORD,
     RUN_RECORD,
@@ -92,19 +94,19 @@ def _build(
     config: str,
     seed: int,
     folder: str,
-    before: Optional[runs.Run],
-) -> runs.Run:
+    before: Optional[Run],
+) -> Run:
     """A run, on the graphs of the one before if there is one."""
     if before is not None:
-        return runs.reseed(before, folder, seed)
-    stored = os.path.join(folder, runs.CONFIG_FILE)
+        return reseed(before, folder, seed)
+    stored = os.path.join(folder, CONFIG_FILE)
     resumed = [stored] if os.path.isfile(stored) else []
     gin.clear_config()
-    cli.parse_gin([*resumed, config], [f"seed = {seed}"], base=None)
-    return runs.build_run(folder)
+    parse_gin([*resumed, config], [f"seed = {seed}"], base=None)
+    return build_run(folder)
 
 
-def _train(run: runs.Run, folder: str) -> None:
+def _train(run: Run, folder: str) -> None:
     cost = Cost()
     print(complete(run, folder, [cost]), file=sys.stderr)
     settings = run.settings

@@ -28,7 +28,8 @@ from soka_tf.soka.model import STAGES, Mode, SokaModel
 from soka_tf.tasks import get_task
 from soka_tf.teachers.teacher import Teacher, save_teacher
 from soka_tf.training import build
-from soka_tf.training import run as runs
+from soka_tf.training.run import assemble_model
+from soka_tf.training.settings import Settings
 from tests.soka import reference
 
 # The stages of training, and to compare: the joint step with the teachers' outputs
@@ -38,7 +39,7 @@ STEPS = (*STAGES, "student", "teachers", "naive")
 
 def export_step(
     model: SokaModel,
-    settings: runs.Settings,
+    settings: Settings,
     step: str,
     batch_size: int,
     out_dir: str,
@@ -92,13 +93,13 @@ def export_step(
     return f"{path}.json"
 
 
-def build_model(random_teachers: bool) -> Tuple[SokaModel, runs.Settings]:
+def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
     """The compiled model of the bindings, whose auxiliary teachers are named or none.
 
     Args:
       random_teachers: whether untrained networks as large as the student teach.
     """
-    settings = runs.Settings()
+    settings = Settings()
     auxiliary = gin.query_parameter("%auxiliary")
     auxiliaries = [] if isinstance(auxiliary, str) else list(auxiliary)
     with tempfile.TemporaryDirectory() as folder:
@@ -113,7 +114,7 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, runs.Settings]:
                 teacher = Teacher(task, encoder, decoder, settings.image_size)
                 save_teacher(teacher, os.path.join(folder, f"{task}.npz"))
         files = build.find_teachers(settings.task_names, auxiliaries)
-        model = runs.assemble_model(settings, build.load_pool(files))
+        model = assemble_model(settings, build.load_pool(files))
     model.compile(build.build_optimizers(settings.max_steps).optimizers)
     return model, settings
 
@@ -157,7 +158,7 @@ def _computation(
 
 
 def _zeros(
-    model: SokaModel, settings: runs.Settings, step: str, batch_size: int
+    model: SokaModel, settings: Settings, step: str, batch_size: int
 ) -> Dict[str, Any]:
     """A step's data, as far as its shapes go."""
     if step == "cycle_gan" and model.adversary is None:

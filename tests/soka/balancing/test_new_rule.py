@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from soka_tf.errors import UserError
 from soka_tf.soka.balancing.rule import Rule, replicated_variable
-from soka_tf.training import run as runs
+from soka_tf.training.train import train
 
 
 @gin.register
@@ -38,13 +38,13 @@ def test_rule_of_this_file_is_bound_trained_saved_and_resumed(tiny, tmp_path):
     params += ["build_balancing.rule = @LossRatio", "LossRatio.momentum = 0.5"]
     run = tiny.build(tmp_path, *params)
     rule = run.model.balancing
-    runs.train(run, str(tmp_path))
+    train(run, str(tmp_path))
     weights = rule.task_weights.numpy()
     assert abs(weights[0] - weights[1]) > 1e-3 and abs(weights.sum() - 1) < 1e-6
     rows = (tmp_path / "metrics.csv").read_text()
     assert "encoder_share/depth_zbuffer" in rows and "gradient_norm" not in rows
     rule.means.assign([9.0, 9.0])
-    runs.train(run, str(tmp_path))  # restores the last step
+    train(run, str(tmp_path))  # restores the last step
     assert abs(rule.task_weights.numpy() - weights).max() == 0
     assert "LossRatio.momentum = 0.5" in run.config
 

@@ -1,0 +1,351 @@
+"""gin text: parsing files and bindings, reading back and comparing configurations.
+
+The only module that reads it. TensorFlow is not imported.
+"""
+
+import inspect
+import os
+import pathlib
+import re
+import tokenize
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+
+from soka_tf.errors import UserError, did_you_mean
+
+try:
+    import gin
+    from gin import config_parser
+except ImportError as error:  # some folder named gin is accepted by Python, too
+    raise UserError(
+        f"gin-config is not installed: python -m pip install gin-config ({error})"
+    ) from error
+
+# The bindings that `parse_gin` found in its base.
+_of_base: Dict[str, Any] = {}
+_QUOTES_HINT = "; a text needs quotes: name = 'text'"
+
+
+def config_root() -> pathlib.Path:
+    """Returns the folder of the shipped gin files, in a wheel or in the repository."""
+    package = pathlib.Path(__file__).resolve().parents[1]
+    installed = package / "configs" / "gin"
+    return installed if installed.is_dir() else package.parent / "gin"
+
+
+def find_gin_file(name: str) -> str:
+    """Returns the path of a gin file: as given, else of the shipped one of that name.
+
+    Args:
+      name: such as "my.gin", "rooms/demo.gin" or "gin/rooms/demo.gin".
+
+    Raises:
+      UserError: where there is none, with the nearest shipped names.
+    """
+    given = os.path.expanduser(name)
+    if os.path.isfile(given):
+        return given
+    root = config_root()
+    shipped = pathlib.PurePath(name)
+    if not shipped.is_absolute():
+        if shipped.parts[:1] == ("gin",):
+            shipped = shipped.relative_to("gin")
+        if (root / shipped).is_file():
+            return str(root / shipped)
+    kind = "is a folder, not a gin file" if os.path.isdir(given) else "was not found"
+    known = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.gin"))
+    raise UserError(
+        f"the gin file {name!r} {kind}, neither here nor among the shipped files"
+        + did_you_mean(shipped.as_posix(), known, show=lambda one: f"gin/{one}")
+        + f"; shipped files lie in {root}"
+    )
+
+
+def parse_gin(
+    gin_files: Sequence[str],
+    gin_params: Sequence[str],
+    base: Optional[str] = "gin/base.gin",
+) -> None:
+    """Binds what base, the files and the single bindings say; later ones win.
+
+    Parsing is strict and leaves the configuration open, so that gin's operative
+    configuration can be read, or another file parsed, afterwards. The modules whose
+    configurables are bound must have been imported before.
+
+    Args:
+      gin_files: names for `find_gin_file`. To continue a run, its stored
+        operative_config.gin comes first.
+      gin_params: bindings such as "run.seed = 1" or "images_dir = 'photos'".
+      base: the file of defaults, None for none.
+
+    Raises:
+      UserError: for anything gin does not accept; names the file or the flag, the
+        binding, and near names.
+    """
+    for place, statement in _of_files([base] if base else []):
+        _bind(place, statement)
+    _of_base.clear()
+    _of_base.update(_bound())
+    for place, statement in _of_files(gin_files):
+        _bind(place, statement)
+    known = _macros(_bound())
+    for place, statement in _of_params(gin_params):
+        _bind(place, statement)
+    try:
+        # Runs gin's checks of macros and required values without staying locked.
+        with gin.unlock_config():
+            gin.finalize()
+    except ValueError as error:
+        raise UserError(_describe_unset(str(error))) from error
+    # A misspelt `images_dir = ...` would otherwise set a macro that nobody reads.
+    known |= set(re.findall(r"%([\w/.]+)", gin.config_str()))
+    for param in gin_params:
+        for name in _macros(read_gin((), [param])) - known:
+            near = did_you_mean(name, known)
+            raise UserError(f"--gin_param {param!r}: no gin file uses %{name}{near}")
+
+
+def read_gin(
+    gin_files: Sequence[str], gin_params: Sequence[str] = ()
+) -> Dict[str, Any]:
+    """Reads files and bindings as `parse_gin` does, but binds nothing.
+
+    No configurable needs to be known.
+
+    Returns:
+      "scope/configurable.parameter" or macro -> its value, the last one where it is
+      bound several times; `repr` of a value, references included, is its gin text.
+
+    Raises:
+      UserError: for what is not gin text, and for files that cannot be read.
+    """
+    return _bindings([*_of_files(gin_files), *_of_params(gin_params)])
+
+
+def format_gin(bindings: Dict[str, Any]) -> str:
+    """Returns the gin text of what `read_gin` read, a line a binding, sorted."""
+    return "".join(f"{name} = {bindings[name]!r}\n" for name in sorted(bindings))
+
+
+def with_binding(config: str, name: str, value: Any) -> str:
+    """Returns a configuration as gin writes it with another value of one line."""
+    line = f"{name} = {value!r}"
+    return re.sub(rf"(?m)^{re.escape(name)} = .*$", lambda _: line, config)
+
+
+def differing_bindings(
+    stored: str, current: str, of_both: bool = False, free: Iterable[str] = ()
+) -> List[str]:
+    """Lists the bindings in which two configurations differ.
+
+    Args:
+      stored: gin text, such as an operative configuration.
+      current: gin text.
+      of_both: whether bindings that only one of them has are left out.
+      free: names of bindings that may differ.
+
+    Returns:
+      Lines "name: stored value -> current value".
+    """
+    before, now = (
+        {name: repr(value) for name, value in _bindings(_parse(text, source)).items()}
+        for text, source in (
+            (stored, "the stored configuration"),
+            (current, "the present configuration"),
+        )
+    )
+    names = set(before) & set(now) if of_both else set(before) | set(now)
+    return [
+        f"{name}: {before.get(name, 'not bound')} -> {now.get(name, 'not bound')}"
+        for name in sorted(names - set(free))
+        if before.get(name) != now.get(name)
+    ]
+
+
+def unused_bindings() -> List[str]:
+    """Lists bindings that were parsed and that nothing built so far has asked for.
+
+    To be called after the build. Returns "scope/name.parameter" (macros: "name"),
+    sorted; a binding overridden by an explicit argument counts as unused. Left out are
+    base's own values of parts that this run does without, such as a rule not chosen.
+    """
+    used: Set[str] = set()
+    for key in _bindings(_parse(gin.operative_config_str(), "operative configuration")):
+        # A call inside scope a/b also reads the bindings of a, and those of no scope.
+        *scopes, name = key.split("/")
+        used.update("/".join([*scopes[:n], name]) for n in range(len(scopes) + 1))
+    built = {key.rpartition(".")[0] for key in used} | {""}  # "": macros
+    return sorted(
+        key
+        for key, value in _bound().items()
+        if key not in used
+        and (key.rpartition(".")[0] in built or _of_base.get(key) != value)
+    )
+
+
+class _Reference(str):
+    """A reference as it is written: %macro, @configurable or @configurable()."""
+
+    __repr__ = str.__str__
+
+
+class _AsWritten(config_parser.ParserDelegate):
+    """Leaves references as they are: no configurable needs to be known."""
+
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        return _Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
+
+    def macro(self, macro_name):
+        return _Reference(f"%{macro_name}")
+
+
+# Where it stands, for messages, and gin's statement: of a binding or an import.
+_Placed = Tuple[str, Any]
+
+
+def _parse(text: str, source: str, numbered: bool = True) -> Iterator[_Placed]:
+    """Parses text statement by statement; includes are not followed."""
+
+    def place(line: int, statement: str) -> str:
+        if not numbered:
+            return source
+        where = f"{source}, line {line}: {statement.strip()}"
+        return where.partition("\n")[0].rstrip(": ")
+
+    text += "" if text.endswith("\n") else "\n"
+    try:
+        for statement in config_parser.ConfigParser(text, _AsWritten()):
+            at = statement.location
+            yield place(at.line_num, at.line_content), statement
+    except SyntaxError as error:
+        where = place(error.lineno, error.text or "")
+        raise UserError(f"{where}: {_in_words(error.msg)}") from error
+    except tokenize.TokenError as error:  # such as a bracket left open at the end
+        message, (line, _) = error.args
+        raise UserError(f"{place(line, '')}: {message}") from error
+    except Exception as error:  # of Python's literals, such as a list as a key
+        raise UserError(f"{source}: {_in_words(str(error))}") from error
+
+
+def _in_words(message: str) -> str:
+    """One line for gin's complaint about text, with what is mostly meant."""
+    message = " ".join(message.split()).rstrip(".")
+    token = re.search(r"malformed node or string.* Failed to parse token (.+)", message)
+    if token:
+        return f"cannot read the value {token[1]}{_QUOTES_HINT}"
+    if message.startswith("Unable to parse value"):
+        return message + _QUOTES_HINT
+    if message.startswith("Couldn't parse statement"):
+        form = "name = value or configurable.parameter = value"
+        return f"{message}; a binding is written {form}"
+    return message
+
+
+def _of_params(gin_params: Sequence[str]) -> Iterator[_Placed]:
+    for param in gin_params:
+        source = f"--gin_param {param!r}"
+        yield from _followed(_parse(param, source, numbered=False), ())
+
+
+def _of_files(
+    names: Sequence[str], including: Tuple[str, ...] = ()
+) -> Iterator[_Placed]:
+    """Parses files and, in their place, those that they include."""
+    for path in map(find_gin_file, names):
+        real = os.path.realpath(path)
+        if real in including:
+            raise UserError(f"{path} includes itself, by way of {including[-1]}")
+        try:
+            text = pathlib.Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the gin file {path}: {error}") from error
+        yield from _followed(_parse(text, path), (*including, real), path)
+
+
+def _followed(
+    statements: Iterator[_Placed], including: Tuple[str, ...], path: str = ""
+) -> Iterator[_Placed]:
+    """Follows includes; gin would look for them in the working folder only."""
+    for place, statement in statements:
+        if isinstance(statement, config_parser.IncludeStatement):
+            try:
+                included = _find_include(statement.filename, path)
+            except UserError as error:
+                raise UserError(f"{place}: {error}") from error
+            yield from _of_files([included], including)
+        elif not isinstance(statement, config_parser.BlockDeclaration):
+            yield place, statement
+
+
+def _find_include(name: str, path: str) -> str:
+    """Included names mean a file beside the including one, or a shipped file."""
+    beside = os.path.join(os.path.dirname(path), name)
+    if os.path.isfile(beside):
+        return beside
+    if pathlib.PurePath(name).parts[:1] == ("gin",):
+        shipped = config_root().parent / name
+        if shipped.is_file():
+            return str(shipped)
+    return find_gin_file(name)
+
+
+def _name(statement: Any) -> str:
+    """A macro's name, or "scope/configurable.parameter"."""
+    name = "/".join(filter(None, [statement.scope, statement.selector]))
+    return f"{name}.{statement.arg_name}" if statement.arg_name else name
+
+
+def _bindings(statements: Iterable[_Placed]) -> Dict[str, Any]:
+    return {
+        _name(statement): statement.value
+        for _, statement in statements
+        if isinstance(statement, config_parser.BindingStatement)
+    }
+
+
+def _bound() -> Dict[str, Any]:
+    return _bindings(_parse(gin.config_str(), "the bound configuration"))
+
+
+def _macros(names: Iterable[str]) -> Set[str]:
+    return {name for name in names if "." not in name}
+
+
+def _bind(place: str, statement: Any) -> None:
+    if isinstance(statement, config_parser.ImportStatement):
+        text = statement.format()
+    else:
+        text = f"{_name(statement)} = {statement.value!r}"
+    try:
+        gin.parse_config(text)
+    except Exception as error:  # gin raises nearly every built-in exception
+        message = _in_words(str(error).split("\n  In ")[0])
+        raise UserError(f"{place}: {message}{_near_names(message)}") from error
+
+
+def _near_names(message: str) -> str:
+    """Near names for gin's commonest complaints."""
+    unknown = re.match(r"No configurable matching (?:reference )?'@?([^'()]+)", message)
+    if unknown:
+        names = {key.split("/")[-1].rpartition(".")[0] for key in _bound()} - {""}
+        return did_you_mean(unknown[1], names)
+    parameter = re.match(
+        r"Configurable '(.+)' doesn't have a parameter named '(.+)'", message
+    )
+    if parameter:
+        reference = gin.config.ConfigurableReference(parameter[1], False)
+        known = sorted(inspect.signature(reference.configurable.wrapped).parameters)
+        near = did_you_mean(parameter[2], known)
+        return near or f"; it has {', '.join(known) or 'none'}"
+    return ""
+
+
+def _describe_unset(message: str) -> str:
+    macro = re.match(r"No bindings specified for '(.+)/gin\.macro'", message)
+    if not macro:
+        return message.splitlines()[0]
+    name = macro[1]
+    near = did_you_mean(name, _macros(_bound()), show=lambda n: f"%{n}")
+    return (
+        f"the gin files use %{name}, which nothing sets{near}; "
+        f'set it with --gin_param="{name} = ..."'
+    )

@@ -1,0 +1,82 @@
+"""A run's folder: what is where, and whether its configuration is the present one."""
+
+import os
+
+import tensorflow as tf
+
+from soka_tf.disk import write_text
+from soka_tf.errors import UserError
+from soka_tf.training.config import differing_bindings
+
+CONFIG_FILE = "operative_config.gin"
+# A run may be continued with other values of these: they change no result.
+# run.teacher_cache is none of them: what it keeps is rounded to float16.
+FREE_BINDINGS = (
+    "run.checkpoint_every_steps",
+    "run.evaluation_batch_size",
+    "run.export",
+    "run.export_precision",
+    "run.jit_compile",
+    "run.keep_checkpoints",
+    "run.log_every_steps",
+    "run.movement_every_steps",
+    "run.panel_every_steps",
+    "run.panel_images",
+    "run.teacher_cache_dir",
+    "run.validate_every_steps",
+    "run.validation_images",
+    "build_data.check_files",
+    "build_data.rooms_dir",
+    "build_strategy.name",
+    "build_strategy.logical_cpus",
+    "strategy",
+)
+
+
+def config_of(model_dir: str) -> str:
+    """The path of a run's stored configuration.
+
+    Raises:
+      UserError: if the folder is not a run's.
+    """
+    path = os.path.join(model_dir, CONFIG_FILE)
+    if not os.path.isfile(path):
+        raise UserError(
+            f"{model_dir}: not the folder of a run, it has no {CONFIG_FILE}. Give the "
+            "--model_dir of soka_tf.train."
+        )
+    return path
+
+
+def claim(model_dir: str, config: str, chief: bool = True) -> None:
+    """Stores the configuration (the chief does), or refuses to go on with another."""
+    refuse_differences(model_dir, config)
+    path = os.path.join(model_dir, CONFIG_FILE)
+    if os.path.exists(path) or not chief:
+        return
+    write_text(path, config)
+
+
+def refuse_differences(model_dir: str, config: str, of_both: bool = False) -> None:
+    """Refuses a folder whose run has other bindings; see `differing_bindings`.
+
+    Raises:
+      UserError: naming each with both values, but for those that change no result.
+    """
+    path = os.path.join(model_dir, CONFIG_FILE)
+    if not os.path.exists(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        stored = file.read()
+    differences = differing_bindings(stored, config, of_both, FREE_BINDINGS)
+    if differences:
+        raise UserError(
+            f"{model_dir} holds a run with another configuration: "
+            + "; ".join(differences)
+            + ". Bind the stored values or choose another --model_dir."
+        )
+
+
+def summary_writer(model_dir: str) -> tf.summary.SummaryWriter:
+    """TensorBoard's writer of a run."""
+    return tf.summary.create_file_writer(os.path.join(model_dir, "tensorboard"))

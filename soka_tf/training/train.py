@@ -1,0 +1,266 @@
+"""Training a run to its last step, and going on after an interruption."""
+
+import contextlib
+import os
+import re
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from soka_tf.data.pipeline import image_dataset, label_reader, service_dataset
+from soka_tf.errors import UserError
+from soka_tf.training import build, checkpoints
+from soka_tf.training.callbacks import (
+    FAILURES,
+    MetricLog,
+    NotFinite,
+    Progress,
+    StepCallback,
+    text_summaries,
+)
+from soka_tf.training.folder import claim, summary_writer
+from soka_tf.training.run import Run, teacher_cache
+from soka_tf.training.strategy import count_workers, lost_workers, mean_over_workers
+from soka_tf.training.validation import MEAN, Validation, both, soft_errors
+
+
+def train(
+    run: Run,
+    model_dir: str,
+    callbacks: Sequence[tf.keras.callbacks.Callback] = (),
+    writer: Optional[tf.summary.SummaryWriter] = None,
+) -> None:
+    """Trains a run to its last step, from wherever `model_dir` stands.
+
+    Args:
+      run: of `build_run`.
+      model_dir: the run's folder.
+      callbacks: called beside the run's own.
+      writer: TensorBoard's; one for `model_dir` unless told.
+
+    Raises:
+      UserError: if the folder's run has another configuration, a loss is no longer
+        finite, or no image can be read any more.
+    """
+    settings, model = run.settings, run.model
+    claim(model_dir, run.config, run.output_dir == model_dir)
+    writer = writer or summary_writer(run.output_dir)
+    # Every worker must save, for replicas' statistics are gathered while saving.
+    manager = checkpoints.manager_of(model, run.output_dir, settings.keep_checkpoints)
+    for name in checkpoints.remove_leftovers(manager.directory):
+        logging.info("Removed %s, left by a save that was interrupted.", name)
+    start = checkpoints.restore(model, manager, model_dir)
+    _check_workers(run, model_dir, start)
+    if start:
+        logging.info("Continuing from step %d of %s.", start, model_dir)
+    if start >= settings.max_steps:
+        logging.info("All %d steps are done.", settings.max_steps)
+        return
+    answers = _stored_answers(run)
+    logging.info(
+        "Training on %d images of %s; the first step of a stage takes a while.",
+        len(run.data.train),
+        run.data.source,
+    )
+    text_summaries(writer, {"gin/operative_config": run.config}, start)
+    not_finite = NotFinite(
+        model,
+        lambda: checkpoints.saved_step(manager),
+        lambda step: _broken_answers(run, step),
+    )
+    every_steps = settings.checkpoint_every_steps
+    progress = Progress(settings.max_steps)
+    own = [
+        progress,
+        *_measurements(run, model_dir, not_finite, writer),
+        *callbacks,
+        checkpoints.Checkpoints(manager, every_steps, not_finite, [writer]),
+    ]
+    try:
+        _fit(run, model_dir, start, answers, own)
+    finally:
+        progress.close()
+        with contextlib.suppress(*FAILURES):  # warned of while training
+            writer.flush()
+
+
+def _stored_answers(run: Run) -> Any:
+    """What the data set reads beside each image; None where the teachers are run."""
+    settings, model, samples = run.settings, run.model, run.data.train
+    if settings.by_labels:
+        return label_reader(samples, settings.targets, settings.image_size)
+    if not settings.teacher_cache:
+        return None
+    pool = model.teachers
+    if count_workers(run.strategy) > 1:
+        # Reading a variable of all workers takes all workers; one fills the cache.
+        pool = build.load_pool(run.teacher_files)
+    cache = teacher_cache(settings, model, run.teacher_files, pool)
+    cache.fill(samples, settings.batch_size)
+    return cache.reader(samples)
+
+
+def _fit(run: Run, model_dir: str, start: int, answers: Any, own: List[Any]) -> None:
+    settings = run.settings
+    remaining = settings.max_steps - start
+
+    def share_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        workers = context.num_input_pipelines
+        common = dict(
+            samples=run.data.train,
+            image_size=settings.image_size,
+            batch_size=settings.batch_size * run.model.batches_per_step,
+            seed=settings.seed,
+            start_step=start,
+            antialias=settings.antialias,
+            augmentation=settings.augmentation,
+            workers=workers,
+            replicas=context.num_replicas_in_sync // workers,
+        )
+        if settings.data_service is not None:
+            job = os.path.abspath(model_dir)  # the same for all workers of the run
+            return service_dataset(service=settings.data_service, job=job, **common)
+        return image_dataset(
+            **common,
+            steps=remaining,
+            teachers=answers,
+            worker=context.input_pipeline_id,
+        )
+
+    try:
+        # One epoch: everything that happens now and then happens by steps.
+        with lost_workers("During training"):
+            run.model.fit(
+                run.strategy.distribute_datasets_from_function(share_of_worker),
+                epochs=1,
+                steps_per_epoch=remaining,
+                callbacks=own,
+                verbose=0,
+            )
+    except tf.errors.UnknownError as error:
+        # tf.data hands on what a reader raised as text only.
+        told = re.search(r"UserError: (.+)", str(error))
+        if told is None:
+            raise
+        raise UserError(told[1]) from error
+
+
+def _measurements(
+    run: Run,
+    model_dir: str,
+    not_finite: NotFinite,
+    writer: tf.summary.SummaryWriter,
+) -> List[StepCallback]:
+    """The validation, where there is one, and the log, which reports it."""
+    settings, model = run.settings, run.model
+    columns = [metric.name for metric in model.metrics]
+    validations = []
+    if settings.validate_every_steps:
+        # Every worker keeps the same best ones, for saving is done together.
+        best = checkpoints.stored_mean(checkpoints.checkpoint_dir(model_dir, "best"))
+        validations = [_validation(run, not_finite, best)]
+        columns += [f"validation/soft/{task}" for task in model.tasks] + [MEAN]
+    log = MetricLog(
+        os.path.join(run.output_dir, "metrics.csv"),
+        columns,
+        settings.log_every_steps,
+        run.learning_rate,
+        writer,
+        not_finite,
+        settings.max_steps,
+        *(validation.values_at for validation in validations),
+    )
+    return [*validations, log]
+
+
+def _validation(run: Run, not_finite: NotFinite, best: float) -> Validation:
+    settings, model, samples = run.settings, run.model, run.data.validation
+    count = min(settings.validation_images, len(samples))
+    batch_size = min(settings.evaluation_batch_size, count)
+    predict = both(model.student, model.teachers, model.run_eagerly)
+
+    def measure() -> Dict[str, float]:
+        images = image_dataset(
+            samples,
+            settings.image_size,
+            batch_size,
+            seed=0,  # always the same images, whatever the run's seed
+            steps=count // batch_size,
+            antialias=settings.antialias,
+        )
+        values = soft_errors(predict, images)
+        # Workers round differently, and must choose the same student as the best.
+        means = mean_over_workers(run.strategy, list(values.values()))
+        return dict(zip(values, means))
+
+    folder = checkpoints.checkpoint_dir(run.output_dir, "best")
+    checkpoints.remove_leftovers(folder)
+    return Validation(
+        measure,
+        checkpoints.BestStudent(model.student, folder, best),
+        settings.validate_every_steps,
+        settings.max_steps,
+        not_finite,
+    )
+
+
+def _broken_answers(run: Run, step: int) -> List[str]:
+    """Which teachers answered the images of a step with what is not finite.
+
+    Args:
+      run: of `build_run`.
+      step: counted from 0.
+
+    Returns:
+      A sentence on each of them; none where they are cached, for the cache refuses
+      what is not finite, or do not teach.
+    """
+    settings, pool = run.settings, run.model.teachers
+    if settings.teacher_cache or settings.by_labels:
+        return []
+
+    def batch(augmentation, answers):
+        dataset = image_dataset(
+            run.data.train,
+            settings.image_size,
+            settings.batch_size * run.model.batches_per_step,
+            settings.seed,
+            start_step=step,
+            steps=1,
+            antialias=settings.antialias,
+            augmentation=augmentation,
+            teachers=answers,
+        )
+        return next(iter(dataset))
+
+    images = batch(settings.augmentation, None)["rgb"]
+    numbers = batch("none", lambda number: number)["teachers"].numpy()
+    files = {**run.teacher_files.targets, **run.teacher_files.auxiliaries}
+    sentences = []
+    for task, path in files.items():
+        finite = np.ones(len(numbers), bool)
+        for values in pool.run(task, images).values():
+            values = np.asarray(tf.cast(values, tf.float32))
+            finite &= np.isfinite(values.reshape(len(numbers), -1)).all(axis=1)
+        if not finite.all():
+            image = run.data.train[int(numbers[np.argmin(finite)])].files["rgb"]
+            sentences.append(
+                f"The teacher of {task} ({path}) answers with NaN or infinite values "
+                f"on {np.count_nonzero(~finite)} of the step's {len(numbers)} images, "
+                f"such as {image}."
+            )
+    return sentences
+
+
+def _check_workers(run: Run, model_dir: str, start: int) -> None:
+    """Refuses workers that would not train the same run."""
+    own = [start, len(run.data.train)]
+    mean = mean_over_workers(run.strategy, own)
+    if mean != own:
+        raise UserError(
+            f"{model_dir} and the images must be the same on all workers. Received: "
+            f"here step {own[0]} and {own[1]} images to train on, {mean[0]:g} and "
+            f"{mean[1]:g} on average. Give a folder that all workers see."
+        )
