@@ -256,7 +256,7 @@ def test_check_passes_by_its_exit_code_and_shows_every_layer(
         capsys=capsys,
     )
     assert done.code == 0, done.err
-    assert (tmp_path / "normal.npz").is_file()
+    assert (tmp_path / "normal.safetensors").is_file()
     for layer in (
         "encoder/conv1 ",
         "encoder/block4/unit_3/bottleneck_v1/conv3 ",
@@ -269,7 +269,7 @@ def test_check_passes_by_its_exit_code_and_shows_every_layer(
 def test_check_fails_by_its_exit_code_and_names_the_first_layer(
     converted, shared_folder, tmp_path, capsys
 ):
-    path = tmp_path / "normal.npz"
+    path = tmp_path / "normal.safetensors"
     teacher = load_teacher(converted("normal", "taskbank"))
     layer = teacher.encoder.get_layer("block2/unit_3/bottleneck_v1/conv2/BatchNorm")
     layer.beta.assign_add(np.full(128, 1e-3, np.float32))

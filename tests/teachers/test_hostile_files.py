@@ -86,7 +86,7 @@ def refused(tmp_path, capsys):
     def run(*words, task="depth_zbuffer", code=2, **flags):
         out_dir = tmp_path / "out"
         out_dir.mkdir(exist_ok=True)
-        kept = out_dir / "kept.npz"
+        kept = out_dir / "kept.safetensors"
         kept.write_bytes(b"the teacher of before")
         done = run_tool(
             "convert_teacher",
@@ -101,7 +101,7 @@ def refused(tmp_path, capsys):
         assert "Traceback" not in done.err
         for word in words:
             assert str(word) in done.err
-        assert [path.name for path in out_dir.iterdir()] == ["kept.npz"]
+        assert [path.name for path in out_dir.iterdir()] == ["kept.safetensors"]
         assert kept.read_bytes() == b"the teacher of before"
         return done.err
 
@@ -417,7 +417,7 @@ def test_flags_that_do_not_fit_are_refused(refused, flags, words):
     refused(words, **flags)
 
 
-@pytest.mark.parametrize("name", ["file/teacher.npz", "n" * 300, ""])
+@pytest.mark.parametrize("name", ["file/teacher.safetensors", "n" * 300, ""])
 def test_output_that_cannot_be_written_is_refused(files, tmp_path, capsys, name):
     (tmp_path / "file").write_bytes(b"")
     done = run_tool(
@@ -452,10 +452,10 @@ def test_output_over_an_input_is_refused(files, capsys):
 
 
 def test_reference_data_that_is_not_there_is_refused(tmp_path, capsys):
-    save_teacher(build("normal"), tmp_path / "normal.npz")
+    save_teacher(build("normal"), tmp_path / "normal.safetensors")
     done = run_tool(
         "convert_teacher",
-        f"--out={tmp_path / 'normal.npz'}",
+        f"--out={tmp_path / 'normal.safetensors'}",
         f"--check={tmp_path}",
         capsys=capsys,
     )

@@ -74,7 +74,7 @@ def test_converted_teacher_agrees_with_the_package_on_photographs(
         capsys=capsys,
     )
     assert done.code == 0, done.err
-    ours = load_teacher(tmp_path / f"{task}.npz")(photographs)
+    ours = load_teacher(tmp_path / f"{task}.safetensors")(photographs)
     with torch.no_grad():
         inputs = torch.from_numpy(photographs.transpose(0, 3, 1, 2).copy())
         representation = network.encoder(inputs)
