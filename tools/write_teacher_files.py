@@ -54,7 +54,6 @@ _SLOTS = flags.DEFINE_bool(
 def main() -> None:
     """Writes the files of every task given."""
     from soka_tf.tasks import get_task
-
     from soka_tf.teachers.torch_file import import_torch
 
     if _PTH_LAYOUT.value != "none":

@@ -264,7 +264,8 @@ def _open(path: str) -> Iterator[Any]:
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
-    except (OSError, TypeError, SafetensorError) as error:
+    except (OSError, SafetensorError, AttributeError, TypeError) as error:
+        # The last two are of types that numpy lacks.
         raise UserError(
             f"{path}: not a teacher file (safetensors written by soka_tf); it is "
             f"damaged or something else ({one_line(error)}). Fetch or make it again."

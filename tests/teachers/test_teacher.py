@@ -21,6 +21,7 @@ from soka_tf.teachers.teacher import (
     teacher_variables,
 )
 
+KERNEL = "encoder/conv1/kernel"
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
 
 
@@ -234,9 +235,9 @@ def header(text, length=None):
     return (length or len(text)).to_bytes(8, "little") + text
 
 
-def described(dtype="F32", shape=(16,), offsets=(0, 64)):
+def described(dtype="F32", shape=(16,), offsets=(0, 64), **further):
     entry = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
-    return header(json.dumps({"encoder/conv1/kernel": entry}).encode()) + bytes(64)
+    return header(json.dumps({KERNEL: entry, **further}).encode()) + bytes(64)
 
 
 @pytest.mark.parametrize(
@@ -369,24 +370,19 @@ def test_manifest_of_hostile_text_is_refused(rewrite, never_built, text, words):
     assert_refused(rewrite(manifest=text), words)
 
 
-KERNEL = "encoder/conv1/kernel"
-
-
 @pytest.mark.parametrize("kind", ["int32", "bool", "uint8"])
 def test_array_of_another_type_is_named(rewrite, kind):
     path = rewrite(**{KERNEL: np.zeros((7, 7, 3, 2), kind)})
     assert_refused(path, "Unfit (1)", f"{KERNEL} is ", "must be float[7, 7, 3, 2]")
 
 
-def test_array_of_a_type_that_numpy_lacks_is_refused(saved, tmp_path):
-    content = saved.read_bytes()
-    path = tmp_path / "t.safetensors"
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2"])
+def test_array_of_a_type_that_numpy_lacks_is_refused(saved, tmp_path, kind):
     with safe_open(saved, framework="numpy") as file:
-        manifest = json.dumps({"manifest": file.metadata()["manifest"]})
-    entry = '{"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}'
-    text = f'{{"__metadata__": {manifest}, "{KERNEL}": {entry}}}'
-    path.write_bytes(header(text.encode()) + content[:4])
-    assert_refused(path, "not a teacher file", "bfloat16")
+        metadata = file.metadata()
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(described(kind, (64,), __metadata__=metadata))
+    assert_refused(path, "not a teacher file", "float8")
 
 
 def test_numbers_beyond_float32_are_named(rewrite):
