@@ -257,11 +257,13 @@ def _open(path: str) -> Iterator[Any]:
     """A file of safetensors; whatever its reader raises becomes one error."""
     if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such teacher file.")
-    if path.endswith(".npz"):
-        raise UserError(
-            f"{path}: a teacher file of an earlier version of soka_tf; {CONVERT_NPZ}."
-        )
     try:
+        with open(path, "rb") as file:
+            if file.read(4) == b"PK\3\4":
+                raise UserError(
+                    f"{path}: a zip archive, as were the .npz teacher files of earlier "
+                    f"versions; {CONVERT_NPZ}."
+                )
         with safe_open(path, framework="numpy") as file:
             yield file
     except (OSError, SafetensorError, AttributeError, TypeError) as error:

@@ -11,7 +11,7 @@ from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.teachers import taskbank, visual_prior
-from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool
+from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool, load_teachers
 from soka_tf.teachers.teacher import Teacher, save_teacher, sha256_of
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
@@ -84,7 +84,12 @@ def test_missing_files_are_all_named_with_what_is_there(copy):
     text = str(error.value)
     assert f"{copy / 'normal.safetensors'}, {copy / 'edge_texture.safetensors'}" in text
     assert "The folder has: depth_zbuffer, keypoints3d, vanishing_point" in text
-    assert "teachers_dir may be any local folder" in text
+    assert "teachers_dir may be any local folder" in text and ".npz" not in text
+    (copy / "normal.npz").touch()
+    with pytest.raises(
+        UserError, match="earlier version: normal.npz; docs/teachers.md"
+    ):
+        load_teachers(["normal"], copy)
 
 
 def test_missing_teachers_are_told_by_the_names_they_were_published_under(copy):

@@ -1,6 +1,8 @@
 """Teachers are frozen, and their files are read whole or refused by name."""
 
 import json
+import pathlib
+import textwrap
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from soka_tf.teachers.teacher import (
     teacher_variables,
 )
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 KERNEL = "encoder/conv1/kernel"
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
 
@@ -282,10 +285,20 @@ def test_safetensors_without_a_manifest_are_refused(saved, tmp_path):
         assert_refused(path, "it has no manifest")
 
 
-def test_file_of_an_earlier_version_is_refused_with_the_way_to_convert_it(tmp_path):
+def test_file_of_an_earlier_version_is_refused_with_the_way_to_convert_it(
+    teacher, saved, tmp_path, monkeypatch
+):
     path = tmp_path / "normal.npz"
-    np.savez(path, manifest=np.array("{}"))
-    assert_refused(path, "earlier version", "docs/teachers.md")
+    manifest = json.dumps(read_manifest(saved))
+    np.savez(path, manifest=np.array(manifest), **load_file(saved))
+    assert_refused(path, "earlier versions", "docs/teachers.md")
+    document = (ROOT / "docs" / "teachers.md").read_text(encoding="utf-8")
+    lines = document.split("To convert one:")[1].split("##")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent(lines), {})
+    again = teacher_variables(load_teacher(path.with_suffix(".safetensors")))
+    for name, variable in teacher_variables(teacher).items():
+        np.testing.assert_array_equal(variable.numpy(), again[name].numpy())
 
 
 @pytest.mark.parametrize(
