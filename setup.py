@@ -58,7 +58,8 @@ setup(
     package_dir={"soka_tf.configs.gin": "gin"},
     package_data={
         "soka_tf.configs.gin": ["*.gin", "**/*.gin"],
-        "soka_tf.teachers": ["*.txt", "weights/*", "weights/**/*"],
+        "soka_tf.teachers": ["weights/*", "weights/**/*"],
+        "soka_tf.teachers.taskonomy": ["*.txt"],
     },
     include_package_data=False,
     zip_safe=False,

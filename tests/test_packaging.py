@@ -56,6 +56,7 @@ def test_wheel_carries_the_teachers(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("probe.safetensors", "manifest.json"):
         assert f"soka_tf/teachers/weights/{name}" in names
+    assert "soka_tf/teachers/taskonomy/visual_prior_files.txt" in names
 
 
 def test_wheel_installs_nothing_at_the_top_but_the_package(wheel):

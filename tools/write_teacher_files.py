@@ -72,8 +72,8 @@ def draw_networks(task) -> Dict[str, Dict[str, np.ndarray]]:
     from soka_tf.networks.discriminator import Discriminator
     from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
     from soka_tf.networks.weights import named_variables
-    from soka_tf.teachers import parity
-    from soka_tf.teachers.taskbank import tf1_name
+    from soka_tf.teachers.taskonomy import parity
+    from soka_tf.teachers.taskonomy.taskbank import tf1_name
 
     units = {"50": ENCODER_50, "26": ENCODER_26}[_ENCODER.value]
     networks = {"encoder": Encoder(units, image_channels=task.image_channels)}
@@ -94,8 +94,8 @@ def write_checkpoint(task: str, networks, out_dir: str) -> str:
     """Writes a TensorFlow 1 checkpoint as training leaves it; returns its prefix."""
     import tensorflow as tf
 
-    from soka_tf.teachers import parity
-    from soka_tf.teachers.taskbank import (
+    from soka_tf.teachers.taskonomy import parity
+    from soka_tf.teachers.taskonomy.taskbank import (
         HEADS,
         head_variables,
         taskbank_name,
@@ -161,7 +161,7 @@ def write_torch_files(task: str, networks, out_dir: str) -> Iterator[str]:
 
 def torch_arrays(part: str, variables) -> Dict[str, np.ndarray]:
     """The state dict of an encoder or decoder as PyTorch has it: name -> value."""
-    from soka_tf.teachers.visual_prior import KERNEL_AXES, torch_name
+    from soka_tf.teachers.taskonomy.visual_prior import KERNEL_AXES, torch_name
 
     arrays = {}
     for path, value in variables.items():

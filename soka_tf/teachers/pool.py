@@ -11,9 +11,9 @@ from soka_tf.data.inputs import INPUTS
 from soka_tf.errors import UserError
 from soka_tf.networks.folding import PRECISIONS
 from soka_tf.tasks import get_targets, get_task
-from soka_tf.teachers import taskbank, visual_prior
+from soka_tf.teachers.taskonomy import taskbank, visual_prior
+from soka_tf.teachers.taskonomy.visual_prior import published_files_of
 from soka_tf.teachers.teacher import CONVERT_NPZ, PathLike, Teacher, load_teacher
-from soka_tf.teachers.visual_prior import published_files_of
 
 SHIPPED_DIR = pathlib.Path(__file__).parent / "weights" / "rooms64"
 INPUTS_SHOWN = ("training", "released")

@@ -9,7 +9,7 @@ import tensorflow as tf
 from soka_tf.errors import UserError
 from soka_tf.teachers import checkpoint
 from soka_tf.teachers.checkpoint import read_checkpoint
-from soka_tf.teachers.taskbank import checkpoint_files
+from soka_tf.teachers.taskonomy.taskbank import checkpoint_files
 
 VALUES = {
     "encoder/conv1/weights": np.arange(24, dtype=np.float32).reshape(2, 3, 4),

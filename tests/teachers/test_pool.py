@@ -10,8 +10,8 @@ import tensorflow as tf
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.teachers import taskbank, visual_prior
 from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool, load_teachers
+from soka_tf.teachers.taskonomy import taskbank, visual_prior
 from soka_tf.teachers.teacher import Teacher, save_teacher, sha256_of
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from soka_tf.tasks import get_task
-from soka_tf.teachers import parity, save_teacher, taskbank, visual_prior
+from soka_tf.teachers import save_teacher
 from soka_tf.teachers.checkpoint import read_checkpoint
+from soka_tf.teachers.taskonomy import parity, taskbank, visual_prior
 from soka_tf.teachers.teacher import sha256_of, teacher_variables
 from tests import golden_weights
 from tests.teachers.test_pool import build

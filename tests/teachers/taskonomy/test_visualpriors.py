@@ -10,7 +10,7 @@ from PIL import Image
 from soka_tf.data.encodings import encode_rgb
 from soka_tf.networks.weights import named_variables
 from soka_tf.teachers import load_teacher
-from soka_tf.teachers.visual_prior import load_visual_prior, own_name
+from soka_tf.teachers.taskonomy.visual_prior import load_visual_prior, own_name
 from tests.tools import run_tool
 
 torch = pytest.importorskip("torch", reason="needs torch, for developers only")

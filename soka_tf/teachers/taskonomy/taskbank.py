@@ -15,9 +15,9 @@ import numpy as np
 
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS, Task, get_task
-from soka_tf.teachers import published
 from soka_tf.teachers.checkpoint import read_checkpoint
 from soka_tf.teachers.fitting import Shape
+from soka_tf.teachers.taskonomy import published
 from soka_tf.teachers.teacher import PathLike, Teacher
 
 WHERE_TO_GET = (

@@ -13,7 +13,7 @@ import numpy as np
 
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task, get_task
-from soka_tf.teachers import published
+from soka_tf.teachers.taskonomy import published
 from soka_tf.teachers.teacher import PathLike, Teacher, sha256_of
 from soka_tf.teachers.torch_file import read_torch_file
 
