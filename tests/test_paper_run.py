@@ -46,7 +46,6 @@ def command(*arguments):
 def teachers_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
     tasks = [f"--task={task}" for task in TASKS]
-    tasks.append("--pth_layout=none")
     command("tools/write_teacher_files.py", *tasks, f"--out_dir={folder}")
     teachers = tmp_path_factory.mktemp("teachers")
     for task in TASKS:

@@ -8,10 +8,9 @@ Example (about 5 seconds):
     python tools/write_teacher_files.py --task=depth_zbuffer --out_dir=runs/published
 
 writes the TensorFlow 1 checkpoint runs/published/rgb2depth/model.permanent-ckpt, with
-the discriminator and the counters that training leaves there, and the PyTorch files
-runs/published/depth_zbuffer_{encoder,decoder}-{sha256}.pth. The latter need torch
-(python -m pip install 'soka_tf[convert]'); --pth_layout=none leaves them out. See
-convert_teacher.py.
+the discriminator and the counters that training leaves there. With --pth_layout, which
+needs torch (python -m pip install 'soka_tf[convert]'), it also writes the PyTorch files
+runs/published/depth_zbuffer_{encoder,decoder}-{sha256}.pth. See convert_teacher.py.
 """
 
 import os
@@ -38,9 +37,9 @@ _ENCODER = flags.DEFINE_enum(
 )
 _PTH_LAYOUT = flags.DEFINE_enum(
     "pth_layout",
-    "legacy",
-    ["legacy", "zip", "none"],
-    "PyTorch's format, before version 1.6 or since; none writes no PyTorch files",
+    None,
+    ["legacy", "zip"],
+    "write PyTorch files, too, in the format before version 1.6 or since",
     flag_values=FLAGS,
 )
 _SLOTS = flags.DEFINE_bool(
@@ -56,7 +55,7 @@ def main() -> None:
     from soka_tf.tasks import get_task
     from soka_tf.teachers.torch_file import import_torch
 
-    if _PTH_LAYOUT.value != "none":
+    if _PTH_LAYOUT.value:
         import_torch()  # before anything is written
     out_dir = os.path.expanduser(_OUT_DIR.value)
     for task in [get_task(name) for name in _TASK.value]:
@@ -141,7 +140,7 @@ def write_torch_files(task: str, networks, out_dir: str) -> Iterator[str]:
     from soka_tf.teachers.teacher import sha256_of
     from soka_tf.teachers.torch_file import import_torch
 
-    if _PTH_LAYOUT.value == "none":
+    if _PTH_LAYOUT.value is None:
         return
     torch = import_torch()
     for part in ("encoder", "decoder"):

@@ -46,8 +46,8 @@ def read_checkpoint(prefix: str, files: Sequence[str]) -> Dict[str, np.ndarray]:
         # A short name in the process's own folder: in a path TensorFlow would take
         # [ and * for a pattern.
         for file in files:
-            link = os.path.join(folder, _NAME + file[len(prefix) :])
-            os.symlink(os.path.abspath(file), link)
+            ending = os.path.basename(file)[len(os.path.basename(prefix)) :]
+            os.symlink(os.path.abspath(file), os.path.join(folder, _NAME + ending))
         path = [os.path.abspath(entry) for entry in sys.path]
         try:
             done = subprocess.run(
@@ -91,7 +91,7 @@ def write_arrays(prefix: str, out: str) -> None:
                 value = np.asarray(reader.get_tensor(name))
                 text = value.dtype.hasobject
                 arrays[name] = value.astype("S") if text else value
-        name = out
+        name = f"{out} in the temporary folder"
         np.savez(out, **arrays)
     except Exception as error:
         print(f"{name}: {one_line(error)}")

@@ -36,8 +36,10 @@ HAS_TORCH = importlib.util.find_spec("torch") is not None
 def write(folder, task, *arguments):
     """Writes a task's files; returns checkpoint, encoder's file, decoder's file."""
     tool = load_tool("write_teacher_files")
-    if not HAS_TORCH:
-        arguments = (*arguments, "--pth_layout=none")
+    if HAS_TORCH:
+        arguments = ("--pth_layout=legacy", *arguments)
+    else:
+        arguments = [a for a in arguments if not a.startswith("--pth_layout")]
     tool.FLAGS(["write", f"--task={task}", f"--out_dir={folder}", *arguments])
     tool.main()
     taskbank_folder = folder / taskbank.taskbank_name(task)

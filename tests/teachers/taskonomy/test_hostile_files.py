@@ -29,9 +29,7 @@ def good(tmp_path_factory):
     tool = load_tool("write_teacher_files")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parity, "draw", golden_weights.draw)
-        tool.FLAGS(
-            ["write", f"--task={TASK}", f"--out_dir={folder}", "--pth_layout=none"]
-        )
+        tool.FLAGS(["write", f"--task={TASK}", f"--out_dir={folder}"])
         networks = tool.draw_networks(get_task(TASK))
         tool.write_checkpoint(TASK, networks, str(folder))
     golden_weights.draw.cache_clear()
