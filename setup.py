@@ -41,6 +41,10 @@ setup(
             for line in _requirements()
             if line.startswith("tensorflow==")
         ],
+        # For tools/convert_teacher.py, to read PyTorch files. Before 2.10, the first
+        # release without Python 3.9, torch.load(weights_only=True) can be made to
+        # execute code (CVE-2026-24747).
+        "convert": ["torch>=2.10,<3; python_version >= '3.10'"],
         # For `soka_tf.export --format=onnx`; tf2onnx 1.17 needs Python 3.10.
         "onnx": [
             "tf2onnx==1.17.0; python_version >= '3.10'",
@@ -54,7 +58,8 @@ setup(
     package_dir={"soka_tf.configs.gin": "gin"},
     package_data={
         "soka_tf.configs.gin": ["*.gin", "**/*.gin"],
-        "soka_tf.teachers": ["*.txt", "weights/*", "weights/**/*"],
+        "soka_tf.teachers": ["weights/*", "weights/**/*"],
+        "soka_tf.teachers.taskonomy": ["*.txt"],
     },
     include_package_data=False,
     zip_safe=False,

@@ -34,7 +34,7 @@ _MODEL_DIR = flags.DEFINE_string(
 _TEACHERS_DIR = flags.DEFINE_string(
     "teachers_dir",
     None,
-    "folder of <task>.npz; short for the binding teachers_dir",
+    "folder of <task>.safetensors; short for the binding teachers_dir",
     flag_values=FLAGS,
 )
 _DRY_RUN = flags.DEFINE_bool(

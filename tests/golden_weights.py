@@ -1,6 +1,7 @@
 """Weights and inputs of the reference data in ../shared/golden, by its written rules.
 
-The rules are the library's (`soka_tf.teachers.parity`); here they fill networks.
+The rules are the library's (`soka_tf.teachers.taskonomy.parity`); here they fill
+networks.
 """
 
 import functools
@@ -11,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from soka_tf.networks.weights import assign_variables, named_variables
-from soka_tf.teachers import parity
-from soka_tf.teachers.taskbank import tf1_name
+from soka_tf.teachers.taskonomy import parity
+from soka_tf.teachers.taskonomy.taskbank import tf1_name
 
 draw = functools.cache(parity.draw)
 

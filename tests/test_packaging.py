@@ -34,7 +34,7 @@ def wheel(tmp_path_factory):
     (deep / "x.gin").write_text("# data\n")
     weights = source / "soka_tf" / "teachers" / "weights"
     weights.mkdir(exist_ok=True)
-    (weights / "probe.npz").write_bytes(b"data")
+    (weights / "probe.safetensors").write_bytes(b"data")
     (weights / "manifest.json").write_text("{}")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index"]
     command += ["--no-build-isolation", "--quiet", "-w", str(source / "dist"), "."]
@@ -54,8 +54,9 @@ def test_wheel_carries_every_gin_file_inside_the_package(wheel):
 
 def test_wheel_carries_the_teachers(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("probe.npz", "manifest.json"):
+    for name in ("probe.safetensors", "manifest.json"):
         assert f"soka_tf/teachers/weights/{name}" in names
+    assert "soka_tf/teachers/taskonomy/visual_prior_files.txt" in names
 
 
 def test_wheel_installs_nothing_at_the_top_but_the_package(wheel):
@@ -76,7 +77,7 @@ def test_wheel_metadata_tells_version_pythons_and_requirements(wheel):
         assert f'{requirement}; python_version < "3.12"' in requirements
     for requirement in ("tensorflow==2.21.0", "tf_keras==2.21.0"):
         assert f'{requirement}; python_version >= "3.12"' in requirements
-    assert set(metadata.get_all("Provides-Extra")) == {"gpu", "onnx"}
+    assert set(metadata.get_all("Provides-Extra")) == {"convert", "gpu", "onnx"}
     with_cuda = [line for line in requirements if line.startswith("tensorflow[and-")]
     assert [line.split(";")[0].strip() for line in with_cuda] == [
         f"tensorflow[and-cuda]=={version}" for version in ("2.15.1", "2.21.0")

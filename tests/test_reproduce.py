@@ -358,12 +358,12 @@ def test_folder_of_a_run_differs_with_the_teachers_it_names(tmp_path):
         return runs.folder_of(training, 0)
 
     training_module._sha256_of.cache_clear()
-    (tmp_path / "normal.npz").write_bytes(b"old")
+    (tmp_path / "normal.safetensors").write_bytes(b"old")
     first = folder()
-    (tmp_path / "reshading.npz").write_bytes(b"of another task")
+    (tmp_path / "reshading.safetensors").write_bytes(b"of another task")
     assert folder() == first
     training_module._sha256_of.cache_clear()
-    (tmp_path / "normal.npz").write_bytes(b"new")
+    (tmp_path / "normal.safetensors").write_bytes(b"new")
     assert folder() != first
 
 

@@ -26,7 +26,7 @@ def two_teachers(tiny, tmp_path_factory):
     """A folder of fewer teachers, to be quick."""
     folder = tmp_path_factory.mktemp("two_teachers")
     for name in ("depth_zbuffer", "normal"):
-        shutil.copy(tiny.teachers / f"{name}.npz", folder)
+        shutil.copy(tiny.teachers / f"{name}.safetensors", folder)
     return folder
 
 
@@ -60,7 +60,7 @@ def test_results_are_the_matrix_its_picture_and_the_choice(tiny, tmp_path, run):
         "image_size": 16,
         "antialias": False,
     }
-    file = tiny.teachers / "normal.npz"
+    file = tiny.teachers / "normal.safetensors"
     assert content["teachers"]["normal"] == {
         "file": str(file),
         "sha256": sha256_of(file),
@@ -120,7 +120,7 @@ MISTAKES = [
     (["--teachers=depth,jigsaw"], "no teacher of jigsaw comes with soka_tf"),
     (["--teachers=depth"], "Two or more teachers"),
     (["--teachers={empty}"], "there is no teacher in the folder"),
-    (["--teachers={damaged}"], "depth_zbuffer.npz: not a teacher file"),
+    (["--teachers={damaged}"], "depth_zbuffer.safetensors: not a teacher file"),
     (["--images={empty}/no"], "there is no such folder"),
     (["--images={empty}"], "no image in"),
     (["--images={two}"], "2 readable images"),
@@ -146,7 +146,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     places["empty"].mkdir()
     tiny_runs.write_images(places["two"], 2)
     places["damaged"] = shutil.copytree(tiny.teachers, tmp_path / "damaged")
-    (places["damaged"] / "depth_zbuffer.npz").write_bytes(b"PK")
+    (places["damaged"] / "depth_zbuffer.safetensors").write_bytes(b"PK")
     places["file"] = tmp_path / "file"
     places["file"].write_text("")
     usual = {
@@ -171,7 +171,7 @@ def test_unlike_sizes_of_teachers_ask_for_one(tiny, tmp_path, run):
 
     folder = shutil.copytree(tiny.teachers, tmp_path / "teachers")
     encoder = Encoder((1, 1, 1, 1), 1 / 32, (2, 2, 1, 1))
-    save_teacher(Teacher("jigsaw", encoder, None, 32), folder / "jigsaw.npz")
+    save_teacher(Teacher("jigsaw", encoder, None, 32), folder / "jigsaw.safetensors")
     done = run(f"--teachers={folder}", f"--out_dir={tmp_path / 'out'}")
     assert done.code == 2 and "--image_size is required" in done.err
 

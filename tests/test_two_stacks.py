@@ -106,7 +106,7 @@ def test_the_other_python_is_of_the_other_stack():
 @both_ways
 def test_teacher_of_one_stack_answers_alike_in_the_other(tmp_path, writer, reader):
     python(writer, "tests/stack_child.py", "write", tmp_path)
-    teacher = tmp_path / "teachers" / "normal.npz"
+    teacher = tmp_path / "teachers" / "normal.safetensors"
     first, second = (
         child(stack, "teach", teacher, tmp_path / f"{stack}.npz")
         for stack in (writer, reader)

@@ -90,7 +90,9 @@ def write(folder: pathlib.Path) -> Tiny:
         decoder = None
         if name in TARGETS:
             decoder = Decoder(get_task(name).channels, DECODER_WIDTH, 2, 2)
-        save_teacher(Teacher(name, encoder, decoder, 16), tiny.teachers / f"{name}.npz")
+        save_teacher(
+            Teacher(name, encoder, decoder, 16), tiny.teachers / f"{name}.safetensors"
+        )
     write_images(tiny.images, 6)
     write_labelled(tiny.labelled, 6)
     return tiny

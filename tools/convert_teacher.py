@@ -4,17 +4,19 @@ From a TensorFlow 1 checkpoint of the taskbank,
 
     python tools/convert_teacher.py --task=depth_zbuffer \
         --taskbank_checkpoint=runs/published/rgb2depth/model.permanent-ckpt \
-        --out=runs/teachers/depth_zbuffer.npz
+        --out=runs/teachers/depth_zbuffer.safetensors
 
 or from the PyTorch files of visual-prior (the decoder's only where there is one):
 
     python tools/convert_teacher.py --task=depth_zbuffer \
         --visual_prior_encoder=runs/published/depth_zbuffer_encoder-{sha256}.pth \
         --visual_prior_decoder=runs/published/depth_zbuffer_decoder-{sha256}.pth \
-        --out=runs/teachers/depth_zbuffer.npz
+        --out=runs/teachers/depth_zbuffer.safetensors
 
-write_teacher_files.py writes such files to try this with. A folder of <task>.npz is
-what the binding teachers_dir of a run wants. Nothing in a weight file is executed.
+PyTorch files need torch 2.10 or later: python -m pip install 'soka_tf[convert]'.
+write_teacher_files.py writes such files to try this with. A folder of
+<task>.safetensors is what the binding teachers_dir of a run wants. Nothing in a weight
+file is executed.
 
 With --check=FOLDER the teacher in --out, converted now or before, is compared layer by
 layer with the reference data in FOLDER; the exit code is 1 where one differs by more
@@ -48,7 +50,7 @@ _DECODER = flags.DEFINE_string(
 _OUT = flags.DEFINE_string(
     "out",
     None,
-    "the teacher's file, or a folder: <task>.npz in it",
+    "the teacher's file, or a folder: <task>.safetensors in it",
     required=True,
     flag_values=FLAGS,
 )
@@ -88,7 +90,7 @@ def _check_flags(converts: bool) -> None:
 
 
 def _out_file() -> str:
-    """The teacher's file; within a folder it is called <task>.npz."""
+    """The teacher's file; within a folder it is called <task>.safetensors."""
     from soka_tf.tasks import get_task
 
     out = os.path.expanduser(_OUT.value)
@@ -97,16 +99,16 @@ def _out_file() -> str:
     if os.path.isdir(out) or out.endswith(os.sep):
         if not _TASK.value:
             raise UserError(f"--out={out} is a folder: --task tells which file of it")
-        out = os.path.join(out, f"{get_task(_TASK.value).name}.npz")
+        out = os.path.join(out, f"{get_task(_TASK.value).name}.safetensors")
     return out
 
 
 def convert(out: str) -> str:
     """Writes the teacher, whole or not at all; returns its path."""
     from soka_tf.tasks import get_task
-    from soka_tf.teachers.taskbank import load_taskbank
+    from soka_tf.teachers.taskonomy.taskbank import load_taskbank
+    from soka_tf.teachers.taskonomy.visual_prior import load_visual_prior
     from soka_tf.teachers.teacher import save_teacher
-    from soka_tf.teachers.visual_prior import load_visual_prior
 
     task = get_task(_TASK.value)
     _check_folder_of(out)
@@ -116,9 +118,11 @@ def convert(out: str) -> str:
     else:
         teacher, source = load_visual_prior(task.name, _ENCODER.value, _DECODER.value)
     _warn_of_source(task, teacher, source["source"])
-    digest = save_teacher(teacher, out, details=source, compress=False)
-    if os.path.basename(out) != f"{task.name}.npz":
-        logging.warning("A run looks for %s.npz in its teachers_dir.", task.name)
+    digest = save_teacher(teacher, out, details=source)
+    if os.path.basename(out) != f"{task.name}.safetensors":
+        logging.warning(
+            "A run looks for %s.safetensors in its teachers_dir.", task.name
+        )
     parts = "encoder and decoder" if teacher.decoder else "encoder"
     logging.info(
         "Wrote %s: %s of %s (%s), %s parameters, sha256 %s.",
@@ -144,7 +148,7 @@ def _check_folder_of(out: str) -> None:
 
 def _keep_inputs(out: str) -> None:
     """Refuses to write over what is read."""
-    from soka_tf.teachers.taskbank import checkpoint_files, find_prefix
+    from soka_tf.teachers.taskonomy.taskbank import checkpoint_files, find_prefix
 
     inputs = [_ENCODER.value, _DECODER.value]
     if _TASKBANK.value:
@@ -169,7 +173,7 @@ def _warn_of_source(task: Any, teacher: Any, source: Dict[str, Any]) -> None:
 
 def report(path: str) -> int:
     """Prints the comparison; returns the exit code."""
-    from soka_tf.teachers.parity import check
+    from soka_tf.teachers.taskonomy.parity import check
     from soka_tf.teachers.teacher import load_teacher
 
     rows = check(load_teacher(path), os.path.expanduser(_CHECK.value))

@@ -36,6 +36,8 @@ from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, 
 
 import numpy as np
 from absl import flags
+from safetensors import safe_open
+from safetensors.numpy import save
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -472,20 +474,21 @@ def teacher_weights_nan(bench: Bench, run: pathlib.Path) -> Outcome:
     folder = run.with_name(f"{run.name}_teachers")
     folder.mkdir()
     for task in TASKS:
-        shutil.copy(pathlib.Path(SHIPPED_DIR) / f"{task}.npz", folder)
-    path = folder / f"{TASKS[0]}.npz"
-    with np.load(path) as file:
-        arrays = dict(file)
-    name = next(n for n in arrays if n.endswith("kernel"))
+        shutil.copy(pathlib.Path(SHIPPED_DIR) / f"{task}.safetensors", folder)
+    path = folder / f"{TASKS[0]}.safetensors"
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+    name = "encoder/conv1/kernel"
     arrays[name] = arrays[name] * np.float16(np.nan)
-    np.savez(path, **arrays)
+    path.write_bytes(save(arrays, metadata))
     binding = f"teachers_dir = {str(folder)!r}"
     result = bench.run(run, binding)
     said = result.line("error:", name)
     done = f"NaN in {name}"
     if result.code != 2 or not said:
         return Outcome(done, result.text[-300:], f"exit {result.code}", False)
-    shutil.copy(pathlib.Path(SHIPPED_DIR) / f"{TASKS[0]}.npz", path)
+    shutil.copy(pathlib.Path(SHIPPED_DIR) / f"{TASKS[0]}.safetensors", path)
     return bench.again(done, said, run, binding)
 
 

@@ -100,7 +100,7 @@ _TASKONOMY_DIR = flags.DEFINE_string(
 _TEACHERS_DIR = flags.DEFINE_string(
     "teachers_dir",
     None,
-    "folder of <task>.npz; the shipped teachers for --scale=small unless told",
+    "folder of <task>.safetensors; the shipped teachers for --scale=small unless told",
     flag_values=FLAGS,
 )
 _JOBS = flags.DEFINE_integer(
@@ -296,8 +296,8 @@ def _lacking() -> Optional[str]:
         return "needs a Taskonomy folder; name it with --taskonomy_dir"
     if _SCALE.value == "full" and _TEACHERS_DIR.value is None:
         return (
-            "needs Taskonomy's networks, converted to <task>.npz (docs/teachers.md); "
-            "name their folder with --teachers_dir"
+            "needs Taskonomy's networks, converted to <task>.safetensors "
+            "(docs/teachers.md); name their folder with --teachers_dir"
         )
     return None
 
@@ -316,7 +316,7 @@ def _without_teachers(training: Training, runs: Runs) -> Optional[str]:
     absent = [
         task
         for task in runs.setting.teachers_of(training)
-        if folder is not None and not (folder / f"{task}.npz").is_file()
+        if folder is not None and not (folder / f"{task}.safetensors").is_file()
     ]
     if not absent:
         return None

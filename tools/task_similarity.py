@@ -32,7 +32,7 @@ FLAGS = flags.FlagValues()
 _TEACHERS = flags.DEFINE_string(
     "teachers",
     None,
-    "a folder of <task>.npz; or tasks, of the teachers that come with soka_tf, "
+    "a folder of <task>.safetensors; or tasks, of the teachers that come with soka_tf, "
     "separated by commas; all of those unless told",
     flag_values=FLAGS,
 )
@@ -146,7 +146,9 @@ def main() -> None:
         "image_size": image_size,
         "antialias": _ANTIALIAS.value,
     }
-    digests = {name: sha256_of(found.folder / f"{name}.npz") for name in found.names}
+    digests = {
+        name: sha256_of(found.folder / f"{name}.safetensors") for name in found.names
+    }
     matrix = rsa.compare_teachers(found.names, found.folder, samples, **settings)
     choice = None
     if targets:
@@ -178,7 +180,10 @@ def main() -> None:
             "source": source,
             "settings": settings,
             "teachers": {
-                name: {"file": str(found.folder / f"{name}.npz"), "sha256": digest}
+                name: {
+                    "file": str(found.folder / f"{name}.safetensors"),
+                    "sha256": digest,
+                }
                 for name, digest in digests.items()
             },
             "choice": choice and describe(choice),
@@ -211,22 +216,22 @@ def find_teachers(teachers: Optional[str]) -> Found:
     given = os.path.expanduser(teachers) if teachers else str(folder)
     if os.path.isdir(given):
         folder = pathlib.Path(given)
-        files = {path.stem for path in folder.glob("*.npz")}
+        files = {path.stem for path in folder.glob("*.safetensors")}
         names = [name for name in TASKS if name in files]
         others = sorted(files - set(names))
         if others:
             logging.warning(
                 "%s: left out what is not named after a task: %s.",
                 folder,
-                ", ".join(f"{name}.npz" for name in others),
+                ", ".join(f"{name}.safetensors" for name in others),
             )
         if not names:
             raise UserError(
                 f"--teachers={teachers}: there is no teacher in the folder, no file "
-                "<task>.npz. tools/convert_teacher.py and tools/train_teachers.py make "
-                "them."
+                "<task>.safetensors. tools/convert_teacher.py and "
+                "tools/train_teachers.py make them."
             )
-    elif os.sep in given or given.endswith(".npz"):
+    elif os.sep in given or given.endswith(".safetensors"):
         raise UserError(f"--teachers={teachers}: there is no such folder.")
     else:
         try:
@@ -236,9 +241,11 @@ def find_teachers(teachers: Optional[str]) -> Found:
                 f"--teachers={teachers}: neither a folder nor tasks. {error}"
             ) from error
         names = list(dict.fromkeys(names))
-        missing = [name for name in names if not (folder / f"{name}.npz").is_file()]
+        missing = [
+            name for name in names if not (folder / f"{name}.safetensors").is_file()
+        ]
         if missing:
-            there = sorted(path.stem for path in folder.glob("*.npz"))
+            there = sorted(path.stem for path in folder.glob("*.safetensors"))
             raise UserError(
                 f"--teachers={teachers}: no teacher of {', '.join(missing)} comes with "
                 f"soka_tf. It has {', '.join(there)}; for others give a folder."
@@ -247,7 +254,9 @@ def find_teachers(teachers: Optional[str]) -> Found:
         raise UserError(
             f"Two or more teachers are compared. Found in {folder}: {names[0]}."
         )
-    sizes = {read_manifest(folder / f"{n}.npz").get("image_size") for n in names}
+    sizes = {
+        read_manifest(folder / f"{n}.safetensors").get("image_size") for n in names
+    }
     return Found(folder, names, sizes.pop() if len(sizes) == 1 else None)
 
 

@@ -6,8 +6,8 @@ Example (about a quarter of an hour a task on one core; one task: --task=normal)
         --out_dir=runs/teachers
 
 Each task's encoder and decoder are trained on labelled rooms, measured on rooms never
-seen, and written as <task>.npz in float16 beside manifest.json (sha256, command,
-scores against a median image).
+seen, and written as <task>.safetensors in float16 beside manifest.json (sha256,
+command, scores against a median image).
 """
 
 import datetime
@@ -315,7 +315,7 @@ def main() -> None:
             "command": f"{command} --task={task}",
             "date": datetime.date.today().isoformat(),
         }
-        path = out_dir / f"{task}.npz"
+        path = out_dir / f"{task}.safetensors"
         sha256 = save_teacher(teacher, path, dtype="float16", details=details)
         entry = {"file": path.name, "sha256": sha256, **details}
         # The file's own weights are measured: float16 is what users get.

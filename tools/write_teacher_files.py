@@ -8,7 +8,8 @@ Example (about 5 seconds):
     python tools/write_teacher_files.py --task=depth_zbuffer --out_dir=runs/published
 
 writes the TensorFlow 1 checkpoint runs/published/rgb2depth/model.permanent-ckpt, with
-the discriminator and the counters that training leaves there, and the PyTorch files
+the discriminator and the counters that training leaves there. With --pth_layout, which
+needs torch (python -m pip install 'soka_tf[convert]'), it also writes the PyTorch files
 runs/published/depth_zbuffer_{encoder,decoder}-{sha256}.pth. See convert_teacher.py.
 """
 
@@ -36,9 +37,9 @@ _ENCODER = flags.DEFINE_enum(
 )
 _PTH_LAYOUT = flags.DEFINE_enum(
     "pth_layout",
-    "legacy",
+    None,
     ["legacy", "zip"],
-    "PyTorch's format, before version 1.6 or since",
+    "write PyTorch files, too, in the format before version 1.6 or since",
     flag_values=FLAGS,
 )
 _SLOTS = flags.DEFINE_bool(
@@ -52,7 +53,10 @@ _SLOTS = flags.DEFINE_bool(
 def main() -> None:
     """Writes the files of every task given."""
     from soka_tf.tasks import get_task
+    from soka_tf.teachers.torch_file import import_torch
 
+    if _PTH_LAYOUT.value:
+        import_torch()  # before anything is written
     out_dir = os.path.expanduser(_OUT_DIR.value)
     for task in [get_task(name) for name in _TASK.value]:
         networks = draw_networks(task)
@@ -67,8 +71,8 @@ def draw_networks(task) -> Dict[str, Dict[str, np.ndarray]]:
     from soka_tf.networks.discriminator import Discriminator
     from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
     from soka_tf.networks.weights import named_variables
-    from soka_tf.teachers import parity
-    from soka_tf.teachers.taskbank import tf1_name
+    from soka_tf.teachers.taskonomy import parity
+    from soka_tf.teachers.taskonomy.taskbank import tf1_name
 
     units = {"50": ENCODER_50, "26": ENCODER_26}[_ENCODER.value]
     networks = {"encoder": Encoder(units, image_channels=task.image_channels)}
@@ -89,8 +93,8 @@ def write_checkpoint(task: str, networks, out_dir: str) -> str:
     """Writes a TensorFlow 1 checkpoint as training leaves it; returns its prefix."""
     import tensorflow as tf
 
-    from soka_tf.teachers import parity
-    from soka_tf.teachers.taskbank import (
+    from soka_tf.teachers.taskonomy import parity
+    from soka_tf.teachers.taskonomy.taskbank import (
         HEADS,
         head_variables,
         taskbank_name,
@@ -134,24 +138,39 @@ def write_checkpoint(task: str, networks, out_dir: str) -> str:
 def write_torch_files(task: str, networks, out_dir: str) -> Iterator[str]:
     """Writes encoder and, where there is one, decoder; yields their paths."""
     from soka_tf.teachers.teacher import sha256_of
-    from soka_tf.teachers.torch_file import write_torch_file
-    from soka_tf.teachers.visual_prior import KERNEL_AXES, torch_name
+    from soka_tf.teachers.torch_file import import_torch
 
+    if _PTH_LAYOUT.value is None:
+        return
+    torch = import_torch()
     for part in ("encoder", "decoder"):
         if part not in networks:
             continue
-        state: Dict[str, np.ndarray] = {}
-        for path, value in networks[part].items():
-            name = torch_name(part, path)
-            state[name] = value.transpose(KERNEL_AXES) if value.ndim == 4 else value
-            if name.endswith(".running_var"):
-                steps = name.replace("running_var", "num_batches_tracked")
-                state[steps] = np.array(0, np.int64)
         unnamed = pathlib.Path(out_dir) / f"{task}_{part}.pth"
-        write_torch_file(unnamed, state, _PTH_LAYOUT.value)
+        arrays = torch_arrays(part, networks[part])
+        state = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        zipped = _PTH_LAYOUT.value == "zip"
+        torch.save(
+            {"state_dict": state}, unnamed, _use_new_zipfile_serialization=zipped
+        )
         named = unnamed.with_name(f"{task}_{part}-{sha256_of(unnamed)}.pth")
         os.replace(unnamed, named)
         yield str(named)
+
+
+def torch_arrays(part: str, variables) -> Dict[str, np.ndarray]:
+    """The state dict of an encoder or decoder as PyTorch has it: name -> value."""
+    from soka_tf.teachers.taskonomy.visual_prior import KERNEL_AXES, torch_name
+
+    arrays = {}
+    for path, value in variables.items():
+        name = torch_name(part, path)
+        value = value.transpose(KERNEL_AXES) if value.ndim == 4 else value
+        arrays[name] = np.array(value, order="C")
+        if name.endswith(".running_var"):
+            steps = name.replace("running_var", "num_batches_tracked")
+            arrays[steps] = np.array(0, np.int64)
+    return arrays
 
 
 if __name__ == "__main__":

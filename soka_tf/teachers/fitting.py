@@ -1,6 +1,6 @@
 """Fits the variables of a file to those of a network, or tells all that is wrong."""
 
-from typing import Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -9,22 +9,7 @@ from soka_tf.teachers.messages import one_line
 
 Shape = Tuple[int, ...]
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
 _LONGEST_NAME = 120
-
-
-class Entry(NamedTuple):
-    """One variable of a file.
-
-    Attributes:
-      shape: as the file has it.
-      dtype: numpy's name of its type.
-      read: returns the value; called only where shape and type fit.
-    """
-
-    shape: Shape
-    dtype: str
-    read: Callable[[], np.ndarray]
 
 
 class Fault(Exception):
@@ -33,14 +18,14 @@ class Fault(Exception):
 
 def fit(
     wanted: Mapping[str, Shape],
-    entries: Mapping[str, Entry],
+    arrays: Mapping[str, np.ndarray],
     unread: Optional[Mapping[str, Shape]] = None,
 ) -> Dict[str, np.ndarray]:
-    """Reads exactly the wanted variables of a file.
+    """Takes exactly the wanted variables of a file.
 
     Args:
       wanted: name in the file -> shape in the file.
-      entries: all variables of the file that are to be accounted for.
+      arrays: all variables of the file that are to be accounted for.
       unread: name -> shape of variables that may be there and are not needed; a
         wrong shape still means another file than the one expected.
 
@@ -48,24 +33,23 @@ def fit(
       name -> float32 array, finite, in the order of `wanted`.
 
     Raises:
-      Fault: naming all missing, additional, misshapen and unreadable variables.
+      Fault: naming all missing, additional and misshapen variables, and those that are
+        no finite floating-point numbers.
     """
-    missing = sorted(name for name in wanted if name not in entries)
+    missing = sorted(name for name in wanted if name not in arrays)
     known = {**(unread or {}), **wanted}
-    additional = sorted(name for name in entries if name not in known)
+    additional = sorted(name for name in arrays if name not in known)
     unfit, values = [], {}
-    for name in sorted(known):
-        if name not in entries:
-            continue
-        entry = entries[name]
-        if entry.shape != known[name] or entry.dtype not in _FLOATS:
+    for name in sorted(set(known).intersection(arrays)):
+        array = arrays[name]
+        if array.shape != known[name] or array.dtype.kind != "f":
             unfit.append(
-                f"{name} is {entry.dtype}{list(entry.shape)}, "
+                f"{name} is {array.dtype.name}{list(array.shape)}, "
                 f"must be float{list(known[name])}"
             )
         elif name in wanted:
             with np.errstate(over="ignore"):  # what overflows is found below
-                value = np.asarray(entry.read(), np.float32)
+                value = np.asarray(array, np.float32)
             if np.all(np.isfinite(value)):
                 values[name] = value
             else:

@@ -11,9 +11,9 @@ from soka_tf.data.inputs import INPUTS
 from soka_tf.errors import UserError
 from soka_tf.networks.folding import PRECISIONS
 from soka_tf.tasks import get_targets, get_task
-from soka_tf.teachers import taskbank, visual_prior
-from soka_tf.teachers.teacher import PathLike, Teacher, load_teacher
-from soka_tf.teachers.visual_prior import published_files_of
+from soka_tf.teachers.taskonomy import taskbank, visual_prior
+from soka_tf.teachers.taskonomy.visual_prior import published_files_of
+from soka_tf.teachers.teacher import CONVERT_NPZ, PathLike, Teacher, load_teacher
 
 SHIPPED_DIR = pathlib.Path(__file__).parent / "weights" / "rooms64"
 INPUTS_SHOWN = ("training", "released")
@@ -170,7 +170,7 @@ def find_teachers(
     auxiliaries: Sequence[str] = (),
     teachers_dir: Optional[PathLike] = None,
 ) -> TeacherFiles:
-    """Names the files of a run's teachers, <task>.npz each.
+    """Names the files of a run's teachers, <task>.safetensors each.
 
     Args:
       tasks: the student's tasks, in order, any alias.
@@ -191,8 +191,8 @@ def find_teachers(
         )
     folder = teachers_folder(teachers_dir)
     return TeacherFiles(
-        {name: folder / f"{name}.npz" for name in targets},
-        {name: folder / f"{name}.npz" for name in extra},
+        {name: folder / f"{name}.safetensors" for name in targets},
+        {name: folder / f"{name}.safetensors" for name in extra},
     )
 
 
@@ -221,7 +221,7 @@ def load_pool(
 def load_teachers(
     names: Sequence[str], teachers_dir: Optional[PathLike] = None
 ) -> Dict[str, Teacher]:
-    """Loads single teachers from a folder of <task>.npz files.
+    """Loads single teachers from a folder of <task>.safetensors files.
 
     Where the folder has a manifest.json, the sha256 of each file there is checked.
 
@@ -235,7 +235,7 @@ def load_teachers(
     """
     folder = teachers_folder(teachers_dir)
     tasks = [get_task(name).name for name in names]
-    return _load({task: folder / f"{task}.npz" for task in tasks})
+    return _load({task: folder / f"{task}.safetensors" for task in tasks})
 
 
 def _load(files: Mapping[str, pathlib.Path]) -> Dict[str, Teacher]:
@@ -262,17 +262,23 @@ def _require(files: Mapping[str, pathlib.Path]) -> None:
 
 def _where_to_get(missing: Mapping[str, pathlib.Path]) -> str:
     folder = next(iter(missing.values())).parent
-    there = sorted(path.stem for path in folder.glob("*.npz"))
+    there = sorted(path.stem for path in folder.glob("*.safetensors"))
     files = [file for name in missing for file in published_files_of(name)]
     return (
         f"Missing teachers: {', '.join(map(str, missing.values()))}. The folder has: "
-        f"{', '.join(there) or 'none'}. teachers_dir may be any local folder with one "
-        "<task>.npz a task; None is the teachers for drawn rooms that come with "
-        "soka_tf. Taskonomy's published networks are turned into such files by "
-        "tools/convert_teacher.py, from PyTorch files "
+        f"{', '.join(there) or 'none'}.{_earlier_files(missing)} teachers_dir may be "
+        "any local folder with one <task>.safetensors a task; None is the teachers for "
+        "drawn rooms that come with soka_tf. Taskonomy's published networks are turned "
+        "into such files by tools/convert_teacher.py, from PyTorch files "
         f"({', '.join(files)} at {visual_prior.WHERE_TO_GET}) or from TensorFlow 1 "
         f"checkpoints ({taskbank.WHERE_TO_GET})."
     )
+
+
+def _earlier_files(missing: Mapping[str, pathlib.Path]) -> str:
+    old = [path.with_suffix(".npz") for path in missing.values()]
+    there = ", ".join(path.name for path in old if path.is_file())
+    return f" Of an earlier version: {there}; {CONVERT_NPZ}." if there else ""
 
 
 def _listed_hashes(folder: pathlib.Path) -> Dict[str, str]:

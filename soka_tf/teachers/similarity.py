@@ -336,7 +336,7 @@ def compare_teachers(
 
     Args:
       names: tasks whose teachers are compared, any alias.
-      teachers_dir: the folder of <task>.npz; None for the teachers of soka_tf.
+      teachers_dir: the folder of <task>.safetensors; None for the teachers of soka_tf.
       samples: readable images, see `soka_tf.data.taskonomy.drop_damaged`.
       image_size: side in pixels of what the teachers are shown.
       layer: one of `LAYERS`.

@@ -3,15 +3,14 @@
 import contextlib
 import hashlib
 import json
-import math
 import os
 import pathlib
-import re
-import zipfile
 from typing import Any, Dict, Iterator, Mapping, Optional, Union
 
 import numpy as np
 import tensorflow as tf
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from soka_tf.data.inputs import INPUTS
 from soka_tf.disk import replacing
@@ -22,16 +21,13 @@ from soka_tf.networks.encoder import ENCODER_50, Encoder
 from soka_tf.networks.folding import fold
 from soka_tf.networks.weights import named_variables
 from soka_tf.tasks import get_task
-from soka_tf.teachers.fitting import Entry, Fault, fit, shapes_of
+from soka_tf.teachers.fitting import Fault, fit, shapes_of
 from soka_tf.teachers.messages import one_line, short
 
 FILE_FORMAT = 1
+CONVERT_NPZ = "docs/teachers.md has the lines that convert .npz to .safetensors"
 _MANIFEST = "manifest"
-# Limits far above any teacher's. What is built or unpacked stays near the file's size.
-_MOST_ARRAYS = 10_000
-_LONGEST_MANIFEST = 1 << 22
-_MOST_UNPACKING = 100
-_LARGEST_NUMBER = 4096
+_LARGEST_NUMBER = 4096  # in an architecture; far above any teacher's
 PathLike = Union[str, "os.PathLike[str]"]
 
 
@@ -165,16 +161,18 @@ def save_teacher(
     path: PathLike,
     dtype: str = "float32",
     details: Optional[Mapping[str, Any]] = None,
-    compress: bool = True,
 ) -> str:
-    """Writes a teacher into one .npz file, whole or not at all.
+    """Writes a teacher into one safetensors file, whole or not at all.
+
+    The file's metadata has one entry, "manifest", as JSON: safetensors keeps no order
+    among several, and the same teacher must give the same bytes.
 
     Args:
       teacher: the teacher.
-      path: the file to write, "~" expanded; a `TeacherPool` looks for <task>.npz.
+      path: the file to write, "~" expanded; a `TeacherPool` looks for
+        <task>.safetensors.
       dtype: "float32" or "float16", the precision on disk.
       details: further entries of the manifest (source, command, scores).
-      compress: whether to spend seconds on a file a few percent smaller.
 
     Returns:
       The sha256 of the file.
@@ -186,11 +184,11 @@ def save_teacher(
         for name, variable in teacher_variables(teacher).items()
     }
     manifest = {"format": FILE_FORMAT, **teacher.get_config(), **(details or {})}
+    content = save(arrays, {_MANIFEST: json.dumps(manifest)})
     path = pathlib.Path(os.path.expanduser(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    save = np.savez_compressed if compress else np.savez
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        save(file, **{_MANIFEST: np.array(json.dumps(manifest))}, **arrays)
+    with replacing(path) as temporary:
+        pathlib.Path(temporary).write_bytes(content)
     return sha256_of(path)
 
 
@@ -201,15 +199,15 @@ def read_manifest(path: PathLike) -> Dict[str, Any]:
       UserError: if the file is missing or is not a teacher's.
     """
     path = os.path.expanduser(path)
-    with _open(path) as entries:
-        return _parse_manifest(path, entries)
+    with _open(path) as file:
+        return _parse_manifest(path, file)
 
 
 def load_teacher(path: PathLike, expected_sha256: Optional[str] = None) -> Teacher:
     """Loads a teacher from its file. Nothing in the file is ever executed.
 
     Args:
-      path: a .npz file written by `save_teacher`, "~" expanded.
+      path: a file written by `save_teacher`, "~" expanded.
       expected_sha256: the sha256 the file must have, None to skip the check.
 
     Returns:
@@ -222,7 +220,7 @@ def load_teacher(path: PathLike, expected_sha256: Optional[str] = None) -> Teach
         missing, additional and misshapen variables are listed.
     """
     path = os.path.expanduser(path)
-    with _open(path) as entries:
+    with _open(path) as file:
         if expected_sha256 is not None:
             sha256 = sha256_of(path)
             if sha256 != expected_sha256:
@@ -230,114 +228,58 @@ def load_teacher(path: PathLike, expected_sha256: Optional[str] = None) -> Teach
                     f"{path}: the file is not the one its manifest names (sha256 "
                     f"{sha256} instead of {expected_sha256}). Fetch it again."
                 )
-        manifest = _parse_manifest(path, entries)
-        arrays = {name: e for name, e in entries.items() if name != _MANIFEST}
-        try:
-            _check_scale(manifest, arrays)
-            teacher = Teacher.from_config(
-                {k: manifest[k] for k in ("task", "encoder", "decoder", "image_size")}
-            )
-        except (KeyError, TypeError, ValueError, ArithmeticError, UserError) as error:
-            raise UserError(
-                f"{path}: its manifest does not describe a teacher "
-                f"({one_line(error)}). Make the file again."
-            ) from error
-        variables = teacher_variables(teacher)
-        try:
-            values = fit(shapes_of(variables), arrays)
-        except Fault as fault:
-            raise UserError(
-                f"{path}: its variables are not those of its architecture. {fault}"
-            ) from fault
+        manifest = _parse_manifest(path, file)
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+    try:
+        _check_scale(manifest, arrays)
+        teacher = Teacher.from_config(
+            {k: manifest[k] for k in ("task", "encoder", "decoder", "image_size")}
+        )
+    except (KeyError, TypeError, ValueError, ArithmeticError, UserError) as error:
+        raise UserError(
+            f"{path}: its manifest does not describe a teacher "
+            f"({one_line(error)}). Make the file again."
+        ) from error
+    variables = teacher_variables(teacher)
+    try:
+        values = fit(shapes_of(variables), arrays)
+    except Fault as fault:
+        raise UserError(
+            f"{path}: its variables are not those of its architecture. {fault}"
+        ) from fault
     for name, variable in variables.items():
         variable.assign(values[name])
     return teacher
 
 
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[Dict[str, Entry]]:
-    """The arrays of a file by name, described by their headers and not yet read."""
+def _open(path: str) -> Iterator[Any]:
+    """A file of safetensors; whatever its reader raises becomes one error."""
     if not os.path.isfile(path):
         raise UserError(f"{path}: there is no such teacher file.")
     try:
         with open(path, "rb") as file:
-            is_array = file.read(6) == np.lib.format.MAGIC_PREFIX
-        archive = None if is_array else zipfile.ZipFile(path)
-    except Exception as error:  # on hostile bytes zipfile raises nearly any
+            if file.read(4) == b"PK\3\4":
+                raise UserError(
+                    f"{path}: a zip archive, as were the .npz teacher files of earlier "
+                    f"versions; {CONVERT_NPZ}."
+                )
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (OSError, SafetensorError, AttributeError, TypeError) as error:
+        # The last two are of types that numpy lacks.
         raise UserError(
-            f"{path}: not a teacher file (a .npz written by soka_tf); it is "
-            f"damaged or something else ({one_line(error)})."
+            f"{path}: not a teacher file (safetensors written by soka_tf); it is "
+            f"damaged or something else ({one_line(error)}). Fetch or make it again."
         ) from error
-    if archive is None:
+
+
+def _parse_manifest(path: str, file: Any) -> Dict[str, Any]:
+    text = (file.metadata() or {}).get(_MANIFEST)
+    if text is None:
         raise UserError(f"{path}: not a teacher file: it has no manifest.")
-    with archive:
-        yield _entries(path, archive)
-
-
-def _entries(path: str, archive: zipfile.ZipFile) -> Dict[str, Entry]:
-    members = archive.infolist()
-    by_name = {re.sub(r"\.npy$", "", m.filename): m for m in members}
-    if _MANIFEST not in by_name:
-        raise UserError(f"{path}: not a teacher file: it has no manifest.")
-    odd = [n for n in by_name if not re.fullmatch(r"[\w./:-]{1,150}", n, re.ASCII)]
-    unpacked = sum(member.file_size for member in members)
-    fault = None
-    if len(by_name) < len(members):
-        fault = "a name stands twice in it"
-    elif len(members) > _MOST_ARRAYS:
-        fault = f"it holds {len(members)} arrays, at most {_MOST_ARRAYS} are read"
-    elif odd:
-        fault = f"{short(odd[0])} is no variable's name"
-    elif unpacked > _MOST_UNPACKING * (os.path.getsize(path) + (1 << 20)):
-        fault = f"it would unpack to {unpacked} bytes, far more than its own size"
-    elif by_name[_MANIFEST].file_size > _LONGEST_MANIFEST:
-        fault = f"its manifest is longer than {_LONGEST_MANIFEST} bytes"
-    if fault:
-        raise UserError(f"{path}: not a teacher file: {fault}. Fetch or make it again.")
-    return {name: _entry(path, name, archive, m) for name, m in by_name.items()}
-
-
-def _entry(
-    path: str, name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> Entry:
-    @contextlib.contextmanager
-    def reading():
-        try:
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(f"compressed by method {member.compress_type}")
-            with archive.open(member) as stream:
-                yield stream
-        except Exception as error:  # as numpy, zipfile and zlib raise nearly any
-            raise UserError(
-                f"{path}: {name} cannot be read ({one_line(error)}). "
-                "Fetch or make the file again."
-            ) from error
-
-    def read() -> np.ndarray:
-        with reading() as stream, np.errstate(over="ignore"):
-            value = np.lib.format.read_array(stream, allow_pickle=False)
-            return value.astype(np.float32) if value.dtype.kind == "f" else value
-
-    with reading() as stream:
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):  # others are for names of fields, and may be endless
-            raise ValueError(f"its header is of version {version}")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-        if dtype.hasobject:
-            raise ValueError("it is a pickle, which is never read")
-        # Python's integers: nothing here overflows, and nothing is allocated.
-        size = stream.tell() + math.prod(shape) * dtype.itemsize
-        if size != member.file_size or max(shape, default=0) >= 1 << 40:
-            raise ValueError(
-                f"its header tells of {short(shape)} {short(dtype.name)}, it has "
-                f"{member.file_size} bytes"
-            )
-    return Entry(shape, dtype.name, read)
-
-
-def _parse_manifest(path: str, entries: Mapping[str, Entry]) -> Dict[str, Any]:
     try:
-        manifest = json.loads(str(entries[_MANIFEST].read()[()]))
+        manifest = json.loads(text)
         version, size = manifest["format"], manifest.get("image_size")
         if size is not None and not (type(size) is int and 0 < size < 1 << 16):
             raise ValueError(f"image_size is {short(size)}")
@@ -357,7 +299,7 @@ def _parse_manifest(path: str, entries: Mapping[str, Entry]) -> Dict[str, Any]:
     return manifest
 
 
-def _check_scale(manifest: Mapping[str, Any], arrays: Mapping[str, Entry]) -> None:
+def _check_scale(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Refuses networks larger than their file, which must never be built.
 
     The sizes are compared by what the largest layers hold at least: a file that lacks
@@ -396,8 +338,7 @@ def _check_scale(manifest: Mapping[str, Any], arrays: Mapping[str, Entry]) -> No
         first = scaled_filters(1024, decoder.get("width", 1.0), fewest)
         least += 9 * first * (first + decoder.get("representation_channels", 8))
         least += 36 * fewest**2
-    floats = (e for e in arrays.values() if e.dtype.startswith("float"))
-    held = sum(math.prod(entry.shape) for entry in floats)
+    held = sum(array.size for array in arrays.values())
     if least > held + 1_000_000:
         raise ValueError(
             f"its networks would hold {least:.2g} numbers or more, the file {held:.2g}"

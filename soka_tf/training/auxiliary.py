@@ -97,7 +97,7 @@ def select_auxiliary(
 
     targets = tuple(get_task(name).name for name in tasks)
     folder = teachers_folder(teachers_dir)
-    there = [name for name in TASKS if (folder / f"{name}.npz").is_file()]
+    there = [name for name in TASKS if (folder / f"{name}.safetensors").is_file()]
     if samples is None:
         others = ", ".join(name for name in there if name not in targets) or "none"
         return Selection((), f"chosen by similarity when a run begins, among: {others}")

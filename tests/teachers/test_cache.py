@@ -240,10 +240,10 @@ def test_same_image_under_two_names_is_kept_once(tiny, images, tmp_path, compute
 
 def test_everything_the_outputs_depend_on_names_another_folder(tiny, tmp_path):
     changed = shutil.copytree(tiny.teachers, tmp_path / "changed")
-    teacher = load_teacher(changed / f"{PAIR[0]}.npz")
+    teacher = load_teacher(changed / f"{PAIR[0]}.safetensors")
     variable = next(iter(teacher_variables(teacher).values()))
     variable.assign(variable + 1.0)
-    save_teacher(teacher, changed / f"{PAIR[0]}.npz")
+    save_teacher(teacher, changed / f"{PAIR[0]}.safetensors")
     folders = [
         make(tiny, tmp_path, PAIR[:1], (), **arguments).records[PAIR[0]].folder.name
         for arguments in (

@@ -10,8 +10,8 @@ import tensorflow as tf
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.teachers import taskbank, visual_prior
-from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool
+from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool, load_teachers
+from soka_tf.teachers.taskonomy import taskbank, visual_prior
 from soka_tf.teachers.teacher import Teacher, save_teacher, sha256_of
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
@@ -29,7 +29,7 @@ def build(task):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teachers")
     for task in FILES:
-        save_teacher(build(task), folder / f"{task}.npz")
+        save_teacher(build(task), folder / f"{task}.safetensors")
     return folder
 
 
@@ -40,7 +40,7 @@ def copy(folder, tmp_path):
 
 def write_manifest(folder, hashes):
     entries = {
-        name: {"file": f"{name}.npz", "sha256": digest}
+        name: {"file": f"{name}.safetensors", "sha256": digest}
         for name, digest in hashes.items()
     }
     (folder / "manifest.json").write_text(json.dumps({"teachers": entries}))
@@ -78,13 +78,18 @@ def test_auxiliaries_are_not_run_where_no_features_are_wanted(folder, monkeypatc
 
 
 def test_missing_files_are_all_named_with_what_is_there(copy):
-    (copy / "normal.npz").unlink()
+    (copy / "normal.safetensors").unlink()
     with pytest.raises(UserError) as error:
         load_pool(find_teachers(["normal", "depth_zbuffer"], ["edge_texture"], copy))
     text = str(error.value)
-    assert f"{copy / 'normal.npz'}, {copy / 'edge_texture.npz'}" in text
+    assert f"{copy / 'normal.safetensors'}, {copy / 'edge_texture.safetensors'}" in text
     assert "The folder has: depth_zbuffer, keypoints3d, vanishing_point" in text
-    assert "teachers_dir may be any local folder" in text
+    assert "teachers_dir may be any local folder" in text and ".npz" not in text
+    (copy / "normal.npz").touch()
+    with pytest.raises(
+        UserError, match="earlier version: normal.npz; docs/teachers.md"
+    ):
+        load_teachers(["normal"], copy)
 
 
 def test_missing_teachers_are_told_by_the_names_they_were_published_under(copy):
@@ -143,7 +148,7 @@ def test_folder_that_is_not_there_has_none(tmp_path):
 
 
 def test_file_of_another_task_is_refused(copy):
-    shutil.copy(copy / "depth_zbuffer.npz", copy / "normal.npz")
+    shutil.copy(copy / "depth_zbuffer.safetensors", copy / "normal.safetensors")
     with pytest.raises(UserError, match="holds the teacher of 'depth_zbuffer'.*normal"):
         load_pool(find_teachers(["normal"], (), copy))
 
@@ -181,11 +186,11 @@ def test_encoder_alone_can_be_an_auxiliary(folder):
 
 def test_hashes_of_the_folders_manifest_are_checked(copy):
     names = ("normal", "depth_zbuffer")
-    hashes = {name: sha256_of(copy / f"{name}.npz") for name in names}
+    hashes = {name: sha256_of(copy / f"{name}.safetensors") for name in names}
     write_manifest(copy, hashes)
     load_pool(find_teachers(names, ["keypoints3d"], copy))  # unlisted: unchecked
     write_manifest(copy, {**hashes, "normal": "0" * 64})
-    with pytest.raises(UserError, match="normal.npz: the file is not the one"):
+    with pytest.raises(UserError, match="normal.safetensors: the file is not the one"):
         load_pool(find_teachers(names, (), copy))
 
 

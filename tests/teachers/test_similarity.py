@@ -290,7 +290,7 @@ def test_compared_teachers_are_those_of_the_folder_on_these_images(tiny):
 
 def test_comparing_a_missing_teacher_names_the_file(tiny):
     samples = find_images(tiny.images)
-    with pytest.raises(UserError, match="Missing teachers: .*jigsaw.npz"):
+    with pytest.raises(UserError, match="Missing teachers: .*jigsaw.safetensors"):
         rsa.compare_teachers(["jigsaw"], tiny.teachers, samples, 16, progress=False)
 
 

@@ -1,14 +1,15 @@
 """Teachers are frozen, and their files are read whole or refused by name."""
 
-import io
 import json
-import pickle
-import struct
-import zipfile
+import pathlib
+import textwrap
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
@@ -22,6 +23,8 @@ from soka_tf.teachers.teacher import (
     teacher_variables,
 )
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+KERNEL = "encoder/conv1/kernel"
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
 
 
@@ -46,7 +49,7 @@ def teacher():
 
 @pytest.fixture(scope="module")
 def saved(teacher, tmp_path_factory):
-    path = tmp_path_factory.mktemp("teacher") / "depth_zbuffer.npz"
+    path = tmp_path_factory.mktemp("teacher") / "depth_zbuffer.safetensors"
     save_teacher(teacher, path)
     return path
 
@@ -55,16 +58,13 @@ def saved(teacher, tmp_path_factory):
 def rewrite(saved, tmp_path):
     """Returns a function that writes the file anew with its arrays changed."""
 
-    def write(**changes):
-        with np.load(saved) as file:
-            arrays = dict(file)
-        for name, value in changes.items():
-            if value is None:
-                del arrays[name]
-            else:
-                arrays[name] = value
-        path = tmp_path / "changed.npz"
-        np.savez(path, **arrays)
+    def write(manifest=None, **changes):
+        with safe_open(saved, framework="numpy") as file:
+            manifest = manifest or file.metadata()["manifest"]
+        arrays = {**load_file(saved), **changes}
+        arrays = {name: value for name, value in arrays.items() if value is not None}
+        path = tmp_path / "changed.safetensors"
+        path.write_bytes(to_bytes(arrays, {"manifest": manifest}))
         return path
 
     return write
@@ -101,7 +101,7 @@ def test_outputs_are_named_and_shaped_as_documented(teacher):
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 0.0), ("float16", 1e-3)])
 def test_save_and_load_give_the_same_teacher(teacher, tmp_path, dtype, tolerance):
-    path = tmp_path / "folder" / "t.npz"
+    path = tmp_path / "folder" / "t.safetensors"
     digest = save_teacher(teacher, path, dtype, {"source": "a test"})
     assert digest == sha256_of(path)
     again = load_teacher(path, digest)
@@ -123,54 +123,52 @@ def test_save_and_load_give_the_same_teacher(teacher, tmp_path, dtype, tolerance
     manifest = read_manifest(path)
     assert manifest["format"] == 1 and manifest["task"] == "depth_zbuffer"
     assert manifest["source"] == "a test" and manifest["image_size"] == 16
-    assert [p.name for p in path.parent.iterdir()] == ["t.npz"]
+    assert [p.name for p in path.parent.iterdir()] == ["t.safetensors"]
 
 
 def test_save_and_load_of_an_encoder_alone(tmp_path):
     teacher = Teacher("vanishing_point", networks()[0])
-    save_teacher(teacher, tmp_path / "t.npz")
-    again = load_teacher(tmp_path / "t.npz")
+    save_teacher(teacher, tmp_path / "t.safetensors")
+    again = load_teacher(tmp_path / "t.safetensors")
     assert again.decoder is None and again.image_size is None
     assert again.count_parameters() == teacher.count_parameters()
+
+
+def test_save_of_the_same_teacher_gives_the_same_bytes(teacher, saved, tmp_path):
+    details = {name: name for name in "abcdefgh"}
+    digests = {
+        save_teacher(teacher, tmp_path / f"{number}.safetensors", details=details)
+        for number in range(3)
+    }
+    assert len(digests) == 1 and sha256_of(saved) not in digests
 
 
 def test_save_that_fails_leaves_the_old_file_and_no_other(teacher, saved, monkeypatch):
     before = saved.read_bytes()
 
-    def fail(file, **arrays):
-        file.write(b"half")
+    def fail(temporary, path):
+        assert temporary.endswith(".tmp") and path == saved
         raise OSError("disk full")
 
-    monkeypatch.setattr(np, "savez_compressed", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         save_teacher(teacher, saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 
 
-def test_save_in_progress_is_not_listed_as_a_teacher(teacher, tmp_path, monkeypatch):
-    listed = []
-
-    def look(file, **arrays):
-        listed.extend(p.suffix for p in tmp_path.iterdir())
-
-    monkeypatch.setattr(np, "savez_compressed", look)
-    save_teacher(teacher, tmp_path / "t.npz")
-    assert listed == [".tmp"]
-
-
 def test_home_is_expanded(teacher, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    save_teacher(teacher, "~/folder/t.npz")
-    assert (tmp_path / "folder" / "t.npz").is_file()
-    assert read_manifest("~/folder/t.npz")["task"] == "depth_zbuffer"
-    assert load_teacher("~/folder/t.npz").get_config() == teacher.get_config()
+    save_teacher(teacher, "~/folder/t.safetensors")
+    assert (tmp_path / "folder" / "t.safetensors").is_file()
+    assert read_manifest("~/folder/t.safetensors")["task"] == "depth_zbuffer"
+    assert load_teacher("~/folder/t.safetensors").get_config() == teacher.get_config()
 
 
 def test_save_in_an_unknown_precision_is_refused(teacher, tmp_path):
     with pytest.raises(ValueError, match="Received: 'int8'"):
-        save_teacher(teacher, tmp_path / "t.npz", "int8")
+        save_teacher(teacher, tmp_path / "t.safetensors", "int8")
 
 
 def test_count_leaves_moving_statistics_out(teacher):
@@ -231,8 +229,18 @@ def test_sha256_of_another_file_is_refused(saved):
 
 
 def test_file_that_is_not_there_is_refused(tmp_path):
-    assert_refused(tmp_path / "no.npz", "there is no such teacher file")
+    assert_refused(tmp_path / "no.safetensors", "there is no such teacher file")
     assert_refused(tmp_path, "there is no such teacher file")
+
+
+def header(text, length=None):
+    """A file that is its header alone."""
+    return (length or len(text)).to_bytes(8, "little") + text
+
+
+def described(dtype="F32", shape=(16,), offsets=(0, 64), **further):
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+    return header(json.dumps({KERNEL: entry, **further}).encode()) + bytes(64)
 
 
 @pytest.mark.parametrize(
@@ -241,64 +249,56 @@ def test_file_that_is_not_there_is_refused(tmp_path):
         b"",
         b"<!DOCTYPE html><html><body>404</body></html>",
         b"\x80\x04\x95" + b"\x00" * 64,
-        b"PK\x03\x04" + b"\x00" * 100,
         np.random.default_rng(0).bytes(5000),
+        header(b"{}", 1 << 60),
+        header(b"{}", 99 << 20),
+        header(b"[" * 100_000),
+        described("F99"),
+        described(shape=(15,)),
+        described(shape=(1 << 62, 1 << 62)),
+        described(offsets=(0, 1 << 50)),
+        described(offsets=(4, 64)),
     ],
-    ids=["empty", "html", "pickle", "zip_header", "noise"],
+    ids=(
+        "empty html pickle noise endless_header long_header deep_header type "
+        "shape_short shape_overflow offset_far hole".split()
+    ),
 )
 def test_file_of_something_else_is_refused(tmp_path, content):
-    path = tmp_path / "t.npz"
+    path = tmp_path / "t.safetensors"
     path.write_bytes(content)
-    assert_refused(path, "not a teacher file")
+    assert_refused(path, "not a teacher file", "Fetch or make it again")
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
 def test_file_cut_off_is_refused(saved, tmp_path, share):
     content = saved.read_bytes()
-    path = tmp_path / "t.npz"
+    path = tmp_path / "t.safetensors"
     path.write_bytes(content[: int(len(content) * share)])
     assert_refused(path, "not a teacher file")
 
 
-def test_file_with_flipped_bytes_is_refused(saved, tmp_path):
-    content = bytearray(saved.read_bytes())
-    with zipfile.ZipFile(saved) as archive:
-        entry = archive.getinfo("encoder/conv1/kernel.npy")
-    middle = entry.header_offset + entry.compress_size // 2 + 60
-    content[middle : middle + 20] = bytes(20)
-    path = tmp_path / "t.npz"
-    path.write_bytes(content)
-    assert_refused(path, "encoder/conv1/kernel cannot be read")
+def test_safetensors_without_a_manifest_are_refused(saved, tmp_path):
+    path = tmp_path / "t.safetensors"
+    for metadata in (None, {"format": "pt"}):
+        path.write_bytes(to_bytes(load_file(saved), metadata))
+        assert_refused(path, "it has no manifest")
 
 
-class Bomb:
-    """Unpickled, it fails the test."""
-
-    def __reduce__(self):
-        return (pytest.fail, ("a pickle of a teacher's file was executed",))
-
-
-@pytest.mark.parametrize("name", ["encoder/conv1/kernel", "manifest"])
-def test_pickle_inside_the_file_is_never_executed(saved, tmp_path, name):
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        stream, {"descr": "|O", "fortran_order": False, "shape": (1,)}
-    )
-    stream.write(pickle.dumps(Bomb()))
-    path = tmp_path / "t.npz"
-    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(path, "w") as new:
-        for entry in old.namelist():
-            mine = entry == f"{name}.npy"
-            new.writestr(entry, stream.getvalue() if mine else old.read(entry))
-    assert_refused(path, "pickle")
-
-
-def test_plain_array_and_npz_without_manifest_are_refused(tmp_path, rewrite):
-    path = tmp_path / "array.npz"
-    with open(path, "wb") as file:
-        np.save(file, np.zeros(3))
-    assert_refused(path, "it has no manifest")
-    assert_refused(rewrite(manifest=None), "it has no manifest")
+def test_file_of_an_earlier_version_is_refused_with_the_way_to_convert_it(
+    teacher, saved, tmp_path, monkeypatch
+):
+    path = tmp_path / "normal.npz"
+    manifest = json.dumps(read_manifest(saved))
+    np.savez(path, manifest=np.array(manifest), **load_file(saved))
+    assert_refused(path, "earlier versions", "docs/teachers.md")
+    document = (ROOT / "docs" / "teachers.md").read_text(encoding="utf-8")
+    lines = document.split("To convert one:")[1].split("##")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent(lines), {})
+    again = teacher_variables(load_teacher(path.with_suffix(".safetensors")))
+    for name, variable in teacher_variables(teacher).items():
+        np.testing.assert_array_equal(variable.numpy(), again[name].numpy())
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_plain_array_and_npz_without_manifest_are_refused(tmp_path, rewrite):
 def test_manifest_that_describes_no_teacher_is_refused(saved, rewrite, change, words):
     changed = change(read_manifest(saved))
     text = changed if isinstance(changed, str) else json.dumps(changed)
-    assert_refused(rewrite(manifest=np.array(text)), words)
+    assert_refused(rewrite(manifest=text), words)
 
 
 @pytest.fixture
@@ -363,7 +363,7 @@ def test_network_larger_than_its_file_is_never_built(
 ):
     manifest = read_manifest(saved)
     manifest[part].update(change)
-    path = rewrite(manifest=np.array(json.dumps(manifest)))
+    path = rewrite(manifest=json.dumps(manifest))
     assert_refused(path, "does not describe a teacher", words)
 
 
@@ -376,81 +376,26 @@ def test_network_larger_than_its_file_is_never_built(
         ('{"format": "\\u001b\\n' + "x" * 5000 + '"}', "its format is '\\x1b\\nxxx"),
         ('{"format": 1, "image_size": [1]}', "image_size is [1]"),
         ('{"format": 1, "image_size": 1e9}', "image_size is 1000000000.0"),
-        ('{"format": 1} ' + " " * (1 << 20), "its manifest is longer than"),
     ],
-    ids=["deep", "number", "digits", "escapes", "size list", "size", "long"],
+    ids=["deep", "number", "digits", "escapes", "size list", "size"],
 )
 def test_manifest_of_hostile_text_is_refused(rewrite, never_built, text, words):
-    assert_refused(rewrite(manifest=np.array(text)), words)
+    assert_refused(rewrite(manifest=text), words)
 
 
-def test_manifest_that_is_no_text_is_refused(rewrite):
-    assert_refused(rewrite(manifest=np.zeros(0)), "its manifest cannot be read")
-
-
-KERNEL = "encoder/conv1/kernel"
-
-
-def member_of(header, rest=bytes(64), version=1):
-    """A .npy whose header is any text."""
-    form = {1: "<H", 2: "<I"}[version]
-    start = b"\x93NUMPY" + bytes([version, 0])
-    return start + struct.pack(form, len(header)) + header + rest
-
-
-def shaped(shape, kind="'<f4'"):
-    text = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}}}\n"
-    return member_of(text.encode())
-
-
-@pytest.fixture
-def replace_member(saved, tmp_path):
-    """Returns a function that puts other bytes in the place of a member."""
-
-    def write(content, name=KERNEL, stored_as=None):
-        path = tmp_path / "t.npz"
-        with zipfile.ZipFile(saved) as old, zipfile.ZipFile(path, "w") as new:
-            for member in old.namelist():
-                if member != f"{name}.npy":
-                    new.writestr(member, old.read(member))
-            new.writestr(stored_as or f"{name}.npy", content)
-        return path
-
-    return write
-
-
-@pytest.mark.parametrize(
-    "content, words",
-    [
-        (shaped((10**12,)), "its header tells of (1000000000000,) 'float32', it has"),
-        (shaped((10**30,)), "its header tells of"),
-        (shaped((-16,)), "its header tells of"),
-        (shaped((0, 10**30)), "its header tells of"),
-        (shaped((15,)), "its header tells of"),
-        (shaped("(" * 5000 + ")" * 5000), "cannot be read"),
-        (shaped("-" * 8000 + "1"), "cannot be read"),
-        (shaped((16,), "'<f\\x1b[2K'"), "cannot be read"),
-        (shaped((16,), "'|O'"), "a pickle, which is never read"),
-        (shaped((16,), "[('a', '|O')]"), "a pickle, which is never read"),
-        (member_of(b""), "cannot be read"),
-        (member_of(b"\xff" * 9), "cannot be read"),
-        (b"\x93NUMPY\1\0\xff\xff", "cannot be read"),
-        (b"\x93NUMPY\2\0\xff\xff\xff\xff", "its header is of version (2, 0)"),
-        (b"", "cannot be read"),
-    ],
-)
-def test_array_whose_header_lies_is_refused(
-    replace_member, never_built, content, words
-):
-    assert_refused(replace_member(content), KERNEL, words)
-
-
-@pytest.mark.parametrize(
-    "kind", ["<U2", "S4", "M8[s]", "c8", "?", [("a", "<f4"), ("b", "<i4")]]
-)
-def test_array_of_a_strange_type_is_named(rewrite, kind):
+@pytest.mark.parametrize("kind", ["int32", "bool", "uint8"])
+def test_array_of_another_type_is_named(rewrite, kind):
     path = rewrite(**{KERNEL: np.zeros((7, 7, 3, 2), kind)})
     assert_refused(path, "Unfit (1)", f"{KERNEL} is ", "must be float[7, 7, 3, 2]")
+
+
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E5M2"])
+def test_array_of_a_type_that_numpy_lacks_is_refused(saved, tmp_path, kind):
+    with safe_open(saved, framework="numpy") as file:
+        metadata = file.metadata()
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(described(kind, (64,), __metadata__=metadata))
+    assert_refused(path, "not a teacher file", "float8")
 
 
 def test_numbers_beyond_float32_are_named(rewrite):
@@ -458,83 +403,19 @@ def test_numbers_beyond_float32_are_named(rewrite):
     assert_refused(path, f"{KERNEL} holds NaN or infinite values")
 
 
-def test_arrays_of_the_other_byte_order_are_read(rewrite, teacher):
-    value = teacher_variables(teacher)[KERNEL].numpy()
-    again = load_teacher(rewrite(**{KERNEL: value.astype(">f4")}))
-    np.testing.assert_array_equal(teacher_variables(again)[KERNEL].numpy(), value)
+def test_names_that_no_variable_has_stay_on_the_line_and_short(rewrite):
+    path = rewrite(**{"a\x1b[2K\nerror: b" + "x" * 5000: np.zeros(1, "float32")})
+    assert_refused(path, "Additional (1): a\\x1b[2K error: bxxx")
 
 
-def test_array_that_is_not_wanted_is_never_read(rewrite, monkeypatch):
-    path = rewrite(**{"decoder/new": np.zeros(5, "float32")})
-    read, shapes = np.lib.format.read_array, []
-
-    def spy(*arguments, **options):
-        shapes.append(read(*arguments, **options).shape)
-        return np.zeros(shapes[-1]) if shapes[-1] else read_text
-
-    with np.load(path) as file:
-        read_text = file["manifest"]
-    monkeypatch.setattr(np.lib.format, "read_array", spy)
-    assert_refused(path, "Additional (1): decoder/new.")
-    assert (5,) not in shapes
-
-
-def test_file_that_unpacks_to_far_more_than_itself_is_refused(
-    saved, tmp_path, never_built
-):
-    path = tmp_path / "t.npz"
-    path.write_bytes(saved.read_bytes())
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("additional.npy", "w", force_zip64=True) as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (160 << 20,)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for _ in range(160):
-                file.write(bytes(1 << 20))
-    assert path.stat().st_size < 1 << 20
-    assert_refused(path, "it would unpack to")
-
-
-@pytest.mark.parametrize(
-    "stored_as, words",
-    [
-        ("a\x1b[2K\nerror: b.npy", "'a\\x1b[2K\\nerror: b' is no variable's name"),
-        ("x" * 5000 + ".npy", "is no variable's name"),
-        ("manifest", "a name stands twice"),
-    ],
-)
-def test_names_that_no_variable_has_are_refused(replace_member, stored_as, words):
-    assert_refused(replace_member(b"", stored_as=stored_as), words)
-
-
-@pytest.mark.parametrize(
-    "offset, value, words",
-    [
-        (8, 1, "encrypted"),
-        (10, 99, "compressed by method 99"),
-        (10, zipfile.ZIP_LZMA, "compressed by method 14"),
-    ],
-)
-def test_member_that_is_encrypted_or_packed_otherwise_is_refused(
-    saved, tmp_path, never_built, offset, value, words
-):
-    content = bytearray(saved.read_bytes())
-    first = content.index(b"PK\1\2")
-    content[content.index(b"PK\1\2", first + 1) + offset] = value
-    path = tmp_path / "t.npz"
-    path.write_bytes(content)
-    assert_refused(path, words)
-
-
-def test_damaged_files_are_described_or_refused(saved, tmp_path):
+def test_damaged_headers_are_described_or_refused(saved, tmp_path):
     content, source = saved.read_bytes(), np.random.default_rng(0)
-    directory = content.index(b"PK\1\2")
-    path = tmp_path / "t.npz"
+    path = tmp_path / "t.safetensors"
     refused = 0
     for _ in range(100):
         damaged = bytearray(content)
-        for start in (0, directory):
-            place = source.integers(start, len(damaged))
-            damaged[place] ^= source.integers(1, 256)
+        place = source.integers(0, 8 + int.from_bytes(content[:8], "little"))
+        damaged[place] ^= source.integers(1, 256)
         path.write_bytes(damaged)
         try:
             read_manifest(path)

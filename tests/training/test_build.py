@@ -265,7 +265,7 @@ def test_dry_run_of_the_paper_needs_no_file_and_leaves_none(tmp_path, monkeypatc
     assert f"student {23655504 + 2 * 16453009}" in lines
     assert any("discriminator depth_zbuffer" in line for line in lines)
     for file in ("depth_zbuffer", "edge_texture", "keypoints3d"):
-        path = f"data/taskonomy_teachers/{file}.npz"
+        path = f"data/taskonomy_teachers/{file}.safetensors"
         assert any(path in line and "MISSING" in line for line in lines)
     assert "data/taskonomy" in text and "MISSING, a real run needs them" in text
     assert "tasks = ['depth_zbuffer', 'edge_texture']" in lines

@@ -75,7 +75,7 @@ def test_teachers_of_the_folder_lend_though_they_are_none_of_the_run(
     teachers, tmp_path
 ):
     other = Teacher("reshading", encoder(), decoder())
-    save_teacher(other, tmp_path / "reshading.npz")
+    save_teacher(other, tmp_path / "reshading.safetensors")
     made = student()
     initialize_student(
         made,
@@ -101,8 +101,8 @@ def test_decoders_that_are_not_lent_stay_random(teachers):
 @pytest.mark.parametrize(
     "bindings, words",
     [
-        ({"encoder": "normal"}, "Missing teachers: .*normal.npz"),
-        ({"decoders": {"edge2d": "normal"}}, "Missing teachers: .*normal.npz"),
+        ({"encoder": "normal"}, "Missing teachers: .*normal.safetensors"),
+        ({"decoders": {"edge2d": "normal"}}, "Missing teachers: .*normal.safetensors"),
         ({"decoders": {"normal": "edge2d"}}, "normal is none of the student's tasks"),
         ({"decoders": {"edge2d": "keypoint3d"}}, "'keypoints3d' has no decoder"),
         ({"encoder": "deepth"}, "no task named 'deepth'"),

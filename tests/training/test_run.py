@@ -541,9 +541,10 @@ def test_run_teacher_that_answers_nan_is_named_with_an_image(tiny, tmp_path):
     try:
         message = (
             "in step 1, phase joint, term loss/soft of task edge_texture was NaN.* "
-            r"The teacher of edge_texture \(.*edge_texture.npz\) answers with NaN or "
-            r"infinite values on 2 of the step's 2 images, such as .*/\d.png. There is "
-            "no checkpoint yet.* Replace that teacher's file first."
+            r"The teacher of edge_texture \(.*edge_texture.safetensors\) answers with "
+            "NaN or infinite values on 2 of the step's 2 images, such as "
+            r".*/\d.png. There is no checkpoint yet.* Replace that teacher's file "
+            "first."
         )
         with pytest.raises(UserError, match=message):
             train(run, str(tmp_path / "run"))

@@ -135,7 +135,7 @@ def _network_cases(folder: str, sizes: Scale) -> Dict[str, Callable[[], Any]]:
     for seed, name in enumerate(names):
         tf.keras.utils.set_random_seed(seed)
         teacher = Teacher(name, Encoder(sizes.network_units, sizes.network_width))
-        save_teacher(teacher, f"{folder}/{name}.npz")
+        save_teacher(teacher, f"{folder}/{name}.safetensors")
     samples = write_images(
         f"{folder}/images", sizes.network_images, sizes.image_size, "PNG"
     )

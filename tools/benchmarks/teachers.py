@@ -12,8 +12,8 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.tasks import get_task
 from soka_tf.teachers.pool import TeacherPool
+from soka_tf.teachers.taskonomy.visual_prior import load_visual_prior
 from soka_tf.teachers.teacher import Teacher, teacher_variables
-from soka_tf.teachers.visual_prior import load_visual_prior
 from tools.benchmarks.inference import (
     Predict,
     accuracy_in_rooms,

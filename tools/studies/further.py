@@ -94,7 +94,7 @@ def similarity(
     from soka_tf.teachers.pool import teachers_folder
     from soka_tf.teachers.teacher import sha256_of
 
-    files = sorted(teachers_folder(teachers).glob("*.npz"))
+    files = sorted(teachers_folder(teachers).glob("*.safetensors"))
     facts = [f"{images}", *(f"{file.name} {sha256_of(file)}" for file in files)]
     of = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
     out_dir = folder / f"similarity-{of}"

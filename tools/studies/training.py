@@ -171,7 +171,9 @@ class Runs:
 
     def _teachers_of(self, config: str) -> str:
         """Comments that tell the teachers of a run from others of their names."""
-        files = sorted(self.teachers_dir.glob("*.npz")) if self.teachers_dir else []
+        files = (
+            sorted(self.teachers_dir.glob("*.safetensors")) if self.teachers_dir else []
+        )
         return "".join(
             f"# {path.name}: sha256 {_sha256_of(path)}\n"
             for path in files

@@ -10,7 +10,7 @@ from PIL import Image
 from soka_tf.data.encodings import encode_rgb
 from soka_tf.networks.weights import named_variables
 from soka_tf.teachers import load_teacher
-from soka_tf.teachers.visual_prior import load_visual_prior, own_name
+from soka_tf.teachers.taskonomy.visual_prior import load_visual_prior, own_name
 from tests.tools import run_tool
 
 torch = pytest.importorskip("torch", reason="needs torch, for developers only")
@@ -74,7 +74,7 @@ def test_converted_teacher_agrees_with_the_package_on_photographs(
         capsys=capsys,
     )
     assert done.code == 0, done.err
-    ours = load_teacher(tmp_path / f"{task}.npz")(photographs)
+    ours = load_teacher(tmp_path / f"{task}.safetensors")(photographs)
     with torch.no_grad():
         inputs = torch.from_numpy(photographs.transpose(0, 3, 1, 2).copy())
         representation = network.encoder(inputs)

@@ -9,13 +9,15 @@ import datetime
 import os
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
+
 import soka_tf
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
 from soka_tf.networks.weights import assign_variables, named_variables
 from soka_tf.tasks import Task
-from soka_tf.teachers.fitting import Entry, Fault, Shape, fit
+from soka_tf.teachers.fitting import Fault, Shape, fit
 from soka_tf.teachers.teacher import PathLike, Teacher, sha256_of
 
 IMAGE_SIZE = 256
@@ -27,7 +29,7 @@ Naming = Callable[[str, str], str]
 
 def build_networks(
     task: Task,
-    entries: Mapping[str, Entry],
+    arrays: Mapping[str, np.ndarray],
     name: Naming,
     with_decoder: bool = True,
     kernel_axes: Sequence[int] = KERNEL_AXES,
@@ -41,13 +43,13 @@ def build_networks(
     Returns:
       "encoder" and, where wanted, "decoder" -> the network, with random weights.
     """
-    kernel = entries.get(name("encoder", "conv1/kernel"))
-    units = ENCODER_50
-    if kernel and not any(name("encoder", path) in entries for path in _only_in_50()):
-        units = ENCODER_26
-    channels = task.image_channels
-    if kernel and len(kernel.shape) == 4 and kernel.shape[kernel_axes.index(2)] == 3:
-        channels = 3
+    kernel = arrays.get(name("encoder", "conv1/kernel"))
+    units, channels = ENCODER_50, task.image_channels
+    if kernel is not None:
+        if not any(name("encoder", path) in arrays for path in _only_in_50()):
+            units = ENCODER_26
+        if kernel.ndim == 4 and kernel.shape[kernel_axes.index(2)] == 3:
+            channels = 3
     networks = {"encoder": Encoder(units, image_channels=channels)}
     if with_decoder and task.channels:
         networks["decoder"] = Decoder(task.channels, layout=task.decoder)
@@ -65,7 +67,7 @@ def _only_in_50() -> Sequence[str]:
 
 def fill(
     networks: Mapping[str, Any],
-    entries: Mapping[str, Entry],
+    arrays: Mapping[str, np.ndarray],
     name: Naming,
     where: str,
     kernel_axes: Sequence[int] = KERNEL_AXES,
@@ -75,7 +77,7 @@ def fill(
 
     Args:
       networks: scope -> network.
-      entries: the file's variables.
+      arrays: the file's variables.
       name: the file's names.
       where: the file, for messages.
       kernel_axes: which axis of ours stands at each axis of the file's 4-D kernels.
@@ -91,7 +93,7 @@ def fill(
             paths[own] = scope, path
             wanted[own] = _reorder(tuple(variable.shape), kernel_axes)
     try:
-        values = fit(wanted, entries, unread)
+        values = fit(wanted, arrays, unread)
     except Fault as fault:
         raise UserError(
             f"{where}: these are not the variables of this task's network. {fault} "

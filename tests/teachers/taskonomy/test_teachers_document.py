@@ -3,9 +3,9 @@
 import pathlib
 
 from soka_tf.tasks import TASKS
-from soka_tf.teachers.visual_prior import parse_name, published_files_of
+from soka_tf.teachers.taskonomy.visual_prior import parse_name, published_files_of
 
-DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "teachers.md"
+DOCUMENT = pathlib.Path(__file__).resolve().parents[3] / "docs" / "teachers.md"
 
 
 def test_document_lists_every_task_as_the_table_of_tasks_has_it():

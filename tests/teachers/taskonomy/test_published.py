@@ -9,7 +9,7 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
 from soka_tf.networks.weights import named_variables
 from soka_tf.tasks import TASKS, get_task
-from soka_tf.teachers import taskbank, visual_prior
+from soka_tf.teachers.taskonomy import taskbank, visual_prior
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,18 @@ root (encoder-decoder tasks), under feedforward/ or under siamese/, and compress
 stands beside encoder/.
 """
 
-import functools
 import glob
 import os
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
 
-import tensorflow as tf
+import numpy as np
 
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS, Task, get_task
-from soka_tf.teachers import published
-from soka_tf.teachers.checkpoint_index import read_index
-from soka_tf.teachers.fitting import Entry, Shape
-from soka_tf.teachers.messages import one_line
+from soka_tf.teachers.checkpoint import read_checkpoint
+from soka_tf.teachers.fitting import Shape
+from soka_tf.teachers.taskonomy import published
 from soka_tf.teachers.teacher import PathLike, Teacher
 
 WHERE_TO_GET = (
@@ -30,8 +28,6 @@ _ROOTS = ("", "feedforward/", "siamese/")
 _LEAVES = {"kernel": "weights", "bias": "biases"}
 _COUNTERS = re.compile(r"(global_step|step|beta[12]_power|learning_rate)(_\d+)?")
 _DISCRIMINATOR = "discriminator/"
-# What TensorFlow raises on damaged checkpoints, each in its way.
-_DAMAGE = (tf.errors.OpError, ValueError, RuntimeError, LookupError, TypeError)
 
 
 class Head(NamedTuple):
@@ -84,18 +80,19 @@ def load_taskbank(task: str, prefix: PathLike) -> Tuple[Teacher, Dict[str, Any]]
     row = get_task(task)
     prefix = find_prefix(prefix)
     _check_folder(row, prefix)
-    entries = read_entries(prefix)
+    files = checkpoint_files(prefix)
+    arrays = read_checkpoint(prefix, files)
     scopes = ("encoder", "compress1", "decoder")
-    roots = {scope: root_of(entries, scope) for scope in scopes}
+    roots = {scope: root_of(arrays, scope) for scope in scopes}
 
     def name(scope: str, path: str) -> str:
         own = tf1_name(scope, path)
         return roots[own.split("/")[0]] + own
 
-    networks = published.build_networks(row, entries, name)
+    networks = published.build_networks(row, arrays, name)
     published.fill(
         networks,
-        {n: e for n, e in entries.items() if not _for_training(n, entries)},
+        {n: a for n, a in arrays.items() if not _for_training(n, a)},
         name,
         f"{prefix} as the checkpoint of {row.name!r}",
         unread={
@@ -105,7 +102,7 @@ def load_taskbank(task: str, prefix: PathLike) -> Tuple[Teacher, Dict[str, Any]]
         },
     )
     return published.make_teacher(row, networks), published.describe_source(
-        "taskbank", checkpoint_files(prefix)
+        "taskbank", files
     )
 
 
@@ -143,10 +140,10 @@ def head_variables(task: str) -> Dict[str, Shape]:
     return shapes
 
 
-def root_of(entries: Mapping[str, Entry], scope: str) -> str:
+def root_of(names: Iterable[str], scope: str) -> str:
     """What a scope of a checkpoint lies under: "", feedforward/ or siamese/."""
     for root in _ROOTS[1:]:
-        if any(name.startswith(f"{root}{scope}/") for name in entries):
+        if any(name.startswith(f"{root}{scope}/") for name in names):
             return root
     return ""
 
@@ -193,38 +190,11 @@ def find_prefix(path: PathLike) -> str:
     return path
 
 
-def read_entries(prefix: str) -> Dict[str, Entry]:
-    """All variables of a checkpoint, read when asked for.
-
-    Raises:
-      UserError: if the index cannot be read; reading a value raises it, too.
-    """
-    index = read_index(prefix)  # before TensorFlow, which dies of a lying one
-    try:
-        reader = tf.train.load_checkpoint(prefix)
-    except _DAMAGE as error:
-        raise _damaged(f"{prefix}.index", error) from error
-
-    def read(name: str) -> Any:
-        try:
-            return reader.get_tensor(name)
-        except _DAMAGE as error:
-            raise _damaged(f"{prefix}, variable {name}", error) from error
-
-    return {
-        name: Entry(found.shape, found.dtype, functools.partial(read, name))
-        for name, found in index.items()
-    }
-
-
-def _for_training(name: str, entries: Mapping[str, Entry]) -> bool:
-    """Whether only training needs a variable: counters, slots, the discriminator."""
-    parent, _, leaf = name.rpartition("/")
-    if parent in entries:  # encoder/conv1/weights/Adam, whatever the optimizer
-        return True
+def _for_training(name: str, array: np.ndarray) -> bool:
+    """Whether only training needs a variable: a counter, or the discriminator's."""
     if any(name.startswith(root + _DISCRIMINATOR) for root in _ROOTS):
         return True
-    return entries[name].shape == () and bool(_COUNTERS.fullmatch(leaf))
+    return array.shape == () and bool(_COUNTERS.fullmatch(name.rpartition("/")[2]))
 
 
 def taskbank_name(task: str) -> str:
@@ -255,11 +225,3 @@ def _data_files(prefix: str) -> List[str]:
 def checkpoint_files(prefix: str) -> List[str]:
     """The files of a checkpoint that are read: the index and the data."""
     return [f"{prefix}.index", *_data_files(prefix)]
-
-
-def _damaged(what: str, error: Exception) -> UserError:
-    reason = one_line(error) or type(error).__name__
-    return UserError(
-        f"{what}: cannot be read as a TensorFlow 1 checkpoint, it is damaged or "
-        f"something else ({reason}). Fetch it again from {WHERE_TO_GET}."
-    )

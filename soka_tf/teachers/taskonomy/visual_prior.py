@@ -9,10 +9,11 @@ import pathlib
 import re
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
+import numpy as np
+
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task, get_task
-from soka_tf.teachers import published
-from soka_tf.teachers.fitting import Entry
+from soka_tf.teachers.taskonomy import published
 from soka_tf.teachers.teacher import PathLike, Teacher, sha256_of
 from soka_tf.teachers.torch_file import read_torch_file
 
@@ -74,15 +75,15 @@ def load_visual_prior(
     files = {"encoder": encoder, "decoder": decoder}
     files = {p: os.path.expanduser(f) for p, f in files.items() if f is not None}
     verified = [_check_name(row, part, file) for part, file in files.items()]
-    entries = {}
+    arrays = {}
     for part, file in files.items():
-        entries.update(_read_entries(part, file))
+        arrays.update(_read_arrays(part, file))
     networks = published.build_networks(
-        row, entries, own_name, "decoder" in files, KERNEL_AXES
+        row, arrays, own_name, "decoder" in files, KERNEL_AXES
     )
     names = " and ".join(str(file) for file in files.values())
     published.fill(
-        networks, entries, own_name, f"{names} as files of {row.name!r}", KERNEL_AXES
+        networks, arrays, own_name, f"{names} as files of {row.name!r}", KERNEL_AXES
     )
     details = published.describe_source(
         "visual-prior",
@@ -184,15 +185,13 @@ def _published_as(digest: str) -> Optional[FileName]:
     return next((name for name in names if name.sha256 == digest), None)
 
 
-def _read_entries(part: str, path: PathLike) -> Dict[str, Entry]:
+def _read_arrays(part: str, path: PathLike) -> Dict[str, np.ndarray]:
     state = read_torch_file(path)
-    entries = {}
+    arrays = {}
     for name, value in state.items():
         # PyTorch counts batches beside every moving variance; nothing needs it.
         module, _, leaf = name.rpartition(".")
         counter = leaf == _STEPS and f"{module}.running_var" in state
         if not (counter and value.shape == () and value.dtype.kind == "i"):
-            entries[f"{part}: {name}"] = Entry(
-                value.shape, value.dtype.name, lambda value=value: value
-            )
-    return entries
+            arrays[f"{part}: {name}"] = value
+    return arrays

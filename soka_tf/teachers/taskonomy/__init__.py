@@ -1,0 +1,1 @@
+"""Teachers that Taskonomy published: what their files are and how they are read."""
