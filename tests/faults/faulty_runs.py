@@ -15,7 +15,7 @@ from tests import recorded_runs, tiny_runs
 
 STEPS = 6
 FILES = ("gin/rooms/soka.gin", "gin/methods/soka_gan.gin")
-# A joint step, two cycles, three with the CGAN; checkpoints 2, 4 and 6.
+# A joint step, two cycles, three with the CGAN; saved and validated at 2, 4 and 6.
 PARAMS = (
     f"max_steps = {STEPS}",
     "auxiliary = 'none'",
@@ -23,6 +23,8 @@ PARAMS = (
     "build_model.initial_losses_step = 0",
     "build_adversary.start_step = 3",
     "run.checkpoint_every_steps = 2",
+    "run.validate_every_steps = 2",
+    "run.export = False",
 )
 CHILD = pathlib.Path(__file__).with_name("child.py")
 
@@ -70,7 +72,8 @@ def train_in_a_child(tiny, model_dir, faults):
 
 
 def assert_same_run(model_dir, expected):
-    """Both ended at the same bits: last checkpoints and logs, but for the seconds."""
+    """Both ended at the same bits of checkpoint and log, and kept the same student."""
+    assert runs.restored_step(model_dir, "best") == runs.restored_step(expected, "best")
     results, wanted = recorded_runs.results(model_dir), recorded_runs.results(expected)
     assert set(results) == set(wanted) and len(results) > 100
     for name, value in wanted.items():

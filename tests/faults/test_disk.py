@@ -44,19 +44,21 @@ def test_full_disk_costs_what_it_refuses_and_only_the_last_checkpoint_is_an_erro
                 file.write(bytes(4096))
 
     with disk(folder):
-        run = build(tiny, folder, "run.panel_every_steps = 2")
-        free_then_full = {1: fill, 3: ballast.unlink, 5: fill}
+        # Movements make the events of two steps longer than what a page has left.
+        params = ("run.panel_every_steps = 2", "run.movement_every_steps = 1")
+        run = build(tiny, folder, *params)
         message = (
             "checkpoints: the last checkpoint, of step 6, was not saved .*No space left"
-            ".*Free space .* same command: it goes on from the checkpoint of step 4"
+            ".*Free space .* same command: it goes on from the checkpoint of step 2"
         )
         with pytest.raises(UserError, match=message):
-            complete(run, str(folder), [After(free_then_full)])
+            full = After({3: fill, 5: ballast.unlink, 6: fill})
+            complete(run, str(folder), [full])
         for warning in (
-            "the checkpoint of step 2 was not saved",
-            "the next try is at step 4",
-            "panels: the panel of step 2 was not drawn",
-            "TensorBoard's events were not written at step 3",
+            "the checkpoint of step 4 was not saved",
+            "the next try is at step 6; the checkpoint of step 2 is still there",
+            "panels: the panel of step 4 was not drawn",
+            "TensorBoard's events were not written at step",
         ):
             assert warning in caplog.text
         ballast.unlink()

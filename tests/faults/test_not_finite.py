@@ -34,9 +34,9 @@ def test_teacher_that_answers_some_images_with_nan_is_named_with_one_of_them(
             train(tiny, tmp_path, after={2: lambda: wrong.append(True)})
     named = re.fullmatch(
         "Training stopped: in step 3, phase competition, term loss/competition of task "
-        r"edge_texture was NaN or infinite. The teacher of edge_texture \((.*)\) answers "
-        "with NaN or infinite values on 1 of the step's 2 images, such as (.*png). "
-        f"{GOES_ON} there. Replace that teacher's file first.",
+        r"edge_texture was NaN or infinite. The teacher of edge_texture \((.*)\) "
+        "answers with NaN or infinite values on 1 of the step's 2 images, such as "
+        f"(.*png). {GOES_ON} there. Replace that teacher's file first.",
         str(stopped.value),
     )
     assert named, stopped.value
