@@ -25,6 +25,9 @@ def send(name, step):
     """Sends a signal to itself after a step, before anything is logged or saved."""
     from soka_tf.training.callbacks import Progress
 
+    # A shell's background job would ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def on_step(self, logs, real=Progress.on_step):
         real(self, logs)
         if self.step == int(step):
