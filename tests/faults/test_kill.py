@@ -16,7 +16,7 @@ CHAINS = [
     ],
     [
         ("kill_in_phase:joint:1", -signal.SIGKILL, None),
-        ("kill_while_saving:2:1000", -signal.SIGXFSZ, None),
+        ("kill_while_saving:2:1000", -signal.SIGXFSZ, None),  # the best student
         ("kill_in_phase:weighting:4", -signal.SIGKILL, 2),
         ("kill_in_phase:competition:5", -signal.SIGKILL, 4),
         ("send:SIGTERM:5", -signal.SIGTERM, 4),
@@ -42,10 +42,11 @@ def test_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(
         goes_on = f"Continuing from step {step} of"
         assert goes_on in done.stderr if step else "Continuing" not in done.stderr
         for path in left:
-            assert f"Removed {path.name}, left by a save" in done.stderr
+            removed = f"Removed {path.name}, left by a save" in done.stderr
+            assert removed or path.parent.name == "best"  # silently, there
         step = last_checkpoint(run)
         assert step == saved
-        left = list(run.glob("checkpoints/*_temp"))
+        left = list(run.glob("*/*_temp"))
         assert len(left) == fault.startswith("kill_while_saving")
     assert done.returncode != 130 or "soka_tf.train: interrupted" in done.stderr
     with caplog.at_level("INFO", logger="absl"):
