@@ -19,7 +19,7 @@ _LONG = (
     "test_gin_files.py",
     "test_run.py",
     "test_cycle.py",
-    "test_inject_faults.py",
+    "test_kill.py",
     "test_cache.py",
     "test_benchmark_inference.py",
     "test_formats.py",

@@ -32,6 +32,7 @@ _SHORT = (
 )
 _THREE = ("tasks = ['depth_zbuffer', 'edge_texture', 'normal']",)
 _ALONE = ("auxiliary = 'none'",)
+_CHILD = pathlib.Path(__file__).resolve().parent / "faults" / "child.py"
 
 
 class Case(NamedTuple):
@@ -110,7 +111,7 @@ def _train(inputs: pathlib.Path, case: Case) -> Dict[str, np.ndarray]:
             wanted = -signal.SIGKILL if killed_at else 0
             if done.returncode != wanted:
                 raise RuntimeError(done.stderr[-3000:])
-        return {**_variables(folder), **_logs(folder)}
+        return results(pathlib.Path(folder))
 
 
 def _arguments(inputs: pathlib.Path, case: Case, fault: str) -> List[str]:
@@ -128,29 +129,29 @@ def _arguments(inputs: pathlib.Path, case: Case, fault: str) -> List[str]:
         *([f"gin/methods/{case.file}.gin"] * bool(case.file)),
     ]
     return [
-        *("tools/faults/child.py", "compiled", fault),
+        *(str(_CHILD), fault),
         *(f"--gin_file={file}" for file in files),
         *(f"--gin_param={param}" for param in params),
     ]
 
 
-def _variables(folder: str) -> Dict[str, np.ndarray]:
+def results(folder: pathlib.Path) -> Dict[str, np.ndarray]:
+    """What a run ended at: variables of its last checkpoint, columns of its log."""
     import tensorflow as tf
 
-    path = os.path.join(folder, "checkpoints", f"ckpt-{STEPS}")
+    path = tf.train.latest_checkpoint(str(folder / "checkpoints"))
     reader = tf.train.load_checkpoint(path)
-    return {
+    arrays = {
         name: reader.get_tensor(name)
         for name, dtype in reader.get_variable_to_dtype_map().items()
-        if dtype.is_floating or dtype.is_integer
+        # How often a run was saved is no result of it.
+        if (dtype.is_floating or dtype.is_integer) and "save_counter" not in name
     }
-
-
-def _logs(folder: str) -> Dict[str, np.ndarray]:
-    with open(os.path.join(folder, "metrics.csv"), newline="") as file:
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = [name for name in rows[0] if name != "seconds"]
-    return {f"log/{name}": np.array([row[name] for row in rows]) for name in columns}
+    logs = {f"log/{name}": np.array([row[name] for row in rows]) for name in columns}
+    return {**arrays, **logs}
 
 
 def main(what: str, one: str, other: str, *names: str) -> int:

@@ -71,14 +71,14 @@ def assert_same_answers(first, second):
 
 @pytest.fixture(scope="module")
 def train(tiny, tmp_path_factory):
-    """Returns a function that trains in a folder, with a fault of tools/faults."""
+    """Returns a function that trains in a folder, with a fault of tests/faults."""
     rooms_dir = tmp_path_factory.mktemp("rooms")
 
     def train(stack, folder, fault="none", status=0):
         bindings = tiny.params(*BINDINGS, f"build_data.rooms_dir = {str(rooms_dir)!r}")
         return python(
             stack,
-            *("tools/faults/child.py", "compiled", fault),
+            *("tests/faults/child.py", fault),
             "--gin_file=gin/rooms/soka.gin",
             *(f"--gin_param={binding}" for binding in bindings),
             f"--model_dir={folder}",

@@ -1,7 +1,7 @@
 """Two processes train as one, by the command itself.
 
 Every worker is a process of its own: a failed collective operation spoils its process.
-That one of two may be killed is shown by `tools/inject_faults.py --faults=worker_lost`.
+That one of two may be killed is shown by tests/faults/test_lost_worker.py.
 """
 
 import json
@@ -41,8 +41,8 @@ PARAMS = (
 )
 
 
-def start(tiny, model_dir, *params, config=None):
-    """Starts the command; a worker where TF_CONFIG is given."""
+def start(tiny, model_dir, *params, config=None, program=("tests/smooth.py",)):
+    """Starts the command, or a `program` around it; a worker where given TF_CONFIG."""
     environment = {**os.environ, "PYTHONPATH": str(tiny_runs.ROOT)}
     environment.pop("TF_CONFIG", None)
     if config is not None:
@@ -50,7 +50,7 @@ def start(tiny, model_dir, *params, config=None):
     flags = [f"--gin_param={p}" for p in tiny.params(*PARAMS, *params)]
     return subprocess.Popen(
         [
-            *(sys.executable, "tests/smooth.py", "--gin_file=gin/rooms/soka.gin"),
+            *(sys.executable, *program, "--gin_file=gin/rooms/soka.gin"),
             *(f"--model_dir={model_dir}", *flags),
         ],
         cwd=tiny_runs.ROOT,
@@ -61,7 +61,7 @@ def start(tiny, model_dir, *params, config=None):
     )
 
 
-def start_workers(tiny, model_dir, *params):
+def start_workers(tiny, model_dir, *params, programs=(("tests/smooth.py",),) * 2):
     """Starts two workers on this machine; number 0 is the chief."""
     sockets = [socket.socket() for _ in range(2)]
     for each in sockets:
@@ -74,8 +74,9 @@ def start_workers(tiny, model_dir, *params):
         start(
             *(tiny, model_dir, *params),
             config={"cluster": cluster, "task": {"type": "worker", "index": index}},
+            program=program,
         )
-        for index in range(2)
+        for index, program in enumerate(programs)
     ]
 
 

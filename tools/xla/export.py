@@ -112,7 +112,7 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
                 channels = get_task(task).channels
                 decoder = Decoder(**{**config, "channels": channels})
                 teacher = Teacher(task, encoder, decoder, settings.image_size)
-                save_teacher(teacher, os.path.join(folder, f"{task}.npz"))
+                save_teacher(teacher, os.path.join(folder, f"{task}.safetensors"))
         files = build.find_teachers(settings.task_names, auxiliaries)
         model = assemble_model(settings, build.load_pool(files))
     model.compile(build.build_optimizers(settings.max_steps).optimizers)

@@ -1,1 +1,0 @@
-"""What tools/inject_faults.py does to runs."""
