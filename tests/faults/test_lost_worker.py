@@ -12,8 +12,9 @@ from tests.training.test_workers import finish, start_workers
 def test_worker_killed_ends_the_others_and_all_go_on_to_the_same_bits(tiny, tmp_path):
     def start(model_dir, fault="none"):
         programs = [(str(CHILD), each) for each in ("none", fault)]
-        cycles = "build_model.joint_steps = 0"  # a single graph to trace
-        return start_workers(tiny, model_dir, cycles, programs=programs)
+        # Without a joint start there is one graph to trace.
+        params = ("build_model.joint_steps = 0", "run.validate_every_steps = 3")
+        return start_workers(tiny, model_dir, *params, programs=programs)
 
     finish(*start(tmp_path / "whole"))
     chief, killed = start(tmp_path / "run", "send:SIGKILL:5")
