@@ -13,7 +13,7 @@ or from the PyTorch files of visual-prior (the decoder's only where there is one
         --visual_prior_decoder=runs/published/depth_zbuffer_decoder-{sha256}.pth \
         --out=runs/teachers/depth_zbuffer.safetensors
 
-PyTorch files need torch 2.10 or later: python -m pip install 'soka_tf[convert]'.
+PyTorch files need torch 2.10 or later: python -m pip install -e ".[convert]".
 write_teacher_files.py writes such files to try this with. A folder of
 <task>.safetensors is what the binding teachers_dir of a run wants. Nothing in a weight
 file is executed.

@@ -31,8 +31,8 @@ def import_torch() -> ModuleType:
     except (ImportError, OSError) as error:  # OSError: a library that it links to
         found = one_line(error)
     raise UserError(
-        f"PyTorch files need torch 2.10 or later. Received: {found}. On Python 3.10 or "
-        "later: python -m pip install 'soka_tf[convert]'"
+        "PyTorch files need torch 2.10 or later, of the extra 'convert'. Received: "
+        f"{found}. On Python 3.10 or later: python -m pip install 'torch>=2.10,<3'"
     )
 
 
