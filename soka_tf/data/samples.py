@@ -1,7 +1,4 @@
-"""What all sources of images share: samples, those that are whole, and their split.
-
-This module does not need TensorFlow, but for paths such as gs://bucket/folder.
-"""
+"""What all sources of images share: samples, those that are whole, and their split."""
 
 import concurrent.futures
 import dataclasses

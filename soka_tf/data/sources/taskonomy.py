@@ -3,8 +3,6 @@
 A sample is one view of one point of one building; its files are spread over domains:
 
     point_{P}_view_{V}_domain_{D}.png
-
-This module does not need TensorFlow, but for paths such as gs://bucket/folder.
 """
 
 import difflib
