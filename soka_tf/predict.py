@@ -18,7 +18,7 @@ from soka_tf import cli
 from soka_tf.errors import UserError
 
 if TYPE_CHECKING:
-    from soka_tf.data.taskonomy import Sample
+    from soka_tf.data.samples import Sample
     from soka_tf.tasks import Task
 
 _RGB_DOMAIN = "_domain_rgb"
@@ -84,7 +84,7 @@ def find_inputs(images: str, out_dir: str) -> List["Sample"]:
     Raises:
       UserError: if there is no image, or results would become images of a later run.
     """
-    from soka_tf.data.images import find_images
+    from soka_tf.data.sources.folder import find as find_images
 
     out_dir = os.path.realpath(out_dir)
     if os.path.exists(out_dir) and not os.path.isdir(out_dir):
@@ -152,13 +152,13 @@ def predict(
     from tqdm import tqdm
 
     from soka_tf.data import encodings
-    from soka_tf.data.taskonomy import DamagedFile, read_pixels
+    from soka_tf.data.reading import DamagedFile
     from soka_tf.evaluation import panels, picture
 
     damaged = 0
     for sample, name in zip(tqdm(samples, "predicting", unit="image"), names):
         try:
-            image = read_pixels(sample.files["rgb"], "rgb")
+            image = sample.read("rgb")
         except DamagedFile as error:
             damaged += 1
             logging.warning("%s is left out: %s.", error.path, error.reason)
@@ -201,7 +201,7 @@ def _files(name: str, tasks: Sequence[str]) -> List[str]:
 
 
 def _plain_stem(key: str) -> str:
-    from soka_tf.data.images import SUFFIXES
+    from soka_tf.data.sources.folder import SUFFIXES
 
     # Images that differ in their suffix only have it in their keys.
     stem, suffix = os.path.splitext(key)

@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf import predict
-from soka_tf.data import encodings, images
+from soka_tf.data import encodings
+from soka_tf.data.sources import folder
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
 
@@ -115,7 +116,7 @@ def test_the_folder_of_images_is_refused_for_results(tmp_path):
 
 def test_overwriting_an_image_is_refused(tmp_path):
     save_image(tmp_path / "a.png")
-    (sample,) = images.find_images(str(tmp_path / "a.png"))
+    (sample,) = folder.find(str(tmp_path / "a.png"))
     with pytest.raises(UserError, match="would overwrite the image 'a.png'"):
         predict._refuse_overwriting([sample.files["rgb"]], ["a"], TASKS, str(tmp_path))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from soka_tf.data import records
+from soka_tf.data.sources import records
 from tests import tiny_runs
 from tests.tools import run_tool
 
@@ -18,7 +18,7 @@ def test_prepare_records_packs_and_says_how_to_train(run, tmp_path):
     result = run(f"--images_dir={tmp_path / 'images'}", f"--out_dir={out}")
     assert result.code == 0
     assert f"records_dir = '{out}'" in result.out
-    assert len(records.find_records(str(out), [])) == 5
+    assert len(records.find(str(out), [])) == 5
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,7 @@ _ANTIALIAS = flags.DEFINE_bool(
 
 def main() -> None:
     """Finds the files and packs them."""
-    from soka_tf.data.images import find_images
-    from soka_tf.data.records import write_records
-    from soka_tf.data.taskonomy import find_samples
+    from soka_tf.data.sources import folder, records, taskonomy
     from soka_tf.tasks import get_task
 
     if bool(_TASKONOMY_DIR.value) == bool(_IMAGES_DIR.value):
@@ -80,12 +78,12 @@ def main() -> None:
                 "--domains and --buildings are for --taskonomy_dir: a folder of images "
                 "has neither labels nor buildings."
             )
-        samples, source = find_images(_IMAGES_DIR.value), _IMAGES_DIR.value
+        samples, source = folder.find(_IMAGES_DIR.value), _IMAGES_DIR.value
     else:
-        samples = find_samples(_TASKONOMY_DIR.value, domains, _BUILDINGS.value)
+        samples = taskonomy.find(_TASKONOMY_DIR.value, domains, _BUILDINGS.value)
         source = _TASKONOMY_DIR.value
     out_dir = _OUT_DIR.value
-    write_records(
+    records.write_records(
         samples, out_dir, source, _SHARDS.value, _IMAGE_SIZE.value, _ANTIALIAS.value
     )
     print(f"Train on them with --gin_param=\"records_dir = '{out_dir}'\"")

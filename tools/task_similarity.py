@@ -26,7 +26,7 @@ from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 
 if TYPE_CHECKING:
-    from soka_tf.data.taskonomy import Sample
+    from soka_tf.data.samples import Sample
 
 FLAGS = flags.FlagValues()
 _TEACHERS = flags.DEFINE_string(
@@ -268,7 +268,7 @@ def find_samples(
     Raises:
       UserError: if there are fewer than three.
     """
-    from soka_tf.data.taskonomy import drop_damaged
+    from soka_tf.data.samples import drop_damaged
     from soka_tf.teachers.similarity import FEWEST_IMAGES, sample_images
 
     if most < FEWEST_IMAGES:
@@ -289,35 +289,28 @@ def find_samples(
 
 
 def _search(folder: str) -> List["Sample"]:
-    from soka_tf.data import taskonomy
-    from soka_tf.data.images import find_images
+    from soka_tf.data.reading import RGB
+    from soka_tf.data.sources import taskonomy
+    from soka_tf.data.sources.folder import find as find_images
 
     if not os.path.isdir(folder):
         raise UserError(f"--images={folder}: there is no such folder.")
     try:
-        return taskonomy.find_samples(folder, [])
+        return taskonomy.find(folder, [])
     except UserError:
         # One building alone: its label files must not pass for photographs.
-        if os.path.isdir(os.path.join(folder, taskonomy.RGB)):
+        if os.path.isdir(os.path.join(folder, RGB)):
             raise
     return find_images(folder)
 
 
 def _draw_rooms(image_size: int) -> Tuple[List["Sample"], str]:
-    from soka_tf.data import taskonomy
-    from soka_tf.data.rooms import draw
+    from soka_tf.data.sources import rooms
     from soka_tf.training.build import default_cache_dir
 
-    root = os.path.join(
-        default_cache_dir(), draw.rooms_folder_name(_ROOMS_SEED, image_size)
-    )
-    draw.generate_rooms(root, _ROOMS_SEED, _ROOMS, _VIEWS, image_size, [taskonomy.RGB])
-    samples = []
-    for sample in taskonomy.find_samples(root, []):
-        room, view = draw.room_and_view(sample.key)
-        if room < _ROOMS and view < _VIEWS:
-            samples.append(sample)
-    return samples, f"procedural rooms in {root}"
+    place = default_cache_dir()
+    data = rooms.find(place, [], image_size, _ROOMS_SEED, _ROOMS, _VIEWS, 0)
+    return data.train, data.source
 
 
 def format_matrix(matrix: Any, names: Sequence[str]) -> str:

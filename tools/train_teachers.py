@@ -82,7 +82,7 @@ def rooms_samples(
 ) -> Tuple[Sequence[Any], Sequence[Any]]:
     """Draws what is missing of the labelled rooms; returns train and test samples."""
     from soka_tf.data.rooms import draw as drawing
-    from soka_tf.data.taskonomy import find_samples
+    from soka_tf.data.sources import taskonomy
 
     domains = sorted({"rgb", "depth_zbuffer", *tasks})
     roots = []
@@ -96,7 +96,7 @@ def rooms_samples(
             root, seed, count, each, image_size, domains, first_room=first
         )
         roots.append(root)
-    return tuple(find_samples(root, domains) for root in roots)
+    return tuple(taskonomy.find(root, domains) for root in roots)
 
 
 def train_teacher(

@@ -12,14 +12,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.data import encodings, files, taskonomy
-from soka_tf.data.taskonomy import (
-    MASK_DOMAIN,
-    RGB,
-    VANISHING_POINT,
-    DamagedFile,
-    Sample,
-)
+from soka_tf.data import encodings, files
+from soka_tf.data.reading import RGB, VANISHING_POINT, DamagedFile
+from soka_tf.data.samples import MASK_DOMAIN, Sample
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task
 
@@ -433,17 +428,16 @@ class _ImageReader:
     """Reads images by index; unreadable ones are replaced by the next in the list."""
 
     def __init__(self, samples: Sequence[Sample]):
-        self._paths = [sample.files[RGB] for sample in samples]
+        self._samples = samples
         self._warnings = _Warnings()
 
     def read(self, index: int) -> Tuple[np.ndarray, np.int64]:
         """Returns pixels, uint8 [height, width, 3], and the index of their sample."""
-        count = len(self._paths)
+        count = len(self._samples)
         for offset in range(count):
             shown = (index + offset) % count
             try:
-                pixels = taskonomy.read_pixels(self._paths[shown], RGB)
-                return pixels, np.int64(shown)
+                return self._samples[shown].read(RGB), np.int64(shown)
             except DamagedFile as damage:
                 last = damage
                 self._warnings.warn(damage, "The next image takes its place.")
@@ -515,7 +509,7 @@ class _LabelReader:
 
     def _image(self, sample: Sample) -> Tuple[np.ndarray, bool]:
         try:
-            pixels = taskonomy.read_pixels(sample.files[RGB], RGB)
+            pixels = sample.read(RGB)
             return encodings.encode_rgb(pixels, self._size, self._antialias), True
         except DamagedFile as damage:
             self._warnings.warn(damage, "Its sample does not count.")
@@ -526,21 +520,20 @@ class _LabelReader:
         if MASK_DOMAIN not in sample.files:
             return np.ones(shape, np.float32), True
         try:
-            pixels = taskonomy.read_pixels(sample.files[MASK_DOMAIN], MASK_DOMAIN)
+            pixels = sample.read(MASK_DOMAIN)
             return encodings.valid_mask(pixels, self._size), True
         except DamagedFile as damage:
             self._warnings.warn(damage, "Labels that need this mask do not count.")
             return np.zeros(shape, np.float32), False
 
     def _label(self, sample: Sample, task: Task) -> Optional[np.ndarray]:
-        path = sample.files.get(task.name)
-        if path is None:
+        if task.name not in sample.files:
             return None
         try:
+            values = sample.read(task.name)
             if task.name == VANISHING_POINT:
-                return taskonomy.read_vanishing_point(path)
-            pixels = taskonomy.read_pixels(path, task.name)
-            return encodings.encode(task, pixels, self._size)
+                return values
+            return encodings.encode(task, values, self._size)
         except DamagedFile as damage:
             self._warnings.warn(damage, "This label does not count.")
             return None

@@ -8,12 +8,12 @@ import tensorflow as tf
 from absl import logging
 
 from soka_tf.data.pipeline import labelled_dataset
-from soka_tf.data.taskonomy import MASK_DOMAIN
+from soka_tf.data.samples import MASK_DOMAIN, Data
 from soka_tf.evaluation.evaluator import evaluate, write_evaluation
 from soka_tf.evaluation.report import draw_curves
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.training.build import Data, count_trainable
+from soka_tf.training.build import count_trainable
 from soka_tf.training.run import Run
 from soka_tf.training.settings import Settings
 

@@ -12,7 +12,8 @@ from absl import logging
 from tabulate import tabulate
 
 from soka_tf.data.pipeline import image_dataset, labelled_dataset
-from soka_tf.data.taskonomy import RGB, Sample
+from soka_tf.data.reading import RGB
+from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 from soka_tf.evaluation.evaluator import read_truth
 from soka_tf.evaluation.metrics import MetricAccumulator

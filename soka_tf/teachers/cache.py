@@ -41,8 +41,9 @@ from absl import logging
 
 from soka_tf.data import files as data_files
 from soka_tf.data.pipeline import preprocess_images
-from soka_tf.data.records import FRAME_AFTER, FRAME_BEFORE
-from soka_tf.data.taskonomy import RGB, DamagedFile, Sample, read_pixels
+from soka_tf.data.reading import RGB, DamagedFile, read_pixels
+from soka_tf.data.samples import Sample
+from soka_tf.data.sources.records import FRAME_AFTER, FRAME_BEFORE
 from soka_tf.disk import locked, write_json
 from soka_tf.errors import UserError
 from soka_tf.teachers.pool import TeacherPool

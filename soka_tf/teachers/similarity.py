@@ -19,7 +19,8 @@ import tqdm
 from absl import logging
 
 from soka_tf.data.pipeline import labelled_dataset
-from soka_tf.data.taskonomy import RGB, Sample
+from soka_tf.data.reading import RGB
+from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 from soka_tf.teachers.pool import INPUTS_SHOWN, load_teachers, shown_images
 from soka_tf.teachers.teacher import PathLike, Teacher
@@ -337,7 +338,7 @@ def compare_teachers(
     Args:
       names: tasks whose teachers are compared, any alias.
       teachers_dir: the folder of <task>.safetensors; None for the teachers of soka_tf.
-      samples: readable images, see `soka_tf.data.taskonomy.drop_damaged`.
+      samples: readable images, see `soka_tf.data.samples.drop_damaged`.
       image_size: side in pixels of what the teachers are shown.
       layer: one of `LAYERS`.
       inputs: "training" or "released", see `soka_tf.teachers.pool.TeacherPool`.

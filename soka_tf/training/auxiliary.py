@@ -9,7 +9,8 @@ import gin
 import numpy as np
 from absl import logging
 
-from soka_tf.data.taskonomy import RGB, Sample, drop_damaged
+from soka_tf.data.reading import RGB
+from soka_tf.data.samples import Sample, drop_damaged
 from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS, get_task

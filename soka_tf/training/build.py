@@ -15,16 +15,23 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
+    Tuple,
     Union,
 )
 
 import gin
 import tensorflow as tf
 
-from soka_tf.data.images import find_images
-from soka_tf.data.records import find_records
-from soka_tf.data.rooms import draw as room_drawing
-from soka_tf.data.taskonomy import Sample, drop_damaged, find_samples, split_samples
+from soka_tf.data.reading import RGB
+from soka_tf.data.samples import (
+    MASK_DOMAIN,
+    Data,
+    Sample,
+    drop_damaged,
+    split_samples,
+)
+from soka_tf.data.sources import folder, records, taskonomy
+from soka_tf.data.sources import rooms as room_source
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
@@ -52,23 +59,6 @@ gin.external_configurable(Uncertainty, denylist=["tasks"])
 gin.external_configurable(UPGrad, denylist=["tasks"])
 
 
-class Data(NamedTuple):
-    """The images of a run.
-
-    Attributes:
-      train: samples to train on; only their rgb files are ever opened, unless the
-        student learns from labels.
-      validation: samples to evaluate on, with the labels that there are.
-      source: where they come from, in words.
-      note: what else there is to say of them.
-    """
-
-    train: List[Sample]
-    validation: List[Sample]
-    source: str
-    note: str = ""
-
-
 class Players(NamedTuple):
     """Who moves the players.
 
@@ -88,6 +78,7 @@ def build_data(
     split_file: Optional[str] = None,
     draw: bool = True,
     train_labels: bool = False,
+    source: Optional[Callable[[List[str]], Union[List[Sample], Data]]] = None,
     images_dir: Optional[str] = None,
     taskonomy_dir: Optional[str] = None,
     buildings: Optional[Sequence[str]] = None,
@@ -102,7 +93,7 @@ def build_data(
     split_seed: int = 0,
     check_files: bool = True,
 ) -> Data:
-    """Finds the images: packed ones, a folder's, Taskonomy's, else procedural rooms.
+    """Finds the images: a source's, packed ones, a folder's, Taskonomy's, else rooms.
 
     Args:
       tasks: the student's tasks, for the labels of the validation images.
@@ -110,93 +101,95 @@ def build_data(
       split_file: where a folder's split is kept; None to keep it nowhere.
       draw: whether missing rooms are drawn; False only looks what is there.
       train_labels: whether the images to train on must have labels, too.
+      source: finds samples with labels of the domains it is given, beside rgb: a list
+        to be checked and split, or a `Data`. Used before all others.
       images_dir: any folder of images; trains without labels.
       taskonomy_dir: root of a Taskonomy folder (docs: three layouts).
       buildings: of Taskonomy; None for all that are there.
-      records_dir: shards that hold the files of either; used before all others.
+      records_dir: shards that hold the files of either; used before both.
       rooms_dir: where rooms are kept; $SOKA_TF_CACHE or ~/.cache/soka_tf unless told.
       rooms_seed: of the rooms; the shipped teachers saw other seeds.
       rooms: number of rooms.
       train_views: views of each room to train on.
       validation_views: further views of the same rooms, to validate on.
-      validation_fraction: share of folders' images to validate on.
+      validation_fraction: share of all samples but rooms to validate on.
       split_by: "random" or "point"; views of one point overlap, a random split leaks.
       split_seed: of the split.
-      check_files: whether every image of a folder is opened once beforehand.
+      check_files: whether every image is opened once beforehand; not those of rooms.
 
     Raises:
       UserError: if there are no images, or no labels where they are needed.
     """
-    domains = ["depth_zbuffer", *(task.name for task in get_targets(tasks))]
-    if records_dir or images_dir or taskonomy_dir:
-        if records_dir:
-            samples = find_records(records_dir, domains, buildings)
-            source = f"records in {records_dir}"
-        elif images_dir:
-            samples, source = find_images(images_dir), f"images of {images_dir}"
-        else:
-            samples = find_samples(taskonomy_dir, ["rgb", *domains], buildings)
-            source = f"Taskonomy folder {taskonomy_dir}"
-        if check_files:
-            samples, _ = drop_damaged(samples, ["rgb"])
-        if len(samples) < 2:
-            raise UserError(
-                f"{source}: {len(samples)} readable image; at least 2 are needed, one "
-                "to train on and one to validate on; damaged ones are left out."
-            )
-        train, validation = split_samples(
-            samples, validation_fraction, split_by, split_seed, split_file
+    domains = [MASK_DOMAIN, *(task.name for task in get_targets(tasks))]
+    if source is not None:
+        found, name = _call_source(source, domains)
+    elif records_dir:
+        found = records.find(records_dir, domains, buildings)
+        name = f"records in {records_dir}"
+    elif images_dir:
+        found, name = folder.find(images_dir), f"images of {images_dir}"
+    elif taskonomy_dir:
+        found = taskonomy.find(taskonomy_dir, domains, buildings)
+        name = f"Taskonomy folder {taskonomy_dir}"
+    else:
+        return room_source.find(
+            rooms_dir or default_cache_dir(),
+            domains,
+            image_size,
+            rooms_seed,
+            rooms,
+            train_views,
+            validation_views,
+            draw,
+            train_labels,
         )
-        if not validation:
-            raise UserError(
-                "build_data.validation_fraction must leave an image to validate on. "
-                f"Received: {validation_fraction} of {len(samples)} images."
-            )
-        if train_labels:
-            _check_labels(train, domains[1:], source)
-        return Data(train, validation, source)
+    if not isinstance(found, Data):
+        samples = drop_damaged(found, [RGB])[0] if check_files else found
+        split = validation_fraction, split_by, split_seed, split_file
+        found = Data(*_split(samples, name, *split), name)
+    if train_labels:
+        _check_labels(found.train, domains[1:], found.source)
+    return found
 
-    for task in domains:
-        if task not in room_drawing.DOMAINS:
+
+def _call_source(source: Any, domains: List[str]) -> Tuple[Any, str]:
+    """What a source from outside finds, looked over, and its name."""
+    found, name = source, getattr(source, "__name__", repr(source))
+    if callable(source):
+        found = _or_user_error(name, lambda: source(list(dict.fromkeys(domains))))
+    for samples in found[:2] if isinstance(found, Data) else [found]:
+        if not isinstance(samples, list) or not all(
+            isinstance(sample, Sample) and RGB in sample.files for sample in samples
+        ):
             raise UserError(
-                f"tasks: procedural rooms have no ground truth for {task!r}. They have "
-                f"{', '.join(room_drawing.DOMAINS)}. Bind taskonomy_dir, images_dir or "
-                "records_dir."
+                "build_data.source must be a reference to a source: a gin configurable "
+                "that takes the names of domains and returns a list of "
+                "soka_tf.data.samples.Sample, all with an rgb file, or a Data of such. "
+                f"Received: {name}, which is {type(found).__name__}."
             )
-    root = os.path.join(
-        rooms_dir or default_cache_dir(),
-        room_drawing.rooms_folder_name(rooms_seed, image_size),
-    )
-    views = train_views + validation_views
-    shape = dict(folder=root, seed=rooms_seed, rooms=rooms, size=image_size)
-    if draw:
-        # Images to train on come without labels, unless these are asked for: nothing
-        # can open what is not there.
-        room_drawing.generate_rooms(
-            views=train_views,
-            domains=["rgb", *domains] if train_labels else ["rgb"],
-            **shape,
+    return found, f"source @{name}"
+
+
+def _split(
+    samples: List[Sample],
+    source: str,
+    validation_fraction: float,
+    by: str,
+    seed: int,
+    path: Optional[str],
+) -> Tuple[List[Sample], List[Sample]]:
+    if len(samples) < 2:
+        raise UserError(
+            f"{source}: {len(samples)} readable image; at least 2 are needed, one "
+            "to train on and one to validate on; damaged ones are left out."
         )
-        room_drawing.generate_rooms(
-            views=validation_views,
-            first_view=train_views,
-            domains=["rgb", *domains],
-            **shape,
+    train, validation = split_samples(samples, validation_fraction, by, seed, path)
+    if not validation:
+        raise UserError(
+            "build_data.validation_fraction must leave an image to validate on. "
+            f"Received: {validation_fraction} of {len(samples)} images."
         )
-    train, validation = [], []
-    found = find_samples(root, ["rgb", *domains]) if os.path.isdir(root) else []
-    for sample in found:
-        room, view = room_drawing.room_and_view(sample.key)
-        if room < rooms and view < train_views:
-            train.append(sample)
-        elif room < rooms and view < views:
-            validation.append(sample)
-    return Data(
-        train,
-        validation,
-        f"procedural rooms in {root}",
-        f"A run draws what is missing of {rooms} rooms x {views} views.",
-    )
+    return train, validation
 
 
 def _check_labels(samples: List[Sample], domains: List[str], source: str) -> None:

@@ -6,6 +6,7 @@ import gin
 import tensorflow as tf
 from tabulate import tabulate
 
+from soka_tf.data.samples import Data
 from soka_tf.errors import UserError, plain_message
 from soka_tf.training import build
 from soka_tf.training.auxiliary import select_auxiliary
@@ -67,7 +68,7 @@ def _teachers(settings: Settings) -> List[str]:
     return [tabulate(rows, tablefmt="plain")]
 
 
-def _data(settings: Settings) -> build.Data:
+def _data(settings: Settings) -> Data:
     return build.build_data(
         settings.task_names,
         settings.image_size,

@@ -12,6 +12,7 @@ import gin
 import tensorflow as tf
 from absl import logging
 
+from soka_tf.data.samples import Data
 from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
 from soka_tf.soka.model import SokaModel
@@ -46,7 +47,7 @@ class Run:
     settings: Settings
     model: SokaModel
     teacher_files: TeacherFiles
-    data: build.Data
+    data: Data
     learning_rate: Any
     config: str
     selection: Selection
@@ -85,7 +86,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
     build.find_teachers(names).require()  # before minutes of drawing rooms
 
     @functools.cache
-    def find_data() -> build.Data:
+    def find_data() -> Data:
         return _find_data(settings, model_dir)
 
     selection = select_auxiliary(
@@ -168,7 +169,7 @@ def split_file(model_dir: str) -> str:
     return os.path.join(model_dir, "split.json")
 
 
-def _find_data(settings: Settings, model_dir: str) -> build.Data:
+def _find_data(settings: Settings, model_dir: str) -> Data:
     return build.build_data(
         settings.task_names,
         settings.image_size,

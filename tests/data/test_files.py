@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import files, images, pipeline, taskonomy
+from soka_tf.data import files, pipeline, reading
 from soka_tf.data.rooms import draw
+from soka_tf.data.sources import taskonomy
+from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
 from soka_tf.evaluation.run import evaluate_run
 from soka_tf.tasks import get_targets
@@ -52,7 +54,7 @@ def ram():
 
 def test_remote_folder_has_the_samples_and_batches_of_the_local_one(local, remote):
     domains = ["depth_zbuffer", "edge_texture"]
-    here, there = (taskonomy.find_samples(root, domains) for root in (local, remote))
+    here, there = (taskonomy.find(root, domains) for root in (local, remote))
     assert [s.key for s in here] == [s.key for s in there]
     assert all(path.startswith(remote) for s in there for path in s.files.values())
     tasks = get_targets(domains)
@@ -61,8 +63,8 @@ def test_remote_folder_has_the_samples_and_batches_of_the_local_one(local, remot
         for samples in (here, there)
     ]
     tf.nest.map_structure(np.testing.assert_array_equal, *batches)
-    assert [s.key for s in images.find_images(f"{remote}/rooms/rgb/")] == [
-        s.key for s in images.find_images(local / "rooms" / "rgb")
+    assert [s.key for s in find_images(f"{remote}/rooms/rgb/")] == [
+        s.key for s in find_images(local / "rooms" / "rgb")
     ]
 
 
@@ -90,11 +92,11 @@ def test_remote_image_damaged_or_gone_is_named_with_the_reason(ram):
         "empty.png": "the file is empty",
         "gone.png": "there is no such file",
     }.items():
-        with pytest.raises(taskonomy.DamagedFile, match=f"{ram}/{name}: {reason}"):
-            taskonomy.read_pixels(f"{ram}/{name}", "rgb")
+        with pytest.raises(reading.DamagedFile, match=f"{ram}/{name}: {reason}"):
+            reading.read_pixels(f"{ram}/{name}", "rgb")
 
 
-@pytest.mark.parametrize("find", [images.find_images, lambda p: _samples(p)])
+@pytest.mark.parametrize("find", [find_images, lambda p: _samples(p)])
 def test_remote_folder_that_is_not_there_or_unknown_is_a_user_error(find, ram):
     with pytest.raises(UserError, match="There is no .*folder 'ram://nothing'"):
         find("ram://nothing")
@@ -104,13 +106,13 @@ def test_remote_folder_that_is_not_there_or_unknown_is_a_user_error(find, ram):
 
 
 def _samples(path):
-    return taskonomy.find_samples(path, ["normal"])
+    return taskonomy.find(path, ["normal"])
 
 
 def test_remote_hidden_folders_are_not_entered(ram):
     for name in ("a.png", ".b/c.png", "d/e.png", "d/.f.png"):
         files.write_bytes(f"{ram}/{name}", b"x")
-    assert [s.key for s in images.find_images(ram)] == ["a", "d/e"]
+    assert [s.key for s in find_images(ram)] == ["a", "d/e"]
 
 
 def test_part_of_a_file_is_read_as_a_file_and_checked(tmp_path, ram):

@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import encodings, files, images, pipeline, records, taskonomy
+from soka_tf.data import encodings, files, pipeline, reading
+from soka_tf.data.sources import records, taskonomy
+from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
@@ -35,13 +37,13 @@ def _order(samples, batches, **arguments):
 
 
 def test_image_dataset_started_later_continues_the_same_order(folder):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     whole = _order(samples, 12)
     assert _order(samples, 5, start_step=7) == whole[7:]
 
 
 def test_image_dataset_every_epoch_is_another_permutation(folder):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     flat = sum(_order(samples, COUNT), [])
     epochs = [flat[i : i + COUNT] for i in range(0, 3 * COUNT, COUNT)]
     assert all(sorted(epoch) == list(range(COUNT)) for epoch in epochs)
@@ -49,7 +51,7 @@ def test_image_dataset_every_epoch_is_another_permutation(folder):
 
 
 def test_image_dataset_order_depends_on_the_seed(folder):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     assert _order(samples, 5) == _order(samples, 5)
     assert _order(samples, 5) != _order(samples, 5, seed=6)
     # The second epoch of one seed is not the first of the next.
@@ -58,7 +60,7 @@ def test_image_dataset_order_depends_on_the_seed(folder):
 
 
 def test_image_dataset_fewer_images_than_a_batch_fills_the_batch(folder):
-    samples = images.find_images(folder)[:2]
+    samples = find_images(folder)[:2]
     batches = _order(samples, 3, batch_size=5)
     flat = sum(batches, [])
     assert [len(batch) for batch in batches] == [5, 5, 5]
@@ -67,7 +69,7 @@ def test_image_dataset_fewer_images_than_a_batch_fills_the_batch(folder):
 
 
 def test_image_dataset_steps_ends_it_and_none_does_not(folder):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     dataset = pipeline.image_dataset(samples, 8, 3, seed=0, start_step=2, steps=4)
     assert len(list(dataset)) == 4
     endless = pipeline.image_dataset(samples, 8, 3, seed=0)
@@ -75,7 +77,7 @@ def test_image_dataset_steps_ends_it_and_none_does_not(folder):
 
 
 def test_image_dataset_element_has_static_shape_and_range(folder):
-    dataset = pipeline.image_dataset(images.find_images(folder), 16, 3, seed=0)
+    dataset = pipeline.image_dataset(find_images(folder), 16, 3, seed=0)
     spec = dataset.element_spec["rgb"]
     assert spec.shape == (3, 16, 16, 3) and spec.dtype == tf.float32
     values = next(iter(dataset))["rgb"].numpy()
@@ -86,10 +88,10 @@ def test_image_dataset_images_of_many_sizes_are_all_resized(tmp_path):
     for i, (width, height) in enumerate([(8, 8), (40, 30), (5, 64), (16, 16)]):
         noise = np.random.default_rng(i).integers(0, 256, (height, width, 3))
         Image.fromarray(noise.astype(np.uint8)).save(tmp_path / f"{i}.png")
-    samples = images.find_images(tmp_path)
+    samples = find_images(tmp_path)
     values = next(iter(pipeline.image_dataset(samples, 8, 4, seed=0)))["rgb"].numpy()
     for sample in samples:
-        pixels = taskonomy.read_pixels(sample.files["rgb"], "rgb")
+        pixels = reading.read_pixels(sample.files["rgb"], "rgb")
         wanted = encodings.encode_rgb(pixels, 8)
         assert np.abs(values - wanted).max(axis=(1, 2, 3)).min() < 1e-5
 
@@ -97,22 +99,22 @@ def test_image_dataset_images_of_many_sizes_are_all_resized(tmp_path):
 def test_image_dataset_never_opens_labels(folder, monkeypatch):
     samples = [
         taskonomy.Sample(s.key, s.point, {**s.files, "normal": "/nowhere/label.png"})
-        for s in images.find_images(folder)
+        for s in find_images(folder)
     ]
-    opened, read = [], taskonomy.read_pixels
+    opened, read = [], reading.read_pixels
 
     def spy(path, domain):
         opened.append((path, domain))
         return read(path, domain)
 
-    monkeypatch.setattr(taskonomy, "read_pixels", spy)
+    monkeypatch.setattr(reading, "read_pixels", spy)
     assert len(_order(samples, 4)) == 4
     assert {domain for _, domain in opened} == {"rgb"}
     assert {path for path, _ in opened} == {s.files["rgb"] for s in samples}
 
 
 def test_image_dataset_file_gone_on_the_way_is_replaced_and_named_once(folder, caplog):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     before = _order(samples, 4 * COUNT)
     dataset = pipeline.image_dataset(samples, 8, 3, seed=5)
     iterator = iter(dataset)
@@ -130,7 +132,7 @@ def test_image_dataset_file_gone_on_the_way_is_replaced_and_named_once(folder, c
 
 
 def test_image_dataset_two_damaged_neighbours_and_the_last_are_replaced(folder, caplog):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     before = _order(samples, COUNT)
     for who in (0, 5, 6):
         (folder / f"{who}.png").write_bytes(b"")
@@ -141,7 +143,7 @@ def test_image_dataset_two_damaged_neighbours_and_the_last_are_replaced(folder, 
 
 
 def test_image_dataset_nothing_readable_is_a_user_error(folder):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     for sample in samples:
         os.remove(sample.files["rgb"])
     with pytest.raises(UserError, match="None of the 7 images can be read"):
@@ -154,12 +156,12 @@ def test_image_dataset_nothing_readable_is_a_user_error(folder):
 def test_image_dataset_size_zero_is_refused_by_name(folder, name):
     sizes = {"image_size": 8, "batch_size": 3, name: 0}
     with pytest.raises(UserError, match=f"{name} must be at least 1. Received: 0"):
-        pipeline.image_dataset(images.find_images(folder), seed=0, **sizes)
+        pipeline.image_dataset(find_images(folder), seed=0, **sizes)
 
 
 def test_image_dataset_distributed_batch_is_shared_out_in_order(folder):
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     dataset = pipeline.image_dataset(samples, 8, 3, seed=5, steps=4)
     shared = strategy.experimental_distribute_dataset(dataset)
     assert [_who(batch) for batch in shared] == _order(samples, 4)
@@ -195,7 +197,7 @@ def labelled(tmp_path):
 
 
 def _labelled_batches(root, tasks=LABELS, batch_size=2, **arguments):
-    samples = taskonomy.find_samples(root, tasks)
+    samples = taskonomy.find(root, tasks)
     rows = [TASKS[name] for name in tasks]
     return samples, pipeline.labelled_dataset(samples, rows, 8, batch_size, **arguments)
 
@@ -207,7 +209,7 @@ def test_labelled_dataset_gives_every_sample_once_in_order(labelled):
     joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
     for i, sample in enumerate(samples):
         pixels = {
-            domain: taskonomy.read_pixels(path, domain)
+            domain: reading.read_pixels(path, domain)
             for domain, path in sample.files.items()
             if domain != "vanishing_point"
         }
@@ -267,7 +269,7 @@ def test_labelled_dataset_damaged_files_are_flagged_and_named_once(labelled, cap
 
 
 def test_labelled_dataset_without_depth_files_masks_nothing(labelled):
-    samples = taskonomy.find_samples(labelled, ["edge_texture"])
+    samples = taskonomy.find(labelled, ["edge_texture"])
     dataset = pipeline.labelled_dataset(samples, [TASKS["edge_texture"]], 8, 5)
     assert (next(iter(dataset))["mask"].numpy() == 1).all()
 
@@ -286,13 +288,13 @@ def test_labelled_dataset_with_seed_shuffles_as_a_function_of_the_step(labelled)
 
 
 def test_labelled_dataset_cached_reads_every_file_once(labelled, monkeypatch):
-    opened, read = [], taskonomy.read_pixels
+    opened, read = [], reading.read_pixels
 
     def spy(path, domain):
         opened.append(path)
         return read(path, domain)
 
-    monkeypatch.setattr(taskonomy, "read_pixels", spy)
+    monkeypatch.setattr(reading, "read_pixels", spy)
     _, dataset = _labelled_batches(labelled, ["edge_texture"], cache_in_memory=True)
     first, second = list(dataset), list(dataset)
     assert len(opened) == len(set(opened)) == 10
@@ -302,7 +304,7 @@ def test_labelled_dataset_cached_reads_every_file_once(labelled, monkeypatch):
 
 
 def test_labelled_dataset_task_without_files_is_refused(labelled):
-    samples = taskonomy.find_samples(labelled, [])
+    samples = taskonomy.find(labelled, [])
     with pytest.raises(UserError, match="'jigsaw' has no labels"):
         pipeline.labelled_dataset(samples, [TASKS["jigsaw"]], 8, 2)
 
@@ -313,7 +315,7 @@ def test_labelled_dataset_task_without_files_is_refused(labelled):
 def test_label_reader_gives_labels_of_the_image_shown_and_counts_readings(labelled):
     os.remove(labelled / "ada/edge_texture/point_1_view_0_domain_edge_texture.png")
     (labelled / "ada/rgb/point_3_view_0_domain_rgb.png").write_bytes(b"")
-    samples = taskonomy.find_samples(labelled, LABELS[:3])
+    samples = taskonomy.find(labelled, LABELS[:3])
     rows = [TASKS[name] for name in LABELS[:3]]
     dataset = pipeline.image_dataset(
         samples,
@@ -346,15 +348,15 @@ def test_label_reader_gives_labels_of_the_image_shown_and_counts_readings(labell
 def test_label_reader_keeps_labels_in_memory_if_they_are_small(
     labelled, monkeypatch, kept
 ):
-    opened, read = [], taskonomy.read_pixels
+    opened, read = [], reading.read_pixels
 
     def spy(path, domain):
         opened.append(domain)
         return read(path, domain)
 
-    monkeypatch.setattr(taskonomy, "read_pixels", spy)
+    monkeypatch.setattr(reading, "read_pixels", spy)
     monkeypatch.setattr(pipeline, "_KEPT_BYTES", kept)
-    samples = taskonomy.find_samples(labelled, ["edge_texture"])
+    samples = taskonomy.find(labelled, ["edge_texture"])
     reader = pipeline.label_reader(samples, [TASKS["edge_texture"]], 8)
     for _ in range(3):
         reader(tf.constant(0, tf.int64))
@@ -400,7 +402,7 @@ def test_image_dataset_flip_exchanges_half_of_the_images_by_seed_and_place(tmp_p
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[:, 4:] = 255
     Image.fromarray(pixels).save(tmp_path / "0.png")
-    samples = images.find_images(tmp_path)
+    samples = find_images(tmp_path)
     whole = _halves(samples)
     assert {tuple(pair) for pair in whole} == {(-1, 1), (1, -1)}
     assert 70 < (whole[:, 0] == 1).sum() < 130
@@ -411,14 +413,14 @@ def test_image_dataset_flip_exchanges_half_of_the_images_by_seed_and_place(tmp_p
 
 
 def test_image_dataset_flip_keeps_the_order(folder):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     assert _order(samples, 9, augmentation="flip") == _order(samples, 9)
 
 
 def test_image_dataset_augmentation_unknown_or_beside_cached_teachers_is_refused(
     folder,
 ):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     with pytest.raises(UserError, match="must be one of .*'flip'.* Received: 'crop'"):
         pipeline.image_dataset(samples, 8, 2, 0, augmentation="crop")
     message = "run.augmentation = 'flip' and run.teacher_cache = True exclude each"
@@ -449,7 +451,7 @@ def test_image_dataset_teachers_are_asked_of_the_image_that_is_shown(folder):
 def test_image_dataset_workers_and_replicas_share_the_batches_of_one_process(
     folder, workers, replicas
 ):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
 
     def batches(**shares):
         dataset = pipeline.image_dataset(
@@ -480,7 +482,7 @@ def test_image_dataset_workers_and_replicas_share_the_batches_of_one_process(
 
 
 def test_image_dataset_batch_that_cannot_be_shared_evenly_is_refused(folder):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     message = "batch_size must be a multiple of 6, .* Received: 8. Bind batch_size = 12"
     with pytest.raises(UserError, match=message):
         pipeline.image_dataset(samples, 8, 8, seed=0, workers=2, replicas=3)
@@ -507,7 +509,7 @@ def service():
 
 
 def test_service_dataset_reads_every_place_of_the_chain_once(folder, service):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     # Long enough that what a slow worker has read ahead does not count.
     batches = _service(samples, service, "whole", 140, start_step=2)
     counts = np.bincount(sum(batches, []), minlength=COUNT)
@@ -524,8 +526,8 @@ def test_service_dataset_reads_records_and_drops_what_is_damaged(
     folder, service, tmp_path_factory
 ):
     out = str(tmp_path_factory.mktemp("service") / "out")
-    records.write_records(images.find_images(folder), out, "greys", shards=2)
-    samples = records.find_records(out, [])
+    records.write_records(find_images(folder), out, "greys", shards=2)
+    samples = records.find(out, [])
     part = files.parse_part(samples[3].files["rgb"])
     with open(part.file, "r+b") as file:
         file.seek(part.offset)
@@ -541,7 +543,7 @@ def test_service_dataset_pixels_are_those_of_python(tmp_path, service):
         place = tmp_path / suffix
         place.mkdir()
         Image.fromarray(pixels.astype(np.uint8)).save(place / f"0.{suffix}")
-        samples = images.find_images(place)
+        samples = find_images(place)
         here = next(iter(pipeline.image_dataset(samples, 32, 1, 0)))["rgb"]
         there = pipeline.service_dataset(samples, 32, 1, 0, service, suffix)
         difference = np.abs(here - next(iter(there))["rgb"]).max()
@@ -549,7 +551,7 @@ def test_service_dataset_pixels_are_those_of_python(tmp_path, service):
 
 
 def test_service_dataset_wrong_address_or_kind_of_file_is_refused(folder):
-    samples = images.find_images(folder)
+    samples = find_images(folder)
     with pytest.raises(UserError, match="'grpc://host:port'. Received: 'host:1'"):
         _service(samples, "host:1", "job", 1)
     tiff = [taskonomy.Sample("a", "a", {"rgb": "a.tiff"})]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from soka_tf import cli, export
 from soka_tf.data import encodings
-from soka_tf.data.taskonomy import Sample
+from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder

@@ -14,8 +14,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data.images import find_images
 from soka_tf.data.pipeline import image_dataset
+from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
 from soka_tf.teachers import cache as caches
 from soka_tf.teachers import pool as pools

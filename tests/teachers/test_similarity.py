@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from soka_tf.data.images import find_images
 from soka_tf.data.pipeline import preprocess_images
+from soka_tf.data.reading import read_pixels
 from soka_tf.data.rooms.draw import generate_rooms
-from soka_tf.data.taskonomy import find_samples, read_pixels
+from soka_tf.data.sources.folder import find as find_images
+from soka_tf.data.sources.taskonomy import find as find_samples
 from soka_tf.errors import UserError
 from soka_tf.networks.encoder import Encoder
 from soka_tf.teachers import similarity as rsa

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.data.rooms import draw
-from soka_tf.data.taskonomy import find_samples
+from soka_tf.data.sources import taskonomy
 from soka_tf.errors import UserError
 from soka_tf.evaluation.similarity_figure import log_selection
 from soka_tf.training import auxiliary
@@ -22,7 +22,7 @@ def samples(tmp_path_factory):
     """Sixty rooms, enough for the shipped teachers to differ."""
     folder = tmp_path_factory.mktemp("rooms")
     draw.generate_rooms(folder, 2, 30, 2, 64, ["rgb"], workers=1, progress=False)
-    return find_samples(str(folder), ["rgb"])
+    return taskonomy.find(str(folder), ["rgb"])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.data.rooms import draw as room_drawing
+from soka_tf.data.samples import Data, Sample
 from soka_tf.errors import UserError, plain_message
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
@@ -115,6 +116,32 @@ def test_data_without_drawing_writes_nothing(rooms, monkeypatch):
 def test_data_of_a_task_that_rooms_lack_is_refused(rooms):
     with pytest.raises(UserError, match="no ground truth for 'principal_curvature'"):
         build.build_data(["principal_curvature"], 16, **rooms)
+
+
+def test_data_comes_from_a_source_before_all_others(tiny, rooms):
+    asked, given = [], [Sample(k, k, {"rgb": "x"}) for k in "abcd"]
+
+    def mine(domains):
+        asked.append(domains)
+        return given
+
+    places = dict(images_dir=str(tiny.images), check_files=False, **rooms)
+    data = build.build_data(TASKS, 16, source=mine, **places)
+    assert sorted(s.key for s in data.train + data.validation) == list("abcd")
+    assert asked == [TASKS] and data.source == "source @mine"
+    whole = Data(given[:3], given[3:], "mine")
+    assert build.build_data(TASKS, 16, source=lambda _: whole) == whole
+    with pytest.raises(UserError, match="needs labels of depth.*mine, to train on"):
+        build.build_data(TASKS, 16, train_labels=True, source=lambda _: whole)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["mine", lambda _: ["a.png"], lambda _: [Sample("a", "a", {"normal": ""})]],
+)
+def test_data_of_what_is_no_source_is_refused(source):
+    with pytest.raises(UserError, match="build_data.source must be .*Received: "):
+        build.build_data(TASKS, 16, source=source)
 
 
 def test_data_of_one_image_is_refused(tmp_path):

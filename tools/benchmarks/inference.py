@@ -11,7 +11,7 @@ import tensorflow as tf
 from soka_tf.data import encodings
 from soka_tf.data.pipeline import labelled_dataset
 from soka_tf.data.rooms.draw import generate_rooms
-from soka_tf.data.taskonomy import find_samples
+from soka_tf.data.sources import taskonomy
 from soka_tf.evaluation.evaluator import evaluate
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
@@ -307,7 +307,7 @@ def accuracy_in_rooms(
     with tempfile.TemporaryDirectory() as folder:
         domains = ["rgb", *names]
         generate_rooms(folder, 3, rooms, 4, _ROOMS_SIZE, domains, progress=False)
-        data = labelled_dataset(find_samples(folder, names), tasks, _ROOMS_SIZE, 16)
+        data = labelled_dataset(taskonomy.find(folder, names), tasks, _ROOMS_SIZE, 16)
         for variant, make in variants.items():
             made = {name: make(teacher) for name, teacher in teachers.items()}
 

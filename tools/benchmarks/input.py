@@ -9,9 +9,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import encodings, images, taskonomy
+from soka_tf.data import encodings
 from soka_tf.data.pipeline import image_dataset, labelled_dataset, preprocess_images
-from soka_tf.data.taskonomy import RGB, Sample
+from soka_tf.data.reading import RGB, read_pixels
+from soka_tf.data.samples import Sample
+from soka_tf.data.sources.folder import find as find_images
 from soka_tf.soka.model import SokaModel
 from soka_tf.tasks import get_task
 from tools.benchmarks import cycle
@@ -156,13 +158,13 @@ def _decode_table(folder: str, sizes: Scale, repeats: int) -> List[Dict[str, Any
         place = os.path.join(folder, f"{kind}{size}")
         samples = write_images(place, sizes.table_files, size, kind)
         paths = [sample.files[RGB] for sample in samples]
-        pixels = tf.constant(taskonomy.read_pixels(paths[0], RGB))[None]
+        pixels = tf.constant(read_pixels(paths[0], RGB))[None]
         count = 4 * len(paths)
         dataset = image_dataset(samples, sizes.network_size, 1, seed=0, steps=count)
 
         def decode(paths: Sequence[str] = paths) -> None:
             for path in paths:
-                taskonomy.read_pixels(path, RGB)
+                read_pixels(path, RGB)
 
         def resize(pixels: tf.Tensor = pixels) -> None:
             _wait(preprocess_images(pixels, sizes.network_size))
@@ -216,7 +218,7 @@ def write_images(folder: str, count: int, size: int, kind: str) -> List[Sample]:
         image = Image.fromarray(_picture(size, random).astype(np.uint8))
         path = os.path.join(folder, f"{number}.{kind.lower()}")
         image.save(path, kind, **_KINDS[kind])
-    return images.find_images(folder)
+    return find_images(folder)
 
 
 def _picture(size: int, random: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,8 @@ import tensorflow as tf
 from scipy import stats
 
 from soka_tf.data.pipeline import labelled_dataset
-from soka_tf.data.taskonomy import RGB, Sample
+from soka_tf.data.reading import RGB
+from soka_tf.data.samples import Sample
 from soka_tf.networks.encoder import ENCODER_50, Encoder
 from soka_tf.teachers.pool import load_teachers
 from soka_tf.teachers.similarity import (

@@ -444,7 +444,7 @@ def generate_rooms(
       progress: whether to show a bar.
 
     Returns:
-      The folder: a root for `taskonomy.find_samples`.
+      The folder: a root for `sources.taskonomy.find`.
 
     Raises:
       UserError: if a domain is unknown or the folder holds other rooms.

@@ -28,8 +28,9 @@ import tqdm
 from absl import logging
 from PIL import Image
 
-from soka_tf.data import encodings, files, taskonomy
-from soka_tf.data.taskonomy import RGB, DamagedFile, Sample
+from soka_tf.data import encodings, files
+from soka_tf.data.reading import RGB, DamagedFile
+from soka_tf.data.samples import Sample, with_mask
 from soka_tf.errors import UserError
 
 FORMAT = 1
@@ -43,7 +44,7 @@ _FEATURES = ("key", "point", "domain", "name", "content")
 _THREADS = 8
 
 
-def find_records(
+def find(
     folder: str, domains: Sequence[str], buildings: Optional[Sequence[str]] = None
 ) -> List[Sample]:
     """Finds the samples of a folder of records.
@@ -69,7 +70,7 @@ def find_records(
             "--out_dir of tools/prepare_records.py."
         )
     found: Dict[str, Tuple[str, Dict[str, str]]] = {}
-    for domain in taskonomy.with_mask(domains):
+    for domain in with_mask(domains):
         if domain not in manifest["domains"]:
             logging.warning("%s: the records have no domain %r.", folder, domain)
             continue
@@ -232,7 +233,7 @@ def _contents(
     def load(sample: Sample) -> Optional[bytes]:
         path = sample.files[domain]
         try:
-            pixels = taskonomy.read_file(path, domain)
+            pixels = sample.read(domain)
             if domain == RGB and image_size:
                 return _resized(pixels, image_size, antialias)
         except DamagedFile as damage:

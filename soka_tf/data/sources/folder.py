@@ -5,13 +5,14 @@ import os
 from typing import List, Tuple
 
 from soka_tf.data import files
-from soka_tf.data.taskonomy import RGB, Sample
+from soka_tf.data.reading import RGB
+from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
-def find_images(folder_or_file: str) -> List[Sample]:
+def find(folder_or_file: str) -> List[Sample]:
     """Finds the images in a folder and its subfolders, or takes a single file.
 
     Hidden files and folders (also macOS' "._" companions) are passed over.

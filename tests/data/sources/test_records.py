@@ -10,8 +10,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import files, images, pipeline, records, taskonomy
+from soka_tf.data import files, pipeline, reading
 from soka_tf.data.rooms import draw
+from soka_tf.data.sources import records, taskonomy
+from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_targets
 from soka_tf.training.build import build_data
@@ -34,7 +36,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def packed(folder, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("records") / "here")
-    samples = taskonomy.find_samples(folder, [*TASKS, "vanishing_point"])
+    samples = taskonomy.find(folder, [*TASKS, "vanishing_point"])
     records.write_records(samples, out, "rooms", shards=2)
     return out
 
@@ -69,14 +71,14 @@ def test_records_give_the_splits_and_batches_of_the_files_bit_for_bit(folder, pa
 
 
 def test_records_hold_numbers_and_tf_examples_too(folder, packed):
-    samples = records.find_records(packed, ["vanishing_point"])
+    samples = records.find(packed, ["vanishing_point"])
     key = samples[0].key
     path = samples[0].files["vanishing_point"]
-    original = taskonomy.find_samples(folder, ["vanishing_point"])[0]
+    original = taskonomy.find(folder, ["vanishing_point"])[0]
     assert original.key == key
     np.testing.assert_array_equal(
-        taskonomy.read_vanishing_point(path),
-        taskonomy.read_vanishing_point(original.files["vanishing_point"]),
+        reading.read_vanishing_point(path),
+        reading.read_vanishing_point(original.files["vanishing_point"]),
     )
     shard = files.parse_part(samples[0].files["rgb"]).file
     for record in tf.data.TFRecordDataset(shard):
@@ -89,11 +91,11 @@ def test_records_hold_numbers_and_tf_examples_too(folder, packed):
 
 
 def test_records_in_another_file_system_give_the_same(folder, packed):
-    samples = taskonomy.find_samples(folder, TASKS)
+    samples = taskonomy.find(folder, TASKS)
     try:
         records.write_records(samples, "ram://records", "rooms", shards=2)
         here, there = (
-            records.find_records(where, TASKS) for where in (packed, "ram://records")
+            records.find(where, TASKS) for where in (packed, "ram://records")
         )
         shown = dict(image_size=8, batch_size=4, seed=2, steps=2)
         _same(*(pipeline.image_dataset(found, **shown) for found in (here, there)))
@@ -102,7 +104,7 @@ def test_records_in_another_file_system_give_the_same(folder, packed):
 
 
 def test_records_one_flipped_byte_is_one_warning_and_the_next_image(copied, caplog):
-    samples = records.find_records(str(copied), ["rgb"])
+    samples = records.find(str(copied), ["rgb"])
     part = files.parse_part(samples[2].files["rgb"])
     with open(part.file, "r+b") as file:
         file.seek(part.offset + part.length // 2)
@@ -122,7 +124,7 @@ def test_records_one_flipped_byte_is_one_warning_and_the_next_image(copied, capl
 def test_write_records_goes_on_where_it_was_and_mends_what_is_damaged(
     folder, copied, packed, caplog
 ):
-    samples = taskonomy.find_samples(folder, [*TASKS, "vanishing_point"])
+    samples = taskonomy.find(folder, [*TASKS, "vanishing_point"])
     shards = sorted(copied.glob("*.tfrecord"))
     lost, spoilt, *kept = shards
     lost.with_suffix(".json").unlink()
@@ -132,7 +134,7 @@ def test_write_records_goes_on_where_it_was_and_mends_what_is_damaged(
     (copied / "x.tfrecord.0.tmp").write_bytes(b"left by a kill")
     before = {path: path.stat().st_mtime_ns for path in kept}
     with pytest.raises(UserError, match=f"{lost.name}: missing, unfinished"):
-        records.find_records(str(copied), TASKS)
+        records.find(str(copied), TASKS)
     records.write_records(samples, str(copied), "rooms")
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     names = sorted(os.listdir(copied))
@@ -146,19 +148,19 @@ def test_write_records_damaged_image_is_named_and_left_out(tmp_path, caplog):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
     (tmp_path / "1.png").write_bytes(b"garbage")
     out = str(tmp_path / "out")
-    records.write_records(images.find_images(tmp_path), out, "photos")
-    assert [s.key for s in records.find_records(out, [])] == ["0", "2"]
+    records.write_records(find_images(tmp_path), out, "photos")
+    assert [s.key for s in records.find(out, [])] == ["0", "2"]
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 1 and "1.png" in warnings[0]
     assert "It is left out" in warnings[0]
 
 
 def test_write_records_resized_are_small_pngs_rounded_to_8_bits(folder, tmp_path):
-    samples = taskonomy.find_samples(folder, ["depth_zbuffer"])
+    samples = taskonomy.find(folder, ["depth_zbuffer"])
     out = str(tmp_path / "small")
     records.write_records(samples, out, "rooms", image_size=8)
-    small = records.find_records(out, ["depth_zbuffer"])
-    pixels = taskonomy.read_pixels(small[0].files["rgb"], "rgb")
+    small = records.find(out, ["depth_zbuffer"])
+    pixels = reading.read_pixels(small[0].files["rgb"], "rgb")
     assert pixels.shape == (8, 8, 3)
     shown = dict(image_size=8, batch_size=4, seed=2, steps=2)
     for one, other in zip(
@@ -173,7 +175,7 @@ def test_write_records_resized_are_small_pngs_rounded_to_8_bits(folder, tmp_path
 def test_write_records_other_flags_or_too_small_a_disk_are_refused(
     folder, copied, tmp_path, monkeypatch
 ):
-    samples = taskonomy.find_samples(folder, [*TASKS, "vanishing_point"])
+    samples = taskonomy.find(folder, [*TASKS, "vanishing_point"])
     with pytest.raises(UserError, match="with shards = 2. Received: 3. Give the same"):
         records.write_records(samples, str(copied), "rooms", shards=3)
     monkeypatch.setattr(files, "free_bytes", lambda folder: 1 << 20)
@@ -183,12 +185,12 @@ def test_write_records_other_flags_or_too_small_a_disk_are_refused(
     assert not (tmp_path / "new").exists()
 
 
-def test_find_records_buildings_and_folders_that_are_not_there(packed, tmp_path):
-    assert len(records.find_records(packed, [], "rooms")) == 6
+def test_find_buildings_and_folders_that_are_not_there(packed, tmp_path):
+    assert len(records.find(packed, [], "rooms")) == 6
     with pytest.raises(UserError, match="no building 'wiconisco' .* there are: rooms"):
-        records.find_records(packed, [], ["wiconisco"])
+        records.find(packed, [], ["wiconisco"])
     with pytest.raises(UserError, match="not a folder of records"):
-        records.find_records(str(tmp_path), [])
+        records.find(str(tmp_path), [])
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_find_records_buildings_and_folders_that_are_not_there(packed, tmp_path)
         (None, []),
     ],
 )
-def test_find_records_hostile_index_is_damaged(copied, place, value):
+def test_find_hostile_index_is_damaged(copied, place, value):
     path = os.path.join(copied, "rgb-00001-of-00002.json")
     with open(path) as file:
         index = json.load(file)
@@ -214,17 +216,17 @@ def test_find_records_hostile_index_is_damaged(copied, place, value):
     with open(path, "w") as file:
         json.dump(index, file)
     with pytest.raises(UserError, match="missing, unfinished or damaged"):
-        records.find_records(copied, TASKS)
+        records.find(copied, TASKS)
 
 
 @pytest.mark.parametrize(
     "change", [{"shards": 10**12}, {"shards": "x"}, {"domains": ["../rgb"]}]
 )
-def test_find_records_hostile_manifest_is_refused(copied, change):
+def test_find_hostile_manifest_is_refused(copied, change):
     path = os.path.join(copied, "records.json")
     with open(path) as file:
         manifest = {**json.load(file), **change}
     with open(path, "w") as file:
         json.dump(manifest, file)
     with pytest.raises(UserError, match="records.json: cannot be read"):
-        records.find_records(copied, TASKS)
+        records.find(copied, TASKS)

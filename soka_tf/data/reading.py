@@ -1,0 +1,178 @@
+"""The pixels of one file, read without trust.
+
+This module does not need TensorFlow, but for paths such as gs://bucket/folder.
+"""
+
+import numpy as np
+from absl import logging
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from soka_tf.data import files
+from soka_tf.errors import UserError
+from soka_tf.tasks import TASKS
+
+RGB = "rgb"
+VANISHING_POINT = "vanishing_point"  # the one domain kept as numbers, float32 [3, 3]
+
+# Pillow would also try formats that start other programs (EPS).
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+
+
+class DamagedFile(UserError):
+    """A file that cannot be read, with its path and the reason.
+
+    Attributes:
+      path: the file.
+      reason: why it cannot be used.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(
+            f"Cannot use {path}: {reason}. Replace or delete the file; a sample "
+            "without it is left out."
+        )
+        self.path = path
+        self.reason = reason
+
+
+def read_file(path: str, domain: str) -> np.ndarray:
+    """Reads a file of any domain: `read_pixels` or `read_vanishing_point`.
+
+    Raises:
+      DamagedFile: if it cannot be read or cannot belong to the domain.
+    """
+    if domain == VANISHING_POINT:
+        return read_vanishing_point(path)
+    return read_pixels(path, domain)
+
+
+def read_pixels(path: str, domain: str) -> np.ndarray:
+    """Reads an image or a label file.
+
+    Args:
+      path: the file.
+      domain: "rgb" or a task's name.
+
+    Returns:
+      rgb: uint8 [height, width, 3], upright (EXIF), whatever the file's kind of colour;
+      transparency is ignored. Labels: uint8 or uint16, as the file says,
+      [height, width, 1 or 3].
+
+    Raises:
+      DamagedFile: if the file cannot be read whole, or cannot belong to the domain.
+    """
+    try:
+        with files.opened(path) as file, Image.open(file, formats=_FORMATS) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise DamagedFile(
+                    path,
+                    f"it claims {image.width} x {image.height} pixels, more than the "
+                    f"{limit} that are safe to open",
+                )
+            if domain == RGB:
+                return _rgb_pixels(image)
+            pixels = _label_pixels(image)
+    except DamagedFile:
+        raise
+    except Exception as error:  # decoders of damaged files raise nearly everything
+        raise DamagedFile(path, _reason(path, error)) from error
+    _check_label(path, domain, pixels)
+    return pixels
+
+
+def read_vanishing_point(path: str) -> np.ndarray:
+    """Reads the three vanishing points of a view.
+
+    Args:
+      path: an .npy file, 9 finite numbers.
+
+    Returns:
+      float32 [9]: three unit vectors, one after the other.
+
+    Raises:
+      DamagedFile: if the file holds anything else.
+    """
+    try:
+        with files.opened(path) as file:
+            values = np.load(file, allow_pickle=False)
+        values = np.asarray(values, np.float32).reshape(-1)
+    except Exception as error:
+        raise DamagedFile(path, _reason(path, error)) from error
+    if values.shape != (9,) or not np.isfinite(values).all():
+        raise DamagedFile(path, f"it must hold 9 finite numbers, not {values.shape}")
+    return values
+
+
+def _rgb_pixels(image: Image.Image) -> np.ndarray:
+    image.load()
+    if "exif" in image.info:
+        try:
+            image = ImageOps.exif_transpose(image)
+        except Exception:  # the note about the camera is damaged, the image is not
+            logging.debug("%s: cannot read its EXIF data", image)
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's conversion would cut it
+        grey = np.rint(_sixteen_bits(image) / 257.0).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode == "P":
+        image = image.convert("RGBA")  # a palette may have transparent entries
+    return np.array(image.convert("RGB"))
+
+
+def _label_pixels(image: Image.Image) -> np.ndarray:
+    image.load()
+    if image.mode.startswith("I"):
+        return _sixteen_bits(image)[..., None]
+    if image.mode in ("1", "L", "LA"):
+        return np.array(image.convert("L"))[..., None]
+    if image.mode == "P":
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _sixteen_bits(image: Image.Image) -> np.ndarray:
+    values = np.array(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("its pixels do not fit 16 bits")
+    return values.astype(np.uint16)
+
+
+def _check_label(path: str, domain: str, pixels: np.ndarray) -> None:
+    task = TASKS.get(domain)
+    if task is None or task.encoding is None:
+        return
+    if task.encoding.kind == "log_depth" and pixels.dtype != np.uint16:
+        raise DamagedFile(
+            path, f"{domain} needs one channel of 16 bits, the file has 8 bits"
+        )
+    if pixels.shape[-1] < task.channels:
+        raise DamagedFile(
+            path,
+            f"{domain} needs {task.channels} channels, the file has {pixels.shape[-1]}",
+        )
+
+
+def _reason(path: str, error: Exception) -> str:
+    """Says in words what is wrong with a file that could not be read."""
+    try:
+        if not files.exists(path):
+            return "there is no such file"
+        if files.is_folder(path):
+            return "it is a folder"
+        if isinstance(error, files.ChangedPart):
+            return str(error.strerror)
+        with files.opened(path) as file:
+            start = file.read(64).lstrip().lower()
+        if not files.size(path):
+            return "the file is empty"
+    except OSError as denied:
+        return str(denied.strerror)
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"version https://git-lfs")):
+        return "it holds text, not an image (a failed download?)"
+    if isinstance(
+        error, (Image.DecompressionBombError, Image.DecompressionBombWarning)
+    ):
+        return "it claims more pixels than are safe to open"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is not an image of a known kind"
+    return f"it is damaged ({error})"

@@ -1,0 +1,1 @@
+"""Where images come from: a source a file, whose `find` returns samples."""
