@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.soka.amalgamation import (
-    MIXINGS,
-    VARIANTS,
-    Amalgamation,
-    LayerAmalgamation,
-)
+from soka_tf.soka.amalgamation import MIXINGS, Amalgamation, LayerAmalgamation
+from soka_tf.soka.variants import VARIANTS
 
 LAYERS = {"block3": 5, "representation": 4}
 

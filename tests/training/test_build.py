@@ -12,7 +12,7 @@ from soka_tf.errors import UserError, plain_message
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.teachers.teacher import Teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.training import build
 from soka_tf.training.config import parse_gin
 from soka_tf.training.dry_run import describe
@@ -160,7 +160,7 @@ def pools():
     return [
         TeacherPool(
             {
-                "depth_zbuffer": Teacher(
+                "depth_zbuffer": TaskonomyTeacher(
                     "depth_zbuffer",
                     Encoder(strides=strides, **SMALL),
                     Decoder(1, 1 / 64, 0, 2),

@@ -21,8 +21,8 @@ from soka_tf.networks.weights import assign_variables, named_variables
 from soka_tf.teachers import load_teacher, save_teacher
 from soka_tf.teachers.checkpoint import read_checkpoint
 from soka_tf.teachers.taskonomy import parity, taskbank
+from soka_tf.teachers.taskonomy.network import read_manifest, teacher_variables
 from soka_tf.teachers.taskonomy.published import fill
-from soka_tf.teachers.teacher import read_manifest, teacher_variables
 from tests import golden_weights
 from tests.tools import load_tool, run_tool
 
