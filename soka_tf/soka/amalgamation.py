@@ -126,7 +126,7 @@ class Amalgamation(tf.keras.layers.Layer):
           **kwargs: of the Keras layer.
         """
         super().__init__(name=name, autocast=False, **kwargs)
-        if not isinstance(variant, Variant) and variant not in VARIANTS:
+        if not isinstance(variant, Variant) and variant not in tuple(VARIANTS):
             raise ValueError(
                 f"variant must be one of {tuple(VARIANTS)}, or a "
                 f"soka_tf.soka.variants.Variant. Received: {variant!r}."

@@ -91,8 +91,8 @@ class TeacherPool:
                 )
             if name in self.targets and not teacher.has_prediction:
                 raise UserError(
-                    f"The teacher of {name!r} predicts nothing (has an encoder only): "
-                    "it can be an auxiliary, not the teacher of a target."
+                    f"The teacher of {name!r} predicts no image: it can be an "
+                    "auxiliary, not the teacher of a target."
                 )
 
         self._running = {**self.targets, **self.auxiliaries}

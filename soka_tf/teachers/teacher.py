@@ -48,8 +48,9 @@ class Teacher:
           layers: names of the activations wanted, None for all.
 
         Returns:
-          Each of them, float [B, h, w, c], by name; and, where there is one,
-          "prediction", float [B, H, W, C] in the range of the task's encoding.
+          Each of them, float [B, h, w, c], by name, others are passed over; and, where
+          there is one, "prediction", float [B, H, W, C] in the range of the task's
+          encoding (`soka_tf.data.encodings`).
         """
         raise NotImplementedError
 

@@ -72,8 +72,10 @@ def test_pool_of_aliases_keeps_the_order_and_runs_all_teachers(folder):
 
 def test_auxiliaries_are_not_run_where_no_features_are_wanted(folder, monkeypatch):
     pool = load_pool(find_teachers(["normal"], ["keypoints3d"], folder))
-    auxiliary = pool.auxiliaries["keypoints3d"]
+    auxiliary = pool.auxiliaries["keypoints3d"].encoder
     monkeypatch.setattr(auxiliary, "call", lambda *args, **kwargs: pytest.fail("run"))
+    with pytest.raises(pytest.fail.Exception):
+        pool(IMAGES, layers=("block3",))
     assert pool(IMAGES, layers=()).features == {}
 
 
@@ -175,7 +177,7 @@ def test_auxiliary_named_twice_is_refused(folder, tasks, auxiliaries):
 def test_auxiliary_task_as_a_target_is_refused(folder):
     with pytest.raises(UserError, match="only be an auxiliary"):
         find_teachers(["vanishing_point"], (), folder)
-    with pytest.raises(UserError, match="'vanishing_point' has an encoder only"):
+    with pytest.raises(UserError, match="'vanishing_point' predicts no image"):
         TeacherPool({"vanishing_point": build("vanishing_point")})
 
 

@@ -218,7 +218,7 @@ def test_loaded_teacher_of_held_out_weights_equals_its_networks(converted):
         np.testing.assert_array_equal(outputs[layer], features[layer])
     prediction = networks["decoder"](features["representation"])
     np.testing.assert_array_equal(outputs["prediction"], prediction)
-    assert not teacher.trainable_variables
+    assert not teacher.encoder.trainable_variables
 
 
 def test_colorization_is_shown_the_lightness_of_colours(converted):
