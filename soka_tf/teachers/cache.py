@@ -1,6 +1,6 @@
 """What the frozen teachers say of every image, computed once and kept on disk.
 
-    <folder>/<task>-<the teacher's fingerprint>-<settings>/
+    <folder>/<task>-<sha256 of the teacher's fingerprint>-<settings>/
         manifest.json       what the outputs depend on, and their shapes
         <name>.tfrecord     tf.train.Example: "image", the sha256 of an image's file,
                             and each output's float16 values in little-endian
@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import time
 import zlib
@@ -593,16 +594,17 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
 
 def _folder_name(facts: Mapping[str, Any]) -> str:
     size = f"{facts['image_size']}px" + ("-antialias" if facts["antialias"] else "")
-    return "-".join(
+    name = "-".join(
         [
             facts["task"],
-            facts["fingerprint"][:12],
+            hashlib.sha256(facts["fingerprint"].encode()).hexdigest()[:12],
             size,
             facts["inputs"],
             facts["precision"],
             "+".join(facts["outputs"]),
         ]
     )
+    return re.sub(r"[^\w.+-]", "_", name)  # a teacher's layers may be called anything
 
 
 def _grouped(number: int) -> str:

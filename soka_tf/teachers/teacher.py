@@ -56,7 +56,7 @@ class Teacher:
 
     @property
     def fingerprint(self) -> str:
-        """Letters and digits that change with whatever changes the answers.
+        """A text that changes with whatever changes the answers, weights first.
 
         Outputs kept on disk are found by it.
         """

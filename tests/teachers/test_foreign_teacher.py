@@ -16,13 +16,13 @@ from soka_tf.training import build
 from tests.soka import small
 
 TASKS = ("normal", "depth_zbuffer")
-PAIRS = (("c2", "block1"), ("c8", "representation"), "representation")
+PAIRS = (("c/2", "block1"), ("c8", "representation"), "representation")
 
 
 class TwoConvolutions(Teacher):
     """Its layers have names, channels and strides of their own."""
 
-    layers = {"c2": (6, 2), "c8": (10, 8)}
+    layers = {"c/2": (6, 2), "c8": (10, 8)}
 
     def __init__(self, task, seed=0):
         self.task = get_task(task)
@@ -38,11 +38,11 @@ class TwoConvolutions(Teacher):
         c8 = tf.nn.relu(tf.nn.conv2d(c2, second, 4, "SAME"))
         low = tf.tanh(tf.nn.conv2d(c8, last, 1, "SAME"))
         prediction = tf.image.resize(low, tf.shape(images)[1:3])
-        return {"c2": c2, "c8": c8, "prediction": prediction}
+        return {"c/2": c2, "c8": c8, "prediction": prediction}
 
     @property
     def fingerprint(self):
-        return "".join(f"{float(tf.norm(k)):.8f}" for k in self.kernels)
+        return "/".join(f"{float(tf.norm(k)):.8f}" for k in self.kernels)
 
     def count_parameters(self):
         return sum(k.shape.num_elements() for k in self.kernels)
@@ -75,7 +75,7 @@ def test_model_of_foreign_teachers_trains_jointly_and_in_cycles(pool):
     targets = {task: TwoConvolutions(task) for task in TASKS}
     auxiliaries = pool.auxiliaries
     model = build_model(TeacherPool(targets, auxiliaries, precision="bfloat16"))
-    assert model.amalgamated_layers["block1"] == ("c2", "c2", "c2")
+    assert model.amalgamated_layers["block1"] == ("c/2", "c/2", "c/2")
     start = small.trained_state(model)
     logs = small.fit(model, small.batches(3))
     assert {"loss/transfer", "loss/amalgamation", "task_weight/normal"} <= set(logs)
@@ -90,7 +90,7 @@ def test_every_teacher_takes_the_first_pair_that_it_has(pool):
     model = build_model(pool, pairs)
     layers = dict(model.amalgamated_layers)
     assert layers == {
-        "block1": ("c2", "block1", "c2"),
+        "block1": ("c/2", "block1", "c/2"),
         "representation": ("c8", "representation", "c8"),
     }
     images = small.batches(1)[0]
@@ -101,7 +101,7 @@ def test_every_teacher_takes_the_first_pair_that_it_has(pool):
             np.testing.assert_allclose(value, answer[name], atol=1e-6)
     assert np.isfinite(small.fit(model, images[None])["loss/transfer"]).all()
     with pytest.raises(
-        UserError, match="teacher of 'normal' has no layer block3 .*It has c2, c8"
+        UserError, match="teacher of 'normal' has no layer block3 .*It has c/2, c8"
     ):
         build_model(pool, ("block3", *pairs))
 
@@ -133,7 +133,7 @@ def test_similarity_is_of_any_layer_that_a_teacher_has():
     images = small.batches(1, batch_size=4)
     rdm = compute_teacher_rdm(TwoConvolutions("normal"), images, 4, "c8")
     assert rdm.shape == (4, 4) and rdm[0, 1] > 0
-    with pytest.raises(UserError, match="one of .*'c2', 'c8'.* Received: 'block3'"):
+    with pytest.raises(UserError, match="one of .*'c/2', 'c8'.* Received: 'block3'"):
         compute_teacher_rdm(TwoConvolutions("normal"), images, 4, "block3")
 
 
