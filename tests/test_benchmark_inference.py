@@ -4,7 +4,7 @@ import pytest
 
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.teachers.teacher import Teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from tools.benchmarks import inference, teachers
 
 UNITS = (1, 1, 1, 1)
@@ -33,7 +33,9 @@ def test_inference_of_tiny_networks_compares_students_with_teachers():
 
 
 def test_teachers_without_the_package_leave_its_case_out_and_say_how_to_get_it():
-    teacher = Teacher("depth_zbuffer", Encoder(UNITS, 1 / 32), Decoder(1, 1 / 32))
+    teacher = TaskonomyTeacher(
+        "depth_zbuffer", Encoder(UNITS, 1 / 32), Decoder(1, 1 / 32)
+    )
     inference.draw_weights(teacher, 0)
     measured = teachers.measure_teacher(teachers.Scale(32, (1, 2), 1), teacher)
     assert set(measured.ratio) == {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from soka_tf.teachers.similarity import DEFAULT_THRESHOLD, LAYERS
-from soka_tf.teachers.teacher import sha256_of
+from soka_tf.teachers.taskonomy.network import sha256_of
 from tests import tiny_runs
 from tests.tools import load_tool, run_tool
 
@@ -167,11 +167,13 @@ def test_mistakes_are_one_line_and_leave_nothing(
 
 def test_unlike_sizes_of_teachers_ask_for_one(tiny, tmp_path, run):
     from soka_tf.networks.encoder import Encoder
-    from soka_tf.teachers.teacher import Teacher, save_teacher
+    from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher
 
     folder = shutil.copytree(tiny.teachers, tmp_path / "teachers")
     encoder = Encoder((1, 1, 1, 1), 1 / 32, (2, 2, 1, 1))
-    save_teacher(Teacher("jigsaw", encoder, None, 32), folder / "jigsaw.safetensors")
+    save_teacher(
+        TaskonomyTeacher("jigsaw", encoder, None, 32), folder / "jigsaw.safetensors"
+    )
     done = run(f"--teachers={folder}", f"--out_dir={tmp_path / 'out'}")
     assert done.code == 2 and "--image_size is required" in done.err
 

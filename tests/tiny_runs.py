@@ -12,7 +12,11 @@ from soka_tf.data.encodings import store
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.tasks import get_task
-from soka_tf.teachers.teacher import Teacher, load_teacher, save_teacher
+from soka_tf.teachers.taskonomy.network import (
+    TaskonomyTeacher,
+    load_teacher,
+    save_teacher,
+)
 from soka_tf.training.config import parse_gin
 from soka_tf.training.run import Run, build_run
 
@@ -91,7 +95,8 @@ def write(folder: pathlib.Path) -> Tiny:
         if name in TARGETS:
             decoder = Decoder(get_task(name).channels, DECODER_WIDTH, 2, 2)
         save_teacher(
-            Teacher(name, encoder, decoder, 16), tiny.teachers / f"{name}.safetensors"
+            TaskonomyTeacher(name, encoder, decoder, 16),
+            tiny.teachers / f"{name}.safetensors",
         )
     write_images(tiny.images, 6)
     write_labelled(tiny.labelled, 6)

@@ -117,7 +117,7 @@ def main() -> None:
     from soka_tf.evaluation.similarity_figure import draw_similarity
     from soka_tf.tasks import get_targets
     from soka_tf.teachers import similarity as rsa
-    from soka_tf.teachers.teacher import sha256_of
+    from soka_tf.teachers.taskonomy.network import sha256_of
 
     out_dir = os.path.abspath(os.path.expanduser(_OUT_DIR.value))
     _check_folder(out_dir)
@@ -210,7 +210,7 @@ def find_teachers(teachers: Optional[str]) -> Found:
     """
     from soka_tf.tasks import TASKS, get_task
     from soka_tf.teachers.pool import SHIPPED_DIR
-    from soka_tf.teachers.teacher import read_manifest
+    from soka_tf.teachers.taskonomy.network import read_manifest
 
     folder = SHIPPED_DIR
     given = os.path.expanduser(teachers) if teachers else str(folder)

@@ -126,7 +126,7 @@ def train_teacher(
     from soka_tf.networks.encoder import Encoder
     from soka_tf.soka.distillation import KINDS, soft_target_loss
     from soka_tf.tasks import get_task
-    from soka_tf.teachers.teacher import Teacher
+    from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
     from soka_tf.training.optimizers import make_optimizer
     from soka_tf.training.schedules import poly_schedule
 
@@ -186,7 +186,7 @@ def train_teacher(
         if i % 50 == 0:
             bar.set_postfix(loss=f"{float(loss):.4f}")
     decoder = head if row.channels else None
-    return Teacher(row.name, network, decoder, image_size), head
+    return TaskonomyTeacher(row.name, network, decoder, image_size), head
 
 
 def measure(teacher, test_samples: Sequence[Any], image_size: int) -> Dict[str, Any]:
@@ -276,7 +276,7 @@ def main() -> None:
     config = settings()
 
     from soka_tf.tasks import get_task
-    from soka_tf.teachers.teacher import load_teacher, save_teacher
+    from soka_tf.teachers.taskonomy.network import load_teacher, save_teacher
 
     out_dir = pathlib.Path(_OUT_DIR.value)
     command = "python tools/train_teachers.py " + " ".join(

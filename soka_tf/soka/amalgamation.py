@@ -1,31 +1,13 @@
 """MIA: the teachers' activations amalgamated into the student's target (Eqs. 1-4)."""
 
-from typing import Dict, List, Mapping, NamedTuple, Sequence
+import types
+from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 import tensorflow as tf
 
-from soka_tf.networks.replicas import (
-    gather_replicas,
-    mean_over_replicas,
-    replica_count,
-)
+from soka_tf.soka.variants import VARIANTS, AmalgamationLosses, Variant
 
-VARIANTS = ("literal", "normalized", "outer_product", "reconstruction")
 MIXINGS = ("matrix", "diagonal")
-_EPSILON = 1e-12
-
-
-class AmalgamationLosses(NamedTuple):
-    """The two losses of a step, float32 scalars.
-
-    Attributes:
-      transfer: L_A of Eq. 4, what the student's encoder minimises.
-      amalgamation: what W, C (and V) minimise: L_A itself in the variants that
-        follow the paper's text, the reconstruction error in `reconstruction`.
-    """
-
-    transfer: tf.Tensor
-    amalgamation: tf.Tensor
 
 
 class LayerAmalgamation(tf.keras.layers.Layer):
@@ -112,49 +94,42 @@ class LayerAmalgamation(tf.keras.layers.Layer):
 
 
 class Amalgamation(tf.keras.layers.Layer):
-    """Multi-modal Incorporated Amalgamation over a set of layers (Eqs. 1-4).
-
-    Variants (how the student is drawn to sigma, and what trains W and C):
-      (docs/deviations.md says why there are four.)
-      literal: Eq. 3 as printed, mean-reduced; W and C minimise L_A with the student.
-        It collapses: all three shrink together.
-      normalized: Eq. 3 on activations L2-normalised at every position.
-      outer_product: the sentence before Eq. 3: the batch's outer products
-        A A^T, rows L2-normalised (similarity-preserving, Tung and Mori 2019).
-      reconstruction: W, C and linear heads V_i minimise ||V_i sigma - A_i||^2 on
-        activations of unit standard deviation, so that sigma keeps what every
-        teacher knows; the student sees sigma as a constant, as in `normalized`.
-    """
+    """Multi-modal Incorporated Amalgamation over a set of layers (Eqs. 1-4)."""
 
     def __init__(
         self,
         teacher_channels: Mapping[str, Sequence[int]],
         channels: Mapping[str, int],
-        variant: str = "reconstruction",
+        variant: Union[str, Variant] = "reconstruction",
         mixing: str = "matrix",
         auxiliaries: int = 0,
         auxiliary_weight: float = 0.1,
+        teacher_layers: Optional[Mapping[str, Sequence[str]]] = None,
         name: str = "amalgamation",
         **kwargs,
     ):
         """Creates the module.
 
         Args:
-          teacher_channels: layer -> channels of every teacher there, targets first,
-            auxiliaries last.
+          teacher_channels: the student's layer -> channels of what every teacher gives
+            there, targets first, auxiliaries last.
           channels: layer -> channels of the student there.
-          variant: one of `VARIANTS`.
+          variant: one of `VARIANTS`, or a `Variant`: how the student is drawn to
+            sigma, and what trains W and C.
           mixing: one of `MIXINGS`, the form of W.
           auxiliaries: how many of the teachers, the last ones, are auxiliary.
           auxiliary_weight: weight of an auxiliary's reconstruction error, those of
             the targets' teachers being 1. Used by `reconstruction` only.
+          teacher_layers: layer -> what that activation is called in every teacher;
+            None where it is called as in the student.
           name: the Keras name.
           **kwargs: of the Keras layer.
         """
         super().__init__(name=name, autocast=False, **kwargs)
-        if variant not in VARIANTS:
+        if not isinstance(variant, Variant) and variant not in tuple(VARIANTS):
             raise ValueError(
-                f"variant must be one of {VARIANTS}. Received: {variant!r}."
+                f"variant must be one of {tuple(VARIANTS)}, or a "
+                f"soka_tf.soka.variants.Variant. Received: {variant!r}."
             )
         if mixing not in MIXINGS:
             raise ValueError(f"mixing must be one of {MIXINGS}. Received: {mixing!r}.")
@@ -164,16 +139,27 @@ class Amalgamation(tf.keras.layers.Layer):
                 f"{sorted(teacher_channels)} and {sorted(channels)}."
             )
         self.variant = variant
+        self._variant = variant if isinstance(variant, Variant) else VARIANTS[variant]()
         self.mixing = mixing
         self.auxiliaries = auxiliaries
         self.auxiliary_weight = auxiliary_weight
         self.layer_names = tuple(channels)
+        # Layer -> that of every teacher, what a pool is asked for; a dict Keras tracks.
+        self.teacher_layers = types.MappingProxyType(
+            {
+                layer: tuple(
+                    (teacher_layers or {}).get(layer)
+                    or [layer] * len(teacher_channels[layer])
+                )
+                for layer in channels
+            }
+        )
         self.amalgamations = {
             layer: LayerAmalgamation(
                 teacher_channels[layer],
                 channels[layer],
                 mixing,
-                reconstruct=variant == "reconstruction",
+                reconstruct=self._variant.reconstructs,
                 name=f"{name}_{layer}",
             )
             for layer in channels
@@ -190,6 +176,7 @@ class Amalgamation(tf.keras.layers.Layer):
             "mixing": self.mixing,
             "auxiliaries": self.auxiliaries,
             "auxiliary_weight": self.auxiliary_weight,
+            "teacher_layers": {k: list(v) for k, v in self.teacher_layers.items()},
         }
 
     def call(
@@ -200,69 +187,50 @@ class Amalgamation(tf.keras.layers.Layer):
         """Compares the student's activations with the amalgamated ones.
 
         Args:
-          teachers: layer -> activations A_T [B, h, w, c_i] of every teacher.
+          teachers: layer -> activations A_T [B, h_i, w_i, c_i] of every teacher.
           student: layer -> the student's activation A_S [B, h, w, c].
 
         Returns:
           The losses, summed over the layers (Eq. 4).
         """
-        transfer, own = [], []
+        losses = []
         for layer in self.layer_names:
             # Norms and means lose too much in half precision; the products of
             # activations and W or V are computed in the layer's.
-            activations = [
-                tf.stop_gradient(tf.cast(a, tf.float32)) for a in teachers[layer]
-            ]
             mine = tf.cast(student[layer], tf.float32)
+            activations = [
+                resized(tf.stop_gradient(tf.cast(a, tf.float32)), mine)
+                for a in teachers[layer]
+            ]
+            targets = len(activations) - self.auxiliaries
+            weights = [1.0] * targets + [self.auxiliary_weight] * self.auxiliaries
             part = self.amalgamations[layer]
-            if self.variant == "reconstruction":
-                activations = _unit_deviation(activations)
-                sigma = part(activations)
-                own.append(self._reconstruction_error(part, sigma, activations))
-                sigma = tf.stop_gradient(sigma)
-            else:
-                sigma = part(activations)
-            transfer.append(transfer_loss(mine, sigma, self.variant))
-        transfer_total = tf.add_n(transfer)
-        return AmalgamationLosses(
-            transfer_total, tf.add_n(own) if own else transfer_total
-        )
-
-    def _reconstruction_error(
-        self,
-        part: LayerAmalgamation,
-        sigma: tf.Tensor,
-        activations: Sequence[tf.Tensor],
-    ) -> tf.Tensor:
-        targets = len(activations) - self.auxiliaries
-        errors = []
-        for i, (read, activation) in enumerate(
-            zip(part.reconstruct_teachers(sigma), activations)
-        ):
-            weight = 1.0 if i < targets else self.auxiliary_weight
-            errors.append(weight * tf.reduce_mean(tf.square(read - activation)))
-        return tf.add_n(errors)
+            losses.append(self._variant.losses(part, activations, mine, weights))
+        return AmalgamationLosses(*map(tf.add_n, zip(*losses)))
 
 
-def transfer_loss(student: tf.Tensor, sigma: tf.Tensor, variant: str) -> tf.Tensor:
-    """L_A of one layer (Eq. 3), a float32 scalar.
+def resized(activation: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Brings a teacher's activation to the size of the student's.
+
+    Where it is larger by whole factors, to the means of what falls together; else
+    bilinearly, with a wider filter where it shrinks.
 
     Args:
-      student: A_S, float32 [B, h, w, c].
-      sigma: the amalgamated target, float32 [B, h, w, c].
-      variant: one of `VARIANTS`; `reconstruction` compares as `normalized` does.
+      activation: float32 [B, h_i, w_i, c_i], h_i and w_i known.
+      like: [B, h, w, c], h and w known.
+
+    Returns:
+      float32 [B, h, w, c_i]; the argument itself where the sizes are equal.
     """
-    if variant == "literal":
-        return tf.reduce_mean(tf.square(student - sigma))
-    if variant == "outer_product":
-        # A replica's rows of the global batch's products; the mean over the replicas
-        # of what it returns is the loss of the global batch.
-        difference = _outer_product(student) - _outer_product(sigma)
-        size = tf.cast(tf.size(difference), difference.dtype)
-        return tf.reduce_sum(tf.square(difference)) / size
-    # A mean over channels, too: a layer of unit vectors weighs as 1 / channels.
-    difference = _unit_length(student) - _unit_length(sigma)
-    return tf.reduce_mean(tf.square(difference))
+    size, wanted = activation.shape[1:3].as_list(), like.shape[1:3].as_list()
+    if size == wanted:
+        return activation
+    factors = [a // b for a, b in zip(size, wanted)]
+    if [b * factor for b, factor in zip(wanted, factors)] == size:
+        # Unlike tf.image.resize, on all devices and compiled by XLA.
+        return tf.nn.avg_pool2d(activation, factors, factors, "VALID")
+    shrinks = any(a > b for a, b in zip(size, wanted))
+    return tf.image.resize(activation, wanted, antialias=shrinks)
 
 
 def _per_position(activation: tf.Tensor, weight: tf.Variable) -> tf.Tensor:
@@ -273,30 +241,3 @@ def _per_position(activation: tf.Tensor, weight: tf.Variable) -> tf.Tensor:
     flat = tf.reshape(activation, [-1, weight.shape[0]])
     product = tf.matmul(tf.cast(flat, weight.dtype), weight)
     return tf.cast(tf.reshape(product, shape), tf.float32)
-
-
-def _unit_deviation(activations: Sequence[tf.Tensor]) -> List[tf.Tensor]:
-    """Divides by the standard deviation over the batch, one scalar a teacher."""
-    if replica_count() == 1:
-        deviations = [tf.math.reduce_std(a) for a in activations]
-    else:
-        means = mean_over_replicas([tf.reduce_mean(a) for a in activations])
-        variances = mean_over_replicas(
-            [tf.reduce_mean(tf.square(a - m)) for a, m in zip(activations, means)]
-        )
-        deviations = [tf.sqrt(variance) for variance in variances]
-    return [a / (deviation + 1e-6) for a, deviation in zip(activations, deviations)]
-
-
-def _unit_length(activation: tf.Tensor) -> tf.Tensor:
-    return tf.math.l2_normalize(activation, axis=-1, epsilon=_EPSILON)
-
-
-def _outer_product(activation: tf.Tensor) -> tf.Tensor:
-    """Row-normalised similarities [B, B] of the batch's flattened activations.
-
-    Among replicas [B, R * B], the rows of a replica's images.
-    """
-    flat = tf.reshape(activation, [tf.shape(activation)[0], -1])
-    product = tf.matmul(flat, gather_replicas(flat), transpose_b=True)
-    return tf.math.l2_normalize(product, axis=1, epsilon=_EPSILON)

@@ -199,9 +199,9 @@ class SokaModel(tf.keras.Model):
         return self.student.tasks
 
     @property
-    def amalgamated_layers(self) -> Sequence[str]:
-        """Names of the layers that MIA amalgamates, none without it."""
-        return self.amalgamation.layer_names if self.amalgamation is not None else ()
+    def amalgamated_layers(self) -> Mapping[str, Sequence[str]]:
+        """Layers that MIA amalgamates -> those of the teachers; none without it."""
+        return self.amalgamation.teacher_layers if self.amalgamation is not None else {}
 
     def named(self, prefix: str, values: Any) -> Dict[str, tf.Tensor]:
         """Returns "prefix/task" -> value, of a list or a tensor [n] of the tasks."""

@@ -1,6 +1,6 @@
 """What the frozen teachers say of every image, computed once and kept on disk.
 
-    <folder>/<task>-<sha256 of the teacher's file>-<settings>/
+    <folder>/<task>-<sha256 of the teacher's fingerprint>-<settings>/
         manifest.json       what the outputs depend on, and their shapes
         <name>.tfrecord     tf.train.Example: "image", the sha256 of an image's file,
                             and each output's float16 values in little-endian
@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import time
 import zlib
@@ -44,10 +45,9 @@ from soka_tf.data.pipeline import preprocess_images
 from soka_tf.data.reading import RGB, DamagedFile, read_pixels
 from soka_tf.data.samples import Sample
 from soka_tf.data.sources.records import FRAME_AFTER, FRAME_BEFORE
-from soka_tf.disk import locked, write_json
+from soka_tf.disk import PathLike, locked, write_json
 from soka_tf.errors import UserError
-from soka_tf.teachers.pool import TeacherPool
-from soka_tf.teachers.teacher import PathLike, sha256_of
+from soka_tf.teachers.pool import TeacherPool, Wanted
 
 FORMAT = 1
 IMAGE = "image"
@@ -232,32 +232,31 @@ class TeacherCache:
         self,
         folder: PathLike,
         teachers: TeacherPool,
-        files: Mapping[str, PathLike],
         image_size: int,
         antialias: bool = False,
-        layers: Sequence[str] = ("block3", "representation"),
+        layers: Wanted = ("block3", "representation"),
     ):
         """Says what is to be kept; nothing is read or computed yet.
 
         Args:
           folder: of all teachers' records; made when it is needed.
           teachers: the teachers of the run.
-          files: task -> the file that its teacher was loaded from.
           image_size: side in pixels of the images that the teachers are shown.
           antialias: as in `soka_tf.data.pipeline.preprocess_images`.
-          layers: activations to keep beside the targets' predictions; with none,
-            auxiliaries have nothing to say.
+          layers: activations to keep beside the targets' predictions, as a pool takes
+            them; with none, auxiliaries have nothing to say.
         """
         self.folder = pathlib.Path(folder).expanduser()
         self._layers = tuple(layers)
+        self._lent = teachers.layers_of_each(layers)
         self._size = image_size
         self._antialias = antialias
         self._pool = teachers
         self._run: Dict[str, Callable[[tf.Tensor], Any]] = {}
         self.records: Dict[str, TeacherRecords] = {}
-        lending = teachers.auxiliaries if layers else {}
-        for name in (*teachers.targets, *lending):
-            outputs = self._layers
+        known = {**teachers.targets, **teachers.auxiliaries}
+        for name, own in self._lent.items():
+            outputs = tuple(dict.fromkeys(own.values()))
             if name in teachers.targets:
                 outputs += (PREDICTION,)
             self._run[name] = tf.function(
@@ -271,7 +270,7 @@ class TeacherCache:
             facts = {
                 "format": FORMAT,
                 "task": name,
-                "teacher_sha256": sha256_of(files[name]),
+                "fingerprint": known[name].fingerprint,
                 "image_size": image_size,
                 "antialias": bool(antialias),
                 "inputs": teachers.inputs,
@@ -361,6 +360,7 @@ class TeacherCache:
           predictions float32, features float16 in tuples, in the pool's order.
         """
         paths = [sample.files[RGB] for sample in samples]
+        lent = self._lent
 
         def read(number: np.int64) -> List[np.ndarray]:
             key = image_key(paths[number])
@@ -389,7 +389,7 @@ class TeacherCache:
                 },
                 # Tuples: of lists tf.data makes one tensor.
                 "features": {
-                    layer: tuple(values[layer] for values in said.values())
+                    layer: tuple(said[name][own[layer]] for name, own in lent.items())
                     for layer in self._layers
                 },
             }
@@ -400,7 +400,7 @@ class TeacherCache:
         """Images -> outputs in float16, and of each [B, 3]: error, size, largest."""
 
         def run(images: tf.Tensor):
-            said = self._pool.run(task, images)
+            said = self._pool.run(task, images, self._lent[task].values())
             values, checks = {}, {}
             for name in outputs:
                 exact = tf.cast(said[name], tf.float32)
@@ -595,16 +595,17 @@ def _writing(folder: pathlib.Path) -> Iterator[None]:
 
 def _folder_name(facts: Mapping[str, Any]) -> str:
     size = f"{facts['image_size']}px" + ("-antialias" if facts["antialias"] else "")
-    return "-".join(
+    name = "-".join(
         [
             facts["task"],
-            facts["teacher_sha256"][:12],
+            hashlib.sha256(facts["fingerprint"].encode()).hexdigest()[:12],
             size,
             facts["inputs"],
             facts["precision"],
             "+".join(facts["outputs"]),
         ]
     )
+    return re.sub(r"[^\w.+-]", "_", name)  # a teacher's layers may be called anything
 
 
 def _grouped(number: int) -> str:

@@ -3,20 +3,25 @@
 import json
 import os
 import pathlib
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 import tensorflow as tf
 
 from soka_tf.data.inputs import INPUTS
+from soka_tf.disk import PathLike
 from soka_tf.errors import UserError
 from soka_tf.networks.folding import PRECISIONS
 from soka_tf.tasks import get_targets, get_task
 from soka_tf.teachers.taskonomy import taskbank, visual_prior
+from soka_tf.teachers.taskonomy.network import CONVERT_NPZ, load_teacher
 from soka_tf.teachers.taskonomy.visual_prior import published_files_of
-from soka_tf.teachers.teacher import CONVERT_NPZ, PathLike, Teacher, load_teacher
+from soka_tf.teachers.teacher import Teacher
 
 SHIPPED_DIR = pathlib.Path(__file__).parent / "weights" / "rooms64"
 INPUTS_SHOWN = ("training", "released")
+# Layers that every teacher has; or a layer of the student -> that of each teacher, in
+# the pool's order.
+Wanted = Union[Sequence[str], Mapping[str, Sequence[str]]]
 
 
 class TeacherOutputs(NamedTuple):
@@ -24,8 +29,8 @@ class TeacherOutputs(NamedTuple):
 
     Attributes:
       predictions: task -> soft target [B, H, W, C], network range (F_T of Eq. 5).
-      features: layer -> the activations A_T [B, h, w, c] of every teacher, targets
-        first, then auxiliaries (Eq. 1).
+      features: layer -> the activations A_T [B, h_i, w_i, c_i] of every teacher,
+        targets first, then auxiliaries (Eq. 1).
       weights: task -> which pixels count, [B, H, W, 1]; all, where a task has none.
     """
 
@@ -51,17 +56,19 @@ class TeacherPool:
         """Collects the teachers.
 
         Args:
-          targets: task name -> its teacher, in the order of the student's tasks.
+          targets: task name -> its teacher, in the order of the student's tasks; any
+            `Teacher`, of a file or of your own class.
           auxiliaries: task name -> a teacher that only lends its features.
           inputs: what the teachers are shown: "training", the images as they are; or
             "released", what Taskonomy's demonstration and similarity code show each
             task's network (`Task.released_input`), mostly images of low saturation.
-          precision: "float32", the teachers as they are; or "bfloat16", copies with
-            weights rounded to bfloat16 and BatchNorm folded in.
+          precision: "float32", the teachers as they are; or "bfloat16", what
+            `Teacher.folded` makes of them: copies with weights rounded to bfloat16 and
+            BatchNorm folded in.
 
         Raises:
-          UserError: if a target's teacher has no decoder, or `inputs` or `precision`
-            is unknown.
+          UserError: if one is no `Teacher`, a target's has no prediction, or `inputs`
+            or `precision` is unknown.
         """
         if inputs not in INPUTS_SHOWN:
             raise UserError(
@@ -76,10 +83,15 @@ class TeacherPool:
         self.precision = precision
         self.targets = dict(targets)
         self.auxiliaries = dict(auxiliaries or {})
-        for name, teacher in self.targets.items():
-            if teacher.decoder is None:
+        for name, teacher in {**self.targets, **self.auxiliaries}.items():
+            if not isinstance(teacher, Teacher):
                 raise UserError(
-                    f"The teacher of {name!r} has an encoder only: it can be an "
+                    f"The teacher of {name!r} must be a soka_tf.teachers.Teacher: "
+                    f"wrap it in a subclass. Received: {type(teacher).__name__}."
+                )
+            if name in self.targets and not teacher.has_prediction:
+                raise UserError(
+                    f"The teacher of {name!r} predicts no image: it can be an "
                     "auxiliary, not the teacher of a target."
                 )
 
@@ -97,7 +109,7 @@ class TeacherPool:
         return sum(teacher.count_parameters() for teacher in self.targets.values())
 
     def __call__(
-        self, images: tf.Tensor, layers: Sequence[str] = ("block3", "representation")
+        self, images: tf.Tensor, layers: Wanted = ("block3", "representation")
     ) -> TeacherOutputs:
         """Runs every teacher once.
 
@@ -105,23 +117,38 @@ class TeacherPool:
           images: float32 [B, H, W, 3] in [-1, 1].
           layers: the activations wanted; with none, auxiliaries are not run.
         """
-        predictions, features = {}, {layer: [] for layer in layers}
-        for name in self.targets:
-            outputs = self.run(name, images)
-            predictions[name] = outputs["prediction"]
-            for layer in layers:
-                features[layer].append(outputs[layer])
-        if layers:
-            for name in self.auxiliaries:
-                outputs = self.run(name, images)
-                for layer in layers:
-                    features[layer].append(outputs[layer])
+        lent = self.layers_of_each(layers)
+        outputs = {name: self.run(name, images, lent[name].values()) for name in lent}
+        predictions = {name: outputs[name]["prediction"] for name in self.targets}
+        features = {
+            layer: [outputs[name][own[layer]] for name, own in lent.items()]
+            for layer in layers
+        }
         return TeacherOutputs(predictions, features)
 
-    def run(self, name: str, images: tf.Tensor) -> Dict[str, tf.Tensor]:
-        """Runs the teacher of a task on float32 images [B, H, W, 3] in [-1, 1]."""
+    def layers_of_each(self, layers: Wanted) -> Dict[str, Dict[str, str]]:
+        """Task -> layer wanted -> its name in that teacher, for all that are to run."""
+        names = [*self.targets, *(self.auxiliaries if layers else ())]
+        if not isinstance(layers, Mapping):
+            return {name: {layer: layer for layer in layers} for name in names}
+        return {
+            name: {layer: own[i] for layer, own in layers.items()}
+            for i, name in enumerate(names)
+        }
+
+    def run(
+        self, name: str, images: tf.Tensor, layers: Optional[Iterable[str]] = None
+    ) -> Dict[str, tf.Tensor]:
+        """Runs the teacher of a task.
+
+        Args:
+          name: of the task.
+          images: float32 [B, H, W, 3] in [-1, 1].
+          layers: the teacher's own, see `Teacher`.
+        """
         teacher = self._running[name]
-        return teacher(shown_images(teacher, images, self.inputs))
+        wanted = None if layers is None else tuple(dict.fromkeys(layers))
+        return teacher(shown_images(teacher, images, self.inputs), wanted)
 
 
 def shown_images(teacher: Teacher, images: tf.Tensor, inputs: str) -> tf.Tensor:

@@ -21,9 +21,10 @@ from absl import logging
 from soka_tf.data.pipeline import labelled_dataset
 from soka_tf.data.reading import RGB
 from soka_tf.data.samples import Sample
+from soka_tf.disk import PathLike
 from soka_tf.errors import UserError
 from soka_tf.teachers.pool import INPUTS_SHOWN, load_teachers, shown_images
-from soka_tf.teachers.teacher import PathLike, Teacher
+from soka_tf.teachers.teacher import Teacher
 
 LAYERS = ("block1", "block2", "block3", "block4", "representation")
 # The paper names none. In the widest gap between the similarities of the shipped
@@ -203,10 +204,10 @@ def compute_teacher_rdm(
     afterwards whatever happens.
 
     Args:
-      teacher: the teacher; only its encoder runs.
+      teacher: the teacher; nothing of it runs that comes after the layer.
       batches: float32 [B, H, W, 3] in [-1, 1], `count` images in all.
       count: number of images.
-      layer: one of `LAYERS`.
+      layer: one of the teacher's.
       inputs: what the teacher is shown, "training" or "released", see
         `soka_tf.teachers.pool.TeacherPool`.
       centred: see `compute_rdm`.
@@ -219,12 +220,12 @@ def compute_teacher_rdm(
       UserError: as `compute_rdm`, naming teacher and layer; or if the disk is too
         small for the features.
     """
-    _check_settings(layer, inputs)
+    _check_settings(layer, inputs, tuple(teacher.layers))
     _check_count(count)
 
     def activations(images):
-        # Later layers than the one returned are pruned from the graph.
-        return teacher.encode(shown_images(teacher, images, inputs))[layer]
+        # What comes after the layer is pruned from the graph.
+        return teacher(shown_images(teacher, images, inputs), (layer,))[layer]
 
     # Traced here and now: TensorFlow would warn of a function a teacher.
     encode = tf.function(activations, autograph=False).get_concrete_function(
@@ -312,9 +313,9 @@ class _Store:
             self._file.close()
 
 
-def _check_settings(layer: str, inputs: str) -> None:
-    if layer not in LAYERS:
-        raise UserError(f"layer must be one of {LAYERS}. Received: {layer!r}.")
+def _check_settings(layer: str, inputs: str, layers: Sequence[str] = LAYERS) -> None:
+    if layer not in layers:
+        raise UserError(f"layer must be one of {layers}. Received: {layer!r}.")
     if inputs not in INPUTS_SHOWN:
         raise UserError(f"inputs must be one of {INPUTS_SHOWN}. Received: {inputs!r}.")
 

@@ -8,9 +8,9 @@ from typing import Dict
 
 import numpy as np
 
+from soka_tf.disk import PathLike
 from soka_tf.errors import UserError
 from soka_tf.teachers.messages import one_line, short
-from soka_tf.teachers.teacher import PathLike
 
 _PARALLEL = "module."  # what torch.nn.DataParallel writes before every name
 

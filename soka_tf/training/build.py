@@ -46,9 +46,11 @@ from soka_tf.soka.balancing.uncertainty import Uncertainty
 from soka_tf.soka.balancing.upgrad import UPGrad
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
+from soka_tf.soka.variants import Variant
 from soka_tf.tasks import Task, get_targets, get_task
 from soka_tf.teachers import pool
 from soka_tf.teachers.pool import TeacherPool
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.training.optimizers import make_optimizer
 from soka_tf.training.schedules import poly_schedule
 
@@ -293,13 +295,15 @@ def initialize_student(
     wanted = {name for name in (first, *lenders.values()) if name not in (None, *known)}
     known.update(pool.load_teachers(sorted(wanted), teachers_dir))
 
-    lent = [] if first is None else [(student.encoder, first, known[first].encoder)]
+    lent = [] if first is None else [(student.encoder, first, "encoder")]
     for name, lender in lenders.items():
-        lent.append((student.decoders[name], lender, known[lender].decoder))
-    for network, lender, source in lent:
-        if source is None:
+        lent.append((student.decoders[name], lender, "decoder"))
+    for network, lender, part in lent:
+        source = getattr(known[lender], part, None)
+        if not isinstance(known[lender], TaskonomyTeacher) or source is None:
             raise UserError(
-                f"initialize_student: the teacher of {lender!r} has no decoder to lend."
+                f"initialize_student: the teacher of {lender!r} has no {part} to lend; "
+                "teachers of <task>.safetensors files have."
             )
         values = {path: v.numpy() for path, v in named_variables(source).items()}
         _or_user_error(
@@ -312,39 +316,70 @@ def initialize_student(
 def build_amalgamation(
     student: Student,
     teachers: TeacherPool,
-    variant: Optional[str] = "reconstruction",
+    variant: Union[None, str, Callable[[], Variant]] = "reconstruction",
     mixing: str = "matrix",
-    layers: Sequence[str] = ("block3", "representation"),
+    layers: Sequence[Union[str, Tuple[str, str]]] = ("block3", "representation"),
     auxiliary_weight: float = 0.1,
 ) -> Optional[Amalgamation]:
-    """Builds MIA for these networks, or nothing where `variant` is None."""
+    """Builds MIA for these networks, or nothing where `variant` is None.
+
+    Args:
+      student: the student.
+      teachers: its teachers.
+      variant: a name of `soka_tf.soka.variants`, or what makes another `Variant`.
+      mixing: see `Amalgamation`.
+      layers: a name that teachers and student share, or a pair (teachers' layer,
+        student's layer). Of several pairs to one layer of the student a teacher
+        takes the first that it has.
+      auxiliary_weight: see `Amalgamation`.
+
+    Raises:
+      UserError: if a layer is missing, or a value is refused.
+    """
     if variant is None:
         return None
+    pairs = [(pair, pair) if isinstance(pair, str) else pair for pair in layers]
     widths = _widths(student.encoder)
-    unknown = [layer for layer in layers if layer not in widths]
-    if unknown or not layers:
+    sane = [isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs]
+    if not pairs or not all(sane) or any(own not in widths for _, own in pairs):
         raise UserError(
-            f"build_amalgamation.layers must be some of {sorted(widths)}. Received: "
-            f"{list(layers)}."
+            f"build_amalgamation.layers must be some of {sorted(widths)}, or pairs "
+            f"(teachers' layer, one of these). Received: {list(layers)}."
         )
-    sides = {_stride(e.encoder) for e in teachers.teachers} | {_stride(student.encoder)}
-    if len(sides) > 1:
-        raise UserError(
-            "Teachers and student must have the same strides, so that their "
-            f"activations are of one size. Received output strides: {sorted(sides)}. "
-            "Bind build_student.strides to the teachers'."
-        )
+    chosen = {own: _layers_for(own, pairs, teachers) for _, own in pairs}
     return _or_user_error(
         "build_amalgamation",
         lambda: Amalgamation(
-            {k: [_widths(t.encoder)[k] for t in teachers.teachers] for k in layers},
-            {layer: widths[layer] for layer in layers},
-            variant,
+            {
+                own: [t.layers[k][0] for t, k in zip(teachers.teachers, names)]
+                for own, names in chosen.items()
+            },
+            {layer: widths[layer] for layer in chosen},
+            variant() if callable(variant) else variant,
             mixing,
             auxiliaries=len(teachers.auxiliaries),
             auxiliary_weight=auxiliary_weight,
+            teacher_layers=chosen,
         ),
     )
+
+
+def _layers_for(
+    layer: str, pairs: Sequence[Tuple[str, str]], teachers: TeacherPool
+) -> List[str]:
+    """What each teacher lends to a layer of the student."""
+    wanted = [theirs for theirs, own in pairs if own == layer]
+    chosen = []
+    for teacher in teachers.teachers:
+        names = [name for name in wanted if name in teacher.layers]
+        if not names:
+            raise UserError(
+                f"build_amalgamation.layers: the teacher of {teacher.task.name!r} has "
+                f"no layer {' or '.join(wanted)} for the student's {layer}. It has "
+                f"{', '.join(teacher.layers)}: add a pair (one of these, {layer!r})."
+            )
+        chosen.append(names[0])
+    return chosen
 
 
 @gin.configurable(denylist=["tasks"])
@@ -557,10 +592,6 @@ def count_trainable(network: Any) -> int:
 
 def _widths(encoder: Encoder) -> Dict[str, int]:
     return {name: output.shape[-1] for name, output in encoder.output.items()}
-
-
-def _stride(encoder: Encoder) -> int:
-    return encoder.output_stride
 
 
 def _is_depth(task: Task) -> bool:

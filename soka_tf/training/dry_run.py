@@ -88,7 +88,7 @@ def _teacher_cache(settings: Settings) -> str:
     except UserError:
         return "Its size is known once the teachers are there."
     model = assemble_model(settings, build.load_pool(found))
-    cache = teacher_cache(settings, model, found)
+    cache = teacher_cache(settings, model)
     try:
         text = cache.describe(len(_data(settings).train))
     except UserError:

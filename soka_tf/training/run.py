@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import tempfile
-from typing import Any, Optional, Sequence
+from typing import Any, Optional
 
 import gin
 import tensorflow as tf
@@ -17,7 +17,7 @@ from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
 from soka_tf.soka.model import SokaModel
 from soka_tf.teachers.cache import TeacherCache
-from soka_tf.teachers.pool import TeacherFiles, TeacherPool
+from soka_tf.teachers.pool import TeacherFiles, TeacherPool, Wanted
 from soka_tf.training import build
 from soka_tf.training.auxiliary import Selection, select_auxiliary
 from soka_tf.training.checkpoints import copy_state
@@ -214,18 +214,16 @@ def _check_label_losses(settings: Settings, model: SokaModel) -> None:
         )
 
 
-def _amalgamated_layers(settings: Settings, model: SokaModel) -> Sequence[str]:
+def _amalgamated_layers(settings: Settings, model: SokaModel) -> Wanted:
     """The layers whose activations a step of the run asks the teachers for."""
     only_joint = settings.max_steps <= model.joint_steps
     needed = model.joint_amalgamation or not only_joint
-    amalgamation = model.amalgamation if needed else None
-    return amalgamation.layer_names if amalgamation is not None else ()
+    return model.amalgamated_layers if needed else {}
 
 
 def teacher_cache(
     settings: Settings,
     model: SokaModel,
-    files: TeacherFiles,
     pool: Optional[TeacherPool] = None,
 ) -> TeacherCache:
     """The cache of what a run's teachers say; nothing is computed yet.
@@ -233,14 +231,12 @@ def teacher_cache(
     Args:
       settings: of the run.
       model: of the run; it decides which activations are needed.
-      files: what its teachers were loaded from.
       pool: the teachers to run; None for the model's.
     """
     return TeacherCache(
         settings.teacher_cache_dir
         or os.path.join(build.default_cache_dir(), "teacher_outputs"),
         pool or model.teachers,
-        {**files.targets, **files.auxiliaries},
         settings.image_size,
         settings.antialias,
         _amalgamated_layers(settings, model),

@@ -97,7 +97,7 @@ def _stored_answers(run: Run) -> Any:
     if count_workers(run.strategy) > 1:
         # Reading a variable of all workers takes all workers; one fills the cache.
         pool = build.load_pool(run.teacher_files)
-    cache = teacher_cache(settings, model, run.teacher_files, pool)
+    cache = teacher_cache(settings, model, pool)
     cache.fill(samples, settings.batch_size)
     return cache.reader(samples)
 

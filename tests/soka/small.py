@@ -14,7 +14,7 @@ from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.teachers.teacher import Teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.training.optimizers import make_optimizer
 
 CHANNELS = {
@@ -50,7 +50,7 @@ def decoder(task):
 def teacher(task):
     """A teacher of random weights; the same one at every call."""
     if task not in _teachers:
-        made = Teacher(task, encoder(), decoder(task))
+        made = TaskonomyTeacher(task, encoder(), decoder(task))
         scatter(made.variables, seed=sum(map(ord, task)))
         _teachers[task] = made
     return _teachers[task]

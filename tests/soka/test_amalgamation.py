@@ -6,10 +6,11 @@ import tensorflow as tf
 
 from soka_tf.soka.amalgamation import (
     MIXINGS,
-    VARIANTS,
     Amalgamation,
     LayerAmalgamation,
+    resized,
 )
+from soka_tf.soka.variants import VARIANTS
 
 LAYERS = {"block3": 5, "representation": 4}
 
@@ -111,6 +112,49 @@ def test_losses_of_half_precision_activations_are_those_of_their_float32_values(
     full = [tf.nest.map_structure(lambda a: tf.cast(a, "float32"), x) for x in half]
     for mine, other in zip(layer(*half), layer(*full)):
         assert mine.dtype == tf.float32 and float(mine) == float(other)
+
+
+def resized_by_hand(activation, side):
+    """Means of whole blocks; else the triangle filter along both axes."""
+    size = activation.shape[1]
+    scale = size / side
+    matrix = np.zeros((side, size))
+    for i, j in np.ndindex(side, size):
+        if size % side == 0:
+            matrix[i, j] = j // (size // side) == i
+        else:
+            distance = abs((j + 0.5) - (i + 0.5) * scale) / max(scale, 1.0)
+            matrix[i, j] = max(0.0, 1.0 - distance)
+    matrix /= matrix.sum(axis=1, keepdims=True)
+    return np.einsum("yi,xj,bijc->byxc", matrix, matrix, activation)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("side", [4, 1, 3])
+def test_teachers_of_other_strides_are_brought_to_the_students_size(variant, side):
+    """The student is 2 x 2 (stride 16 of 32 pixels), the second teacher `side`."""
+    layer = build(2, variant=variant)
+    teachers, student = activations(2)
+    random = np.random.default_rng(1)
+    for name, width in LAYERS.items():
+        other = random.normal(size=(3, side, side, width)).astype("float32")
+        teachers[name][1] = other
+    same_size = {
+        name: [first, resized_by_hand(second, 2).astype("float32")]
+        for name, (first, second) in teachers.items()
+    }
+    found = layer(teachers, student)
+    np.testing.assert_allclose(found, layer(same_size, student), rtol=1e-5)
+    own = layer.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = tf.function(layer)(teachers, student).amalgamation
+    assert all(np.isfinite(g).all() for g in tape.gradient(loss, own))
+
+
+def test_activations_of_the_students_size_are_not_touched():
+    activation = tf.ones([3, 4, 6, 5])
+    assert resized(activation, tf.ones([3, 4, 6, 8])) is activation
+    assert resized(activation, tf.ones([3, 2, 2, 8])).shape == (3, 2, 2, 5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

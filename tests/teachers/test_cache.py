@@ -21,7 +21,11 @@ from soka_tf.teachers import cache as caches
 from soka_tf.teachers import pool as pools
 from soka_tf.teachers.cache import TeacherCache, TeacherRecords
 from soka_tf.teachers.pool import find_teachers, load_pool
-from soka_tf.teachers.teacher import load_teacher, save_teacher, teacher_variables
+from soka_tf.teachers.taskonomy.network import (
+    load_teacher,
+    save_teacher,
+    teacher_variables,
+)
 from tests import tiny_runs
 
 PAIR = ("depth_zbuffer", "edge_texture")
@@ -46,9 +50,8 @@ def make(tiny, folder, tasks=PAIR, auxiliaries=(AUXILIARY,), **arguments):
     teachers_dir, inputs = arguments.pop("teachers_dir"), arguments.pop("inputs")
     if key not in _made:
         found = find_teachers(tasks, auxiliaries, teachers_dir)
-        files = {**found.targets, **found.auxiliaries}
         pool = load_pool(found, inputs)
-        _made[key] = TeacherCache(folder, pool, files, **arguments)
+        _made[key] = TeacherCache(folder, pool, **arguments)
     cache = copy.copy(_made[key])
     cache.folder = pathlib.Path(folder)
     cache._pool, cache._run = copy.copy(cache._pool), dict(cache._run)

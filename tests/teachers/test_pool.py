@@ -12,7 +12,7 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool, load_teachers
 from soka_tf.teachers.taskonomy import taskbank, visual_prior
-from soka_tf.teachers.teacher import Teacher, save_teacher, sha256_of
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher, sha256_of
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
 FILES = {"depth_zbuffer": 1, "normal": 3, "keypoints3d": 1, "vanishing_point": None}
@@ -22,7 +22,7 @@ def build(task):
     channels = FILES[task]
     encoder = Encoder(units=(1, 1, 1, 1), width=1 / 32, strides=(2, 2, 1, 1))
     decoder = channels and Decoder(channels, width=1 / 64, upsamplings=2, min_filters=3)
-    return Teacher(task, encoder, decoder)
+    return TaskonomyTeacher(task, encoder, decoder)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,10 @@ def test_pool_of_aliases_keeps_the_order_and_runs_all_teachers(folder):
 
 def test_auxiliaries_are_not_run_where_no_features_are_wanted(folder, monkeypatch):
     pool = load_pool(find_teachers(["normal"], ["keypoints3d"], folder))
-    auxiliary = pool.auxiliaries["keypoints3d"]
+    auxiliary = pool.auxiliaries["keypoints3d"].encoder
     monkeypatch.setattr(auxiliary, "call", lambda *args, **kwargs: pytest.fail("run"))
+    with pytest.raises(pytest.fail.Exception):
+        pool(IMAGES, layers=("block3",))
     assert pool(IMAGES, layers=()).features == {}
 
 
@@ -175,7 +177,7 @@ def test_auxiliary_named_twice_is_refused(folder, tasks, auxiliaries):
 def test_auxiliary_task_as_a_target_is_refused(folder):
     with pytest.raises(UserError, match="only be an auxiliary"):
         find_teachers(["vanishing_point"], (), folder)
-    with pytest.raises(UserError, match="'vanishing_point' has an encoder only"):
+    with pytest.raises(UserError, match="'vanishing_point' predicts no image"):
         TeacherPool({"vanishing_point": build("vanishing_point")})
 
 

@@ -25,7 +25,7 @@ from soka_tf.teachers.similarity import (
     compute_similarity,
     compute_teacher_rdm,
 )
-from soka_tf.teachers.teacher import Teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.normal(size=(9, 4, 3, 5)) + RANDOM.normal(size=(4, 3, 5))
@@ -47,7 +47,7 @@ MATRIX = np.array(
 def build(task="normal", image_channels=3):
     tf.keras.utils.set_random_seed(7)
     encoder = Encoder((1, 1, 1, 1), 1 / 32, (2, 2, 1, 1), image_channels=image_channels)
-    return Teacher(task, encoder)
+    return TaskonomyTeacher(task, encoder)
 
 
 def draw_images(count=7, size=16):
@@ -417,7 +417,9 @@ class Wide:
     class task:
         name, released_input = "wide", "plain"
 
-    def encode(self, images):
+    layers = {"block4": (2048, 1)}
+
+    def __call__(self, images, layers):
         return {"block4": tf.random.normal([tf.shape(images)[0], 16, 16, 2048])}
 
 batches = (tf.zeros([16, 8, 8, 3]) for _ in range(125))

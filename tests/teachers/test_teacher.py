@@ -14,8 +14,8 @@ from safetensors.numpy import save as to_bytes
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.teachers.teacher import (
-    Teacher,
+from soka_tf.teachers.taskonomy.network import (
+    TaskonomyTeacher,
     load_teacher,
     read_manifest,
     save_teacher,
@@ -34,7 +34,7 @@ def networks(channels=1):
 
 
 def build(task="depth_zbuffer"):
-    teacher = Teacher(task, *networks(), image_size=16)
+    teacher = TaskonomyTeacher(task, *networks(), image_size=16)
     random = np.random.default_rng(1)
     for name, v in teacher_variables(teacher).items():
         noise = random.normal(size=v.shape)
@@ -70,21 +70,42 @@ def rewrite(saved, tmp_path):
     return write
 
 
-def test_teacher_is_frozen_in_every_sense(teacher):
-    assert not teacher.trainable
-    assert teacher.trainable_variables == []
+def test_teacher_is_frozen_and_calls_move_nothing(teacher):
     assert teacher.encoder.trainable_variables == []
     assert teacher.decoder.trainable_variables == []
-    with pytest.raises(ValueError, match="A teacher is frozen"):
-        teacher.trainable = True
-    teacher.trainable = False
-
     before = [v.numpy() for v in teacher.variables]
-    training = teacher(IMAGES, training=True)
-    for name, value in teacher(IMAGES, training=False).items():
-        np.testing.assert_array_equal(value, training[name], name)
+    outputs = teacher(IMAGES)
+    for name, value in teacher(IMAGES).items():
+        np.testing.assert_array_equal(value, outputs[name], name)
     for value, variable in zip(before, teacher.variables):
         np.testing.assert_array_equal(value, variable.numpy())
+
+
+def test_layers_are_as_announced_and_only_those_wanted_are_returned(teacher):
+    outputs = teacher(IMAGES)
+    assert set(teacher.layers) == set(outputs) - {"prediction"}
+    for name, (channels, stride) in teacher.layers.items():
+        assert outputs[name].shape == (2, 16 // stride, 16 // stride, channels), name
+    assert teacher.layers["block1"].stride == 4
+    deeper = TaskonomyTeacher(
+        "normal", Encoder((1, 1, 1, 1), 1 / 32, strides=(2, 1, 2, 2))
+    )
+    strides = [deeper.layers[name].stride for name in ("block1", "block2", "block3")]
+    assert strides == [4, 8, 8]
+    assert set(teacher(IMAGES, ("block3",))) == {"block3", "prediction"}
+
+
+def test_fingerprint_is_that_of_weights_and_architecture(teacher, saved):
+    again = load_teacher(saved)
+    assert again.fingerprint == teacher.fingerprint
+    variable = teacher_variables(again)[KERNEL]
+    variable.assign_add(tf.ones_like(variable) * 1e-6)
+    assert again.fingerprint != teacher.fingerprint
+    one, other = (
+        TaskonomyTeacher("depth_zbuffer", teacher.encoder, decoder)
+        for decoder in (teacher.decoder, None)
+    )
+    assert len({one.fingerprint, other.fingerprint, teacher.fingerprint}) == 3
 
 
 def test_outputs_are_named_and_shaped_as_documented(teacher):
@@ -95,7 +116,7 @@ def test_outputs_are_named_and_shaped_as_documented(teacher):
     }
     assert outputs["prediction"].shape == (2, 16, 16, 1)
     assert outputs["representation"].shape == (2, 4, 4, 8)
-    encoder_only = Teacher("keypoints3d", networks()[0])
+    encoder_only = TaskonomyTeacher("keypoints3d", networks()[0])
     assert set(encoder_only(IMAGES)) == set(outputs) - {"prediction"}
 
 
@@ -106,7 +127,7 @@ def test_save_and_load_give_the_same_teacher(teacher, tmp_path, dtype, tolerance
     assert digest == sha256_of(path)
     again = load_teacher(path, digest)
     assert again.get_config() == teacher.get_config()
-    assert not again.trainable_variables
+    assert not again.encoder.trainable_variables
     mine, other = teacher_variables(teacher), teacher_variables(again)
     assert list(mine) == list(other)
     for name, variable in mine.items():
@@ -127,7 +148,7 @@ def test_save_and_load_give_the_same_teacher(teacher, tmp_path, dtype, tolerance
 
 
 def test_save_and_load_of_an_encoder_alone(tmp_path):
-    teacher = Teacher("vanishing_point", networks()[0])
+    teacher = TaskonomyTeacher("vanishing_point", networks()[0])
     save_teacher(teacher, tmp_path / "t.safetensors")
     again = load_teacher(tmp_path / "t.safetensors")
     assert again.decoder is None and again.image_size is None
@@ -172,7 +193,10 @@ def test_save_in_an_unknown_precision_is_refused(teacher, tmp_path):
 
 
 def test_count_leaves_moving_statistics_out(teacher):
-    counts = [v.shape.num_elements() for v in Teacher("normal", *networks()).variables]
+    counts = [
+        v.shape.num_elements()
+        for v in TaskonomyTeacher("normal", *networks()).variables
+    ]
     moving = sum(
         v.shape.num_elements() for v in teacher.variables if "moving_" in v.name
     )

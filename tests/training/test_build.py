@@ -12,8 +12,9 @@ from soka_tf.data.samples import Data, Sample
 from soka_tf.errors import UserError, plain_message
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.teachers.teacher import Teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.training import build
 from soka_tf.training.config import parse_gin
 from soka_tf.training.dry_run import describe
@@ -187,7 +188,7 @@ def pools():
     return [
         TeacherPool(
             {
-                "depth_zbuffer": Teacher(
+                "depth_zbuffer": TaskonomyTeacher(
                     "depth_zbuffer",
                     Encoder(strides=strides, **SMALL),
                     Decoder(1, 1 / 64, 0, 2),
@@ -203,6 +204,12 @@ def pools():
     [
         ({"layers": ["block9"]}, r"build_amalgamation\.layers .*\['block9'\]"),
         ({"layers": []}, r"build_amalgamation\.layers must be some of"),
+        ({"layers": [3]}, r"build_amalgamation\.layers must be .*pairs.*\[3\]"),
+        ({"layers": [("block3", "c4")]}, r"build_amalgamation\.layers must be .*'c4'"),
+        (
+            {"layers": [("c4", "block3")]},
+            "'depth_zbuffer' has no layer c4 for the student's block3. It has block1",
+        ),
         ({"variant": "magic"}, "build_amalgamation: .*'magic'"),
         ({"mixing": "magic"}, "build_amalgamation: .*mixing .*'magic'"),
     ],
@@ -212,11 +219,20 @@ def test_amalgamation_unknown_choice_names_the_binding(student, pools, wrong, me
         build.build_amalgamation(student, pools[0], **wrong)
 
 
-def test_amalgamation_of_other_strides_names_the_binding(student, pools):
-    with pytest.raises(
-        UserError, match=r"output strides: \[4, 8\].*build_student\.str"
-    ):
-        build.build_amalgamation(student, pools[1])
+def test_amalgamation_takes_teachers_of_other_strides(student, pools):
+    one, other = (build.build_amalgamation(student, pool) for pool in pools)
+    assert other.get_config() == one.get_config()
+
+
+def test_amalgamation_takes_pairs_of_layers(student, pools):
+    pairs = (("block4", "block3"), "representation")
+    amalgamation = build.build_amalgamation(student, pools[0], layers=pairs)
+    layers = dict(amalgamation.teacher_layers)
+    assert layers == {"block3": ("block4",), "representation": ("representation",)}
+    (mixing,) = amalgamation.amalgamations["block3"].mixing_weights
+    assert mixing.shape == (64, 32)
+    again = Amalgamation.from_config(amalgamation.get_config())
+    assert again.teacher_layers == amalgamation.teacher_layers
 
 
 def test_amalgamation_none_is_none(student, pools):

@@ -8,7 +8,7 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.teachers.teacher import Teacher, save_teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher
 from soka_tf.training.build import initialize_student
 
 STRIDES = (2, 2, 1, 1)
@@ -26,10 +26,10 @@ def decoder(name="decoder"):
 def teachers():
     return TeacherPool(
         {
-            "depth_zbuffer": Teacher("depth_zbuffer", encoder(), decoder()),
-            "edge_texture": Teacher("edge_texture", encoder(), decoder()),
+            "depth_zbuffer": TaskonomyTeacher("depth_zbuffer", encoder(), decoder()),
+            "edge_texture": TaskonomyTeacher("edge_texture", encoder(), decoder()),
         },
-        {"keypoints3d": Teacher("keypoints3d", encoder())},
+        {"keypoints3d": TaskonomyTeacher("keypoints3d", encoder())},
     )
 
 
@@ -74,7 +74,7 @@ def test_encoder_of_an_auxiliary_teacher_is_lent_alone(teachers):
 def test_teachers_of_the_folder_lend_though_they_are_none_of_the_run(
     teachers, tmp_path
 ):
-    other = Teacher("reshading", encoder(), decoder())
+    other = TaskonomyTeacher("reshading", encoder(), decoder())
     save_teacher(other, tmp_path / "reshading.safetensors")
     made = student()
     initialize_student(

@@ -396,7 +396,7 @@ def test_run_with_cached_teachers_never_runs_them_and_loses_only_rounding(
 )
 def test_run_caches_only_what_it_needs(tiny, tmp_path, further, layers):
     run = tiny.build(tmp_path / "run", *caching(tmp_path / "cache", *further))
-    cache = teacher_cache(run.settings, run.model, run.teacher_files)
+    cache = teacher_cache(run.settings, run.model)
     assert set(cache.records["edge_texture"].shapes) == {*layers, "prediction"}
     assert ("keypoints3d" in cache.records) == bool(layers)
 

@@ -16,7 +16,7 @@ from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
 from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
-from soka_tf.teachers.teacher import Teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.training.optimizers import make_optimizer
 from tests.soka import reference
 from tools.benchmarks.measure import Measurement, time_cases
@@ -127,8 +127,8 @@ def _build_model(width: float, teachers_precision: str, order: str) -> SokaModel
         return Decoder(get_task(task).channels, width=width, name=f"decoder_{task}")
 
     teachers = TeacherPool(
-        {task: Teacher(task, encoder(), decoder(task)) for task in TASKS},
-        {AUXILIARY: Teacher(AUXILIARY, encoder())},
+        {task: TaskonomyTeacher(task, encoder(), decoder(task)) for task in TASKS},
+        {AUXILIARY: TaskonomyTeacher(AUXILIARY, encoder())},
         precision=teachers_precision,
     )
     student = Student(encoder(), {task: decoder(task) for task in TASKS})

@@ -21,7 +21,7 @@ from soka_tf.serving.saved_model import export_student
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
 from soka_tf.teachers.pool import load_teachers
-from soka_tf.teachers.teacher import Teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from tools.benchmarks.measure import Measurement, time_cases
 
 TASKS = tuple(get_task(n) for n in ("depth_zbuffer", "edge_texture", "normal"))
@@ -125,8 +125,8 @@ _SINGLE = "unfolded_single_students"
 class Networks(NamedTuple):
     """Teachers of `TASKS`, students of one each and of all; random weights."""
 
-    teachers: Dict[str, Teacher]
-    singles: Dict[str, Teacher]
+    teachers: Dict[str, TaskonomyTeacher]
+    singles: Dict[str, TaskonomyTeacher]
     student: Student
 
     @classmethod
@@ -138,7 +138,9 @@ class Networks(NamedTuple):
 
         def each(units):
             return {
-                task.name: Teacher(task.name, Encoder(units, width), decoder(task))
+                task.name: TaskonomyTeacher(
+                    task.name, Encoder(units, width), decoder(task)
+                )
                 for task in TASKS
             }
 
@@ -227,7 +229,7 @@ def _prediction(teacher: Predict, images: tf.Tensor) -> tf.Tensor:
     return teacher(images)["prediction"]
 
 
-def fold_teacher(teacher: Teacher, precision: str = "float32") -> Predict:
+def fold_teacher(teacher: TaskonomyTeacher, precision: str = "float32") -> Predict:
     """A folded teacher: images to "representation" and "prediction"."""
     encoder = fold(teacher.encoder, precision)
     decoder = fold(teacher.decoder, precision)
@@ -287,7 +289,7 @@ def _relative_rmse(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def accuracy_in_rooms(
-    variants: Mapping[str, Callable[[Teacher], Predict]],
+    variants: Mapping[str, Callable[[TaskonomyTeacher], Predict]],
     names: Sequence[str] = ("depth_zbuffer", "edge_texture", "normal"),
     rooms: int = 12,
 ) -> List[Dict[str, Any]]:

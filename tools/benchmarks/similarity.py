@@ -1,5 +1,6 @@
 """RDMs and the similarity of teachers against NumPy and SciPy, all in memory."""
 
+import functools
 import itertools
 import tempfile
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
@@ -19,7 +20,7 @@ from soka_tf.teachers.similarity import (
     compute_similarity,
     compute_teacher_rdm,
 )
-from soka_tf.teachers.teacher import Teacher, save_teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher
 from tools.benchmarks.input import write_images
 from tools.benchmarks.measure import Measurement, time_cases
 
@@ -135,7 +136,9 @@ def _network_cases(folder: str, sizes: Scale) -> Dict[str, Callable[[], Any]]:
     names = _NAMES[: sizes.teachers]
     for seed, name in enumerate(names):
         tf.keras.utils.set_random_seed(seed)
-        teacher = Teacher(name, Encoder(sizes.network_units, sizes.network_width))
+        teacher = TaskonomyTeacher(
+            name, Encoder(sizes.network_units, sizes.network_width)
+        )
         save_teacher(teacher, f"{folder}/{name}.safetensors")
     samples = write_images(
         f"{folder}/images", sizes.network_images, sizes.image_size, "PNG"
@@ -153,12 +156,14 @@ def plain_comparison(
     names: Sequence[str], folder: str, samples: Sequence[Sample], image_size: int
 ) -> np.ndarray:
     """The same from files, by block 4: everything is loaded, everything is kept."""
-    teachers: Mapping[str, Teacher] = load_teachers(names, folder)
+    teachers: Mapping[str, TaskonomyTeacher] = load_teachers(names, folder)
     dataset = labelled_dataset(samples, [], image_size, _BATCH)
     images = [batch[RGB] for batch in dataset]
     rdms: List[np.ndarray] = []
     for teacher in teachers.values():
-        encode = tf.function(teacher.encode, autograph=False)
+        encode = tf.function(
+            functools.partial(teacher, layers=("block4",)), autograph=False
+        )
         features = [encode(batch)["block4"].numpy() for batch in images]
         rdms.append(plain_rdm(np.concatenate(features)))
     return plain_similarity(rdms)
@@ -171,10 +176,12 @@ class _RandomTeacher:
         name, released_input = "random", "plain"
 
     def __init__(self, channels: int):
-        self._channels = channels
+        self.layers = {"block4": (channels, 1)}
 
-    def encode(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
-        shape = (tf.shape(images)[0], 16, 16, self._channels)
+    def __call__(
+        self, images: tf.Tensor, layers: Sequence[str]
+    ) -> Dict[str, tf.Tensor]:
+        shape = (tf.shape(images)[0], 16, 16, self.layers["block4"][0])
         return {"block4": tf.random.normal(shape)}
 
 

@@ -12,8 +12,8 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.tasks import get_task
 from soka_tf.teachers.pool import TeacherPool
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, teacher_variables
 from soka_tf.teachers.taskonomy.visual_prior import load_visual_prior
-from soka_tf.teachers.teacher import Teacher, teacher_variables
 from tools.benchmarks.inference import (
     Predict,
     accuracy_in_rooms,
@@ -47,7 +47,7 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
     sizes = SCALES[scale]
     published = _published_network()
     if published is None:
-        teacher = Teacher(TASK.name, Encoder(), Decoder(TASK.channels))
+        teacher = TaskonomyTeacher(TASK.name, Encoder(), Decoder(TASK.channels))
         draw_weights(teacher, 0)
     else:
         teacher = _with_weights_of(published)
@@ -61,7 +61,7 @@ def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
 
 def measure_teacher(
     sizes: Scale,
-    teacher: Teacher,
+    teacher: TaskonomyTeacher,
     published: Optional[Any] = None,
     accuracy: Sequence[Mapping[str, Any]] = (),
 ) -> Measurement:
@@ -123,12 +123,12 @@ def measure_teacher(
     )
 
 
-def in_bfloat16(teacher: Teacher) -> Teacher:
+def in_bfloat16(teacher: TaskonomyTeacher) -> TaskonomyTeacher:
     """Returns the same teacher under Keras' policy mixed_bfloat16."""
     before = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        twin = Teacher.from_config(teacher.get_config())
+        twin = TaskonomyTeacher.from_config(teacher.get_config())
     finally:
         tf.keras.mixed_precision.set_global_policy(before)
     values = teacher_variables(teacher)
@@ -141,7 +141,7 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _as_a_pool_runs(teacher: Teacher) -> Predict:
+def _as_a_pool_runs(teacher: TaskonomyTeacher) -> Predict:
     pool = TeacherPool({TASK.name: teacher})
 
     @tf.function(autograph=False)
@@ -186,7 +186,7 @@ def _published_network() -> Optional[Any]:
     return network
 
 
-def _with_weights_of(network: Any) -> Teacher:
+def _with_weights_of(network: Any) -> TaskonomyTeacher:
     """Our teacher of the package's weights, by way of its files."""
     import torch
 

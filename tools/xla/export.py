@@ -26,7 +26,7 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.soka.model import STAGES, Mode, SokaModel
 from soka_tf.tasks import get_task
-from soka_tf.teachers.teacher import Teacher, save_teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher
 from soka_tf.training import build
 from soka_tf.training.run import assemble_model
 from soka_tf.training.settings import Settings
@@ -111,7 +111,7 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
                 encoder = Encoder(**student.encoder.get_config())
                 channels = get_task(task).channels
                 decoder = Decoder(**{**config, "channels": channels})
-                teacher = Teacher(task, encoder, decoder, settings.image_size)
+                teacher = TaskonomyTeacher(task, encoder, decoder, settings.image_size)
                 save_teacher(teacher, os.path.join(folder, f"{task}.safetensors"))
         files = build.find_teachers(settings.task_names, auxiliaries)
         model = assemble_model(settings, build.load_pool(files))

@@ -16,10 +16,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from soka_tf.disk import PathLike
 from soka_tf.errors import UserError
 from soka_tf.networks.encoder import ENCODER_26
 from soka_tf.teachers.fitting import Shape
-from soka_tf.teachers.teacher import PathLike, Teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 
 SIDE = 256
 # Largest absolute difference of representation and prediction. Between the original's
@@ -132,7 +133,7 @@ def reference_images(folder: PathLike) -> np.ndarray:
     return np.stack([photograph, noise.astype(np.float32)])
 
 
-def check(teacher: Teacher, folder: PathLike) -> List[Row]:
+def check(teacher: TaskonomyTeacher, folder: PathLike) -> List[Row]:
     """Compares a teacher with the reference data, layer by layer.
 
     The networks run eagerly: compiled, TensorFlow fuses layers and the last bits
@@ -205,7 +206,9 @@ def _check_record(
         )
 
 
-def _activations(teacher: Teacher, images: np.ndarray) -> Dict[str, np.ndarray]:
+def _activations(
+    teacher: TaskonomyTeacher, images: np.ndarray
+) -> Dict[str, np.ndarray]:
     """The original's name of every end point -> our activation, in order."""
     if teacher.encoder.image_channels == 1:
         # So it was recorded: the red channel in place of the lightness.
@@ -240,7 +243,7 @@ def _depths(layers: List[str]) -> Dict[str, float]:
     return places
 
 
-def _recorded(teacher: Teacher, folder: pathlib.Path) -> Iterator[_Record]:
+def _recorded(teacher: TaskonomyTeacher, folder: pathlib.Path) -> Iterator[_Record]:
     """Everything in one runtime's folder that this teacher can be compared with."""
     channels = teacher.decoder.channels if teacher.decoder else None
     others = _load(folder / "other_heads_eval.npz")
@@ -271,7 +274,7 @@ def _recorded(teacher: Teacher, folder: pathlib.Path) -> Iterator[_Record]:
     yield from _arrays(end, others, f"decoder_c{channels}/decoder_output_sub", 16)
 
 
-def _units(teacher: Teacher) -> Tuple[int, ...]:
+def _units(teacher: TaskonomyTeacher) -> Tuple[int, ...]:
     return tuple(teacher.encoder.get_config()["units"])
 
 

@@ -13,12 +13,13 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
 
 import numpy as np
 
+from soka_tf.disk import PathLike
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS, Task, get_task
 from soka_tf.teachers.checkpoint import read_checkpoint
 from soka_tf.teachers.fitting import Shape
 from soka_tf.teachers.taskonomy import published
-from soka_tf.teachers.teacher import PathLike, Teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 
 WHERE_TO_GET = (
     "https://github.com/StanfordVL/taskonomy (taskbank/tools/download_model.sh: "
@@ -62,7 +63,9 @@ HEADS = {
 _REPRESENTATION = 16 * 16 * 8
 
 
-def load_taskbank(task: str, prefix: PathLike) -> Tuple[Teacher, Dict[str, Any]]:
+def load_taskbank(
+    task: str, prefix: PathLike
+) -> Tuple[TaskonomyTeacher, Dict[str, Any]]:
     """Loads the teacher of a task from a checkpoint. Nothing in it is executed.
 
     Args:

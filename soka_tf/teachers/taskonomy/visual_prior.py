@@ -11,10 +11,11 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from soka_tf.disk import PathLike
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task, get_task
 from soka_tf.teachers.taskonomy import published
-from soka_tf.teachers.teacher import PathLike, Teacher, sha256_of
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, sha256_of
 from soka_tf.teachers.torch_file import read_torch_file
 
 WHERE_TO_GET = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch/"
@@ -51,7 +52,7 @@ class FileName(NamedTuple):
 
 def load_visual_prior(
     task: str, encoder: PathLike, decoder: Optional[PathLike] = None
-) -> Tuple[Teacher, Dict[str, Any]]:
+) -> Tuple[TaskonomyTeacher, Dict[str, Any]]:
     """Loads the teacher of a task from its files. Nothing in them is executed.
 
     Args:

@@ -21,8 +21,8 @@ from soka_tf.networks.weights import assign_variables, named_variables
 from soka_tf.teachers import load_teacher, save_teacher
 from soka_tf.teachers.checkpoint import read_checkpoint
 from soka_tf.teachers.taskonomy import parity, taskbank
+from soka_tf.teachers.taskonomy.network import read_manifest, teacher_variables
 from soka_tf.teachers.taskonomy.published import fill
-from soka_tf.teachers.teacher import read_manifest, teacher_variables
 from tests import golden_weights
 from tests.tools import load_tool, run_tool
 
@@ -218,7 +218,7 @@ def test_loaded_teacher_of_held_out_weights_equals_its_networks(converted):
         np.testing.assert_array_equal(outputs[layer], features[layer])
     prediction = networks["decoder"](features["representation"])
     np.testing.assert_array_equal(outputs["prediction"], prediction)
-    assert not teacher.trainable_variables
+    assert not teacher.encoder.trainable_variables
 
 
 def test_colorization_is_shown_the_lightness_of_colours(converted):

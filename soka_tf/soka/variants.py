@@ -1,0 +1,160 @@
+"""Readings of Eq. 3: how the student is drawn to sigma, and what trains W and C.
+
+docs/deviations.md says why there are four.
+"""
+
+from typing import List, NamedTuple, Sequence
+
+import tensorflow as tf
+
+from soka_tf.networks.replicas import (
+    gather_replicas,
+    mean_over_replicas,
+    replica_count,
+)
+
+_EPSILON = 1e-12
+
+
+class AmalgamationLosses(NamedTuple):
+    """Two losses, float32 scalars: of a layer, or of a step.
+
+    Attributes:
+      transfer: L_A of Eqs. 3 and 4, what the student's encoder minimises.
+      amalgamation: what W, C (and V) minimise; may be L_A itself.
+    """
+
+    transfer: tf.Tensor
+    amalgamation: tf.Tensor
+
+
+class Variant:
+    """A reading of Eq. 3. It has no variables: `LayerAmalgamation` has them.
+
+    Attributes:
+      reconstructs: whether it needs the heads V_i of `reconstruct_teachers`.
+    """
+
+    reconstructs: bool = False
+
+    def losses(
+        self,
+        amalgamate,
+        teachers: Sequence[tf.Tensor],
+        student: tf.Tensor,
+        weights: Sequence[float],
+    ) -> AmalgamationLosses:
+        """The losses of one layer of the student.
+
+        Gradients reach the student by `transfer` and W, C and V_i by `amalgamation`
+        only, whatever else the two depend on.
+
+        Args:
+          amalgamate: the layer's `LayerAmalgamation`: sigma from activations.
+          teachers: A_T of every teacher, float32 [B, h, w, c_i], constants.
+          student: A_S, float32 [B, h, w, c].
+          weights: 1 for a target's teacher, `auxiliary_weight` for an auxiliary.
+        """
+        raise NotImplementedError
+
+
+class Literal(Variant):
+    """Eq. 3 as printed, mean-reduced; W and C minimise L_A with the student.
+
+    It collapses: all three shrink together.
+    """
+
+    def losses(self, amalgamate, teachers, student, weights):
+        """See `Variant`."""
+        transfer = tf.reduce_mean(tf.square(student - amalgamate(teachers)))
+        return AmalgamationLosses(transfer, transfer)
+
+
+class Normalized(Variant):
+    """Eq. 3 on activations L2-normalised at every position."""
+
+    def losses(self, amalgamate, teachers, student, weights):
+        """See `Variant`."""
+        transfer = distance_of_directions(student, amalgamate(teachers))
+        return AmalgamationLosses(transfer, transfer)
+
+
+class OuterProduct(Variant):
+    """The sentence before Eq. 3: the batch's outer products A A^T, rows L2-normalised.
+
+    Similarity-preserving distillation (Tung and Mori, 2019).
+    """
+
+    def losses(self, amalgamate, teachers, student, weights):
+        """See `Variant`."""
+        # A replica's rows of the global batch's products; the mean over the replicas
+        # of what it returns is the loss of the global batch.
+        difference = _outer_product(student) - _outer_product(amalgamate(teachers))
+        size = tf.cast(tf.size(difference), difference.dtype)
+        transfer = tf.reduce_sum(tf.square(difference)) / size
+        return AmalgamationLosses(transfer, transfer)
+
+
+class Reconstruction(Variant):
+    """W, C and linear heads V_i minimise ||V_i sigma - A_i||^2, A_i of unit deviation.
+
+    Thus sigma keeps what every teacher knows; the student sees it as a constant,
+    compared as in `Normalized`.
+    """
+
+    reconstructs = True
+
+    def losses(self, amalgamate, teachers, student, weights):
+        """See `Variant`."""
+        teachers = unit_deviation(teachers)
+        sigma = amalgamate(teachers)
+        errors = [
+            weight * tf.reduce_mean(tf.square(read - activation))
+            for weight, read, activation in zip(
+                weights, amalgamate.reconstruct_teachers(sigma), teachers
+            )
+        ]
+        transfer = distance_of_directions(student, tf.stop_gradient(sigma))
+        return AmalgamationLosses(transfer, tf.add_n(errors))
+
+
+VARIANTS = {
+    "literal": Literal,
+    "normalized": Normalized,
+    "outer_product": OuterProduct,
+    "reconstruction": Reconstruction,
+}
+
+
+def distance_of_directions(student: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
+    """Mean square of the difference of unit vectors, [B, h, w, c] each."""
+    # A mean over channels, too: a layer of unit vectors weighs as 1 / channels.
+    difference = _unit_length(student) - _unit_length(sigma)
+    return tf.reduce_mean(tf.square(difference))
+
+
+def unit_deviation(activations: Sequence[tf.Tensor]) -> List[tf.Tensor]:
+    """Divides by the standard deviation over the batch, one scalar a teacher."""
+    if replica_count() == 1:
+        deviations = [tf.math.reduce_std(a) for a in activations]
+    else:
+        means = mean_over_replicas([tf.reduce_mean(a) for a in activations])
+        variances = mean_over_replicas(
+            [tf.reduce_mean(tf.square(a - m)) for a, m in zip(activations, means)]
+        )
+        deviations = [tf.sqrt(variance) for variance in variances]
+    return [a / (deviation + 1e-6) for a, deviation in zip(activations, deviations)]
+
+
+def _unit_length(activation: tf.Tensor) -> tf.Tensor:
+    return tf.math.l2_normalize(activation, axis=-1, epsilon=_EPSILON)
+
+
+def _outer_product(activation: tf.Tensor) -> tf.Tensor:
+    """Row-normalised similarities [B, B] of the batch's flattened activations.
+
+    Among replicas [B, R * B], the rows of a replica's images.
+    """
+    flat = tf.reshape(activation, [tf.shape(activation)[0], -1])
+    product = tf.matmul(flat, gather_replicas(flat), transpose_b=True)
+    return tf.math.l2_normalize(product, axis=1, epsilon=_EPSILON)
