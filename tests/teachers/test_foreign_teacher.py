@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.data.images import find_images
 from soka_tf.data.pipeline import image_dataset
+from soka_tf.data.sources.folder import find_images
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
 from soka_tf.teachers import Teacher
