@@ -459,9 +459,9 @@ def test_values_float16_does_not_hold_name_teacher_and_image(
 ):
     cache = make(tiny, tmp_path, PAIR[:1], ())
     said = cache._pool.run
-    cache._pool.run = lambda task, shown: {
-        **said(task, shown),
-        "block3": said(task, shown)["block3"] * factor,
+    cache._pool.run = lambda task, *shown: {
+        **said(task, *shown),
+        "block3": said(task, *shown)["block3"] * factor,
     }
     cache._run[PAIR[0]] = tf.function(cache._runner(PAIR[0], LAYERS))
     message = rf"teacher of 'depth_zbuffer' answers .*0\.png with {told}"

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.data.pipeline import image_dataset
-from soka_tf.data.sources.folder import find_images
+from soka_tf.data.sources import folder
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
 from soka_tf.teachers import Teacher
@@ -110,7 +110,7 @@ def test_kept_outputs_are_found_by_the_fingerprint_and_train(pool, tiny, tmp_pat
     model = build_model(pool, (*PAIRS, "block1"))
     layers = model.amalgamated_layers
     cache = TeacherCache(tmp_path, pool, small.SIZE, layers=layers)
-    samples = find_images(tiny.images)
+    samples = folder.find(tiny.images)
     cache.fill(samples, progress=False)
     data = image_dataset(samples, small.SIZE, 3, 0, teachers=cache.reader(samples))
     batch = next(iter(data))
