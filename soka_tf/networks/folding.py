@@ -105,10 +105,14 @@ def _is_plain(layer: tf.keras.layers.Layer) -> bool:
     """Whether `_Convolution` computes what the layer does."""
     if type(layer) not in (tf.keras.layers.Conv2D, tf.keras.layers.Conv2DTranspose):
         return False
-    if _is_transposed(layer) and (layer.padding != "same" or len({*layer.strides}) > 1):
-        return False
+    fits = not _is_transposed(layer) or (
+        layer.padding == "same"
+        and layer.output_padding is None
+        and len({*layer.strides}) == 1
+    )
     return (
-        layer.activation is tf.keras.activations.linear
+        fits
+        and layer.activation is tf.keras.activations.linear
         and {*layer.dilation_rate, layer.groups} == {1}
         and layer.data_format == "channels_last"
     )

@@ -35,7 +35,9 @@ def test_backbone_of_this_file_is_trained_resumed_and_exported(tiny, tmp_path):
     train(run, str(tmp_path))
     rows = (tmp_path / "metrics.csv").read_text()
     assert all(name in rows for name in ("cycle", "gradient_norm", "loss/transfer"))
-    assert all((v != b).numpy().any() for v, b in zip(encoder.weights, before))
+    assert all(
+        (v != b).numpy().any() for v, b in zip(encoder.trainable_variables, before)
+    )
     images = tf.random.stateless_uniform((2, 16, 16, 3), (1, 2))
     expected = encoder(2.0 * images - 1.0)["representation"]
     encoder.last_shared_kernel.assign_add(tf.ones_like(encoder.last_shared_kernel))
