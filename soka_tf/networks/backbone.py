@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple
 
 import tensorflow as tf
 
-from soka_tf.networks.batch_norm import BatchNorm, synchronize
+from soka_tf.networks.batch_norm import synchronize
 from soka_tf.networks.building import as_float32
 
 # Divisible by every stride up to 8, and by 10, 12, 14, 15, 16, 32 and 64.
@@ -42,7 +42,9 @@ class Backbone(tf.keras.Model):
 
     Called on float32 [B, H, W, image_channels] in [-1, 1] of any size, it returns
     layer -> float32 [B, H / stride, W / stride, channels], as `feature_layers` has
-    them. A subclass is made of plain Keras layers without models among them.
+    them. A subclass is made of plain Keras layers without models among them; a
+    BatchNorm named after the convolution before it, NAME/BatchNorm, is folded into it
+    by an export.
     """
 
     def __init__(
@@ -98,14 +100,6 @@ class Backbone(tf.keras.Model):
             )
         if not _kernels(compress):
             raise ValueError(f"{owner}: the head must have a kernel. Received: none.")
-        for layer in self.layers:
-            foreign = isinstance(layer, tf.keras.layers.BatchNormalization)
-            if foreign and not isinstance(layer, BatchNorm):
-                raise ValueError(
-                    f"{owner}: batch normalisation must be by "
-                    f"{BatchNorm.__module__}.BatchNorm, whose statistics can rest. "
-                    f"Received: {layer.name!r}, a {type(layer).__name__}."
-                )
         self._parts = _Parts(
             dict(config), shared_layer, trunk, compress, _feature_layers(self, owner)
         )
