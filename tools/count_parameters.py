@@ -170,7 +170,7 @@ def readings() -> Iterator[Reading]:
     encoder = Encoder((1, 1, 1, 1))  # the widths are those of any number of units
     side = _IMAGE_SIZE // encoder.output_stride
     widths = {
-        "block3": encoder.block3_channels,
+        "block3": encoder.feature_layers["block3"].channels,
         "representation": encoder.representation_channels,
     }
     for layers in (tuple(widths), *((layer,) for layer in widths)):

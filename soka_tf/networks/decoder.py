@@ -86,6 +86,8 @@ _LAYOUTS = {
     ),
 }
 LAYOUTS = tuple(_LAYOUTS)
+# Of encoders to which a decoder of the layout "map" belongs; upsamplings by index.
+OUTPUT_STRIDES = tuple(2**n for n in range(len(_LAYOUTS["map"].stages) + 1))
 
 
 def _layer(x: tf.Tensor, filters: int, name: str) -> tf.Tensor:

@@ -13,19 +13,13 @@ Layer names are those of the released checkpoints without the network's scope:
 A strided convolution of more than one pixel has a layer NAME/Pad before it.
 """
 
-import dataclasses
-import math
-from typing import Any, Dict, Sequence
+from typing import Sequence
 
 import tensorflow as tf
 
-from soka_tf.networks.batch_norm import BatchNorm, synchronize
-from soka_tf.networks.building import (
-    as_float32,
-    check_integers,
-    check_positive,
-    scaled_filters,
-)
+from soka_tf.networks.backbone import Backbone
+from soka_tf.networks.batch_norm import BatchNorm
+from soka_tf.networks.building import check_integers, check_positive, scaled_filters
 
 ENCODER_50 = (3, 4, 6, 3)
 ENCODER_26 = (2, 3, 1, 2)
@@ -78,17 +72,8 @@ def _unit(
     return tf.keras.layers.ReLU(name=f"{name}/Relu")(x)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    """Keeps sub-models out of Keras' tracking: their layers are counted once."""
-
-    config: Dict[str, Any]
-    trunk: tf.keras.Model
-    compress: tf.keras.Model
-
-
 @tf.keras.utils.register_keras_serializable(package="soka_tf")
-class Encoder(tf.keras.Model):
+class Encoder(Backbone):
     """Images to the features of four blocks and a thin representation.
 
     Called on float32 [B, H, W, image_channels] in [-1, 1] of any size, it returns
@@ -150,17 +135,12 @@ class Encoder(tf.keras.Model):
                     stride=block_strides[block] if unit == units[block] else 1,
                     name=f"block{block + 1}/unit_{unit}/bottleneck_v1",
                 )
-            features[f"block{block + 1}"] = as_float32(x, f"block{block + 1}")
-        representation = _conv(
-            features["block4"], representation_channels, 3, 1, "compress1"
-        )
-        representation = as_float32(representation, "representation")
-
+            features[f"block{block + 1}"] = x
         super().__init__(
-            images, {**features, "representation": representation}, name=name
-        )
-        synchronize(self, synchronized)
-        self._parts = _Parts(
+            images,
+            features,
+            shared_layer="block4",
+            head=lambda x: _conv(x, representation_channels, 3, 1, "compress1"),
             config={
                 "units": units,
                 "width": float(width),
@@ -170,52 +150,6 @@ class Encoder(tf.keras.Model):
                 "synchronized": synchronized,
                 "name": name,
             },
-            trunk=tf.keras.Model(images, features, name=f"{name}_trunk"),
-            compress=tf.keras.Model(
-                features["block4"], representation, name=f"{name}_compress"
-            ),
+            synchronized=synchronized,
+            name=name,
         )
-
-    @property
-    def trunk(self) -> tf.keras.Model:
-        """Images -> features of the blocks; the same layers as in the whole."""
-        return self._parts.trunk
-
-    @property
-    def compress(self) -> tf.keras.Model:
-        """Block 4 -> representation; the same layers as in the whole."""
-        return self._parts.compress
-
-    @property
-    def representation_channels(self) -> int:
-        """Channels of the representation."""
-        return self._parts.config["representation_channels"]
-
-    @property
-    def image_channels(self) -> int:
-        """Channels of the images."""
-        return self._parts.config["image_channels"]
-
-    @property
-    def block3_channels(self) -> int:
-        """Channels of block 3, the deeper of the two amalgamated layers."""
-        return self.trunk.output["block3"].shape[-1]
-
-    @property
-    def output_stride(self) -> int:
-        """Pixels of the image per pixel of the representation, along one axis."""
-        return math.prod(self._parts.config["strides"])
-
-    @property
-    def last_shared_kernel(self) -> tf.Variable:
-        """The kernel of compress1: the last one that all tasks share (GradNorm)."""
-        return self.get_layer("compress1").kernel
-
-    def get_config(self) -> Dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return dict(self._parts.config)
-
-    @classmethod
-    def from_config(cls, config: Dict[str, Any], custom_objects=None) -> "Encoder":
-        """Returns a new encoder with the constructor's arguments."""
-        return cls(**config)

@@ -9,7 +9,7 @@ at every call, but TensorFlow copies them so often that a full-size export would
 several times the memory.
 """
 
-from typing import Optional, Tuple
+from typing import Dict, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -25,8 +25,9 @@ def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
     """Returns the same function with BatchNorm folded into the convolutions.
 
     Args:
-      network: an encoder or a decoder, built; what it knows now is copied. A BatchNorm
-        of layer NAME is called NAME/BatchNorm.
+      network: a backbone or a decoder, built; what it knows now is copied. A BatchNorm
+        of layer NAME is called NAME/BatchNorm. One that cannot be folded, as what
+        follows no plain convolution, is kept.
       precision: "float32", equal but for rounding; or "bfloat16", in which weights are
         stored and all layers but those at an output compute.
 
@@ -35,13 +36,16 @@ def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
       its own, is trainable.
 
     Raises:
-      ValueError: if the precision is unknown or a BatchNorm has no convolution.
+      ValueError: if the precision is unknown.
     """
     if precision not in PRECISIONS:
         raise ValueError(
             f"fold: precision must be one of {PRECISIONS}. Received: {precision!r}."
         )
     layers = {layer.name: layer for layer in network.layers}
+    behind = _layers_behind_convolutions(network)
+    absorbed = {layer.name for found in behind.values() for layer in found if layer}
+    kept = []
 
     def dtype_of(layer: tf.keras.layers.Layer) -> str:
         return "float32" if layer.name in network.output_names else precision
@@ -50,36 +54,80 @@ def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
         if isinstance(layer, tf.keras.layers.InputLayer):
             return layer
         dtype = dtype_of(layer)
-        if isinstance(layer, tf.keras.layers.Conv2D):  # a transposed one is one, too
-            return _convolution(layer, layers, dtype)
-        own, _, kind = layer.name.rpartition("/")
-        convolution = layers.get(own)
-        if isinstance(layer, BatchNorm):
-            if not isinstance(convolution, tf.keras.layers.Conv2D):
-                raise ValueError(f"fold: {layer.name!r} follows no convolution.")
-            return _nothing(layer, dtype)
-        if kind == "LeakyRelu" and _is_transposed(convolution):
-            return _nothing(layer, dtype)  # done before the pixels are interleaved
-        return type(layer).from_config({**layer.get_config(), "dtype": dtype})
+        if layer.name in behind:
+            return _convolution(layer, *behind[layer.name], dtype)
+        if layer.name in absorbed:
+            return tf.keras.layers.Activation("linear", dtype=dtype, name=layer.name)
+        kept.append(type(layer).from_config({**layer.get_config(), "dtype": dtype}))
+        return kept[-1]
 
-    return tf.keras.models.clone_model(network, clone_function=lean)
-
-
-def _nothing(layer: tf.keras.layers.Layer, dtype: str) -> tf.keras.layers.Layer:
-    return tf.keras.layers.Activation("linear", dtype=dtype, name=layer.name)
+    folded = tf.keras.models.clone_model(network, clone_function=lean)
+    for layer in kept:
+        layer.trainable = False
+        layer.set_weights(layers[layer.name].get_weights())
+    return folded
 
 
-def _is_transposed(layer: Optional[tf.keras.layers.Layer]) -> bool:
+def _layers_behind_convolutions(network: tf.keras.Model) -> Dict[str, Tuple]:
+    """What convolutions take over: NAME -> (NAME/BatchNorm, NAME/LeakyRelu) or None.
+
+    Only those that `_Convolution` can compute are in it. An activation is taken over by
+    transposed ones alone, before their channels are spread over pixels.
+    """
+    layers = {layer.name: layer for layer in network.layers}
+    readers = {name: [] for name in (*layers, *network.output_names)}
+    for nodes in network._nodes_by_depth.values():
+        for node in nodes:
+            for parent in node.parent_nodes:
+                readers[parent.layer.name].append(node.layer.name)
+    for name in network.output_names:
+        readers[name].append("")
+
+    def only_reader(layer, name, kind):
+        reader = layers.get(name)
+        sources = [source for source, names in readers.items() if name in names]
+        alone = readers[layer.name] == [name] and sources == [layer.name]
+        return reader if isinstance(reader, kind) and alone else None
+
+    behind = {}
+    for name, layer in layers.items():
+        if _is_plain(layer):
+            norm = only_reader(layer, f"{name}/BatchNorm", BatchNorm)
+            last, activation = norm or layer, None
+            if _is_transposed(layer):
+                kind = tf.keras.layers.LeakyReLU
+                activation = only_reader(last, f"{name}/LeakyRelu", kind)
+            behind[name] = norm, activation
+    return behind
+
+
+def _is_plain(layer: tf.keras.layers.Layer) -> bool:
+    """Whether `_Convolution` computes what the layer does."""
+    if type(layer) not in (tf.keras.layers.Conv2D, tf.keras.layers.Conv2DTranspose):
+        return False
+    fits = not _is_transposed(layer) or (
+        layer.padding == "same"
+        and layer.output_padding is None
+        and len({*layer.strides}) == 1
+    )
+    return (
+        fits
+        and layer.activation is tf.keras.activations.linear
+        and {*layer.dilation_rate, layer.groups} == {1}
+        and layer.data_format == "channels_last"
+    )
+
+
+def _is_transposed(layer: tf.keras.layers.Layer) -> bool:
     return isinstance(layer, tf.keras.layers.Conv2DTranspose)
 
 
-def _convolution(layer, layers, dtype: str) -> "_Convolution":
-    """The lean form of a (transposed) convolution and the BatchNorm behind it."""
+def _convolution(layer, norm, activation, dtype: str) -> "_Convolution":
+    """The lean form of a (transposed) convolution and of what is behind it."""
     kernel = layer.kernel.numpy().astype(np.float64)
     if _is_transposed(layer):
         kernel = kernel.swapaxes(2, 3)  # [h, w, in, out] as everywhere else
     bias = layer.bias.numpy().astype(np.float64) if layer.use_bias else 0.0
-    norm = layers.get(f"{layer.name}/BatchNorm")
     if norm is not None:
         scale = norm.gamma.numpy() / np.sqrt(
             norm.moving_variance.numpy().astype(np.float64) + norm.epsilon
@@ -90,14 +138,8 @@ def _convolution(layer, layers, dtype: str) -> "_Convolution":
     if not _is_transposed(layer):
         padding = layer.padding.upper()
         return _Convolution(layer.name, dtype, kernel, bias, layer.strides, padding)
-    if layer.padding != "same" or len(set(layer.strides)) > 1:
-        raise ValueError(
-            f"fold: {layer.name!r} must have padding 'same' and one stride. "
-            f"Received: {layer.padding!r}, {layer.strides}."
-        )
     factor = layer.strides[0]
     kernel, padding = sub_pixel_kernel(kernel, factor)
-    slope = layers.get(f"{layer.name}/LeakyRelu")
     return _Convolution(
         layer.name,
         dtype,
@@ -105,7 +147,7 @@ def _convolution(layer, layers, dtype: str) -> "_Convolution":
         np.tile(bias, factor**2),
         (1, 1),
         padding,
-        slope=None if slope is None else float(slope.alpha),
+        slope=None if activation is None else float(activation.alpha),
         factor=factor,
     )
 

@@ -97,7 +97,7 @@ class SokaModel(tf.keras.Model):
           soft_loss: "l2" or "l1", see `soka_tf.soka.distillation`.
           weighted_collaboration: whether n omega_i multiplies L_i in Eq. 8; as printed
             it does not. Not with a rule that has shares of the encoder of its own.
-          train_compress: whether the encoder's last layer, compress1, is trained.
+          train_compress: whether what is behind the encoder's shared layer is trained.
           settle_step: from this step on BatchNorm's moving statistics stand still and
             are used in place of the batch's, by student and discriminators; None
             for never. The student then meets images as it will in use.

@@ -57,8 +57,8 @@ class Encoded(NamedTuple):
 
     Attributes:
       features: layer -> activations, "representation" among them.
-      trunk_tape: of the layers before compress1.
-      compress_tape: of compress1; persistent.
+      trunk_tape: of the layers up to the shared one.
+      compress_tape: of those from there to the representation; persistent.
       moved: what the pass would make of the moving statistics.
     """
 
@@ -195,9 +195,10 @@ def encode(game, step: Step, images: tf.Tensor) -> Encoded:
         with tf.GradientTape() as trunk_tape:
             features = dict(encoder.trunk(images, training=step.training))
         with tf.GradientTape(persistent=True) as compress_tape:
-            compress_tape.watch(features["block4"])
+            shared = features[encoder.shared_layer]
+            compress_tape.watch(shared)
             features["representation"] = encoder.compress(
-                features["block4"], training=step.training
+                shared, training=step.training
             )
     return Encoded(features, trunk_tape, compress_tape, moved)
 
@@ -332,12 +333,13 @@ def collaborate(
             gradients[layer] = gradients.get(layer, 0.0) + gradient
 
     encoder = game.student.encoder
+    shared = encoder.shared_layer
     pulled = encoded.compress_tape.gradient(
         features["representation"],
-        [features["block4"], *encoder.compress.trainable_variables],
+        [features[shared], *encoder.compress.trainable_variables],
         output_gradients=gradients.pop("representation"),
     )
-    gradients["block4"] = gradients.get("block4", 0.0) + pulled[0]
+    gradients[shared] = gradients.get(shared, 0.0) + pulled[0]
     encoder_gradients = encoded.trunk_tape.gradient(
         [features[layer] for layer in gradients],
         encoder.trunk.trainable_variables,

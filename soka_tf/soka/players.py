@@ -40,7 +40,7 @@ class Players:
           balancing: the rule that has the task weights omega.
           amalgamation: MIA, or None.
           adversary: the CGAN term, or None.
-          train_compress: whether the encoder's last layer, compress1, is trained.
+          train_compress: whether what is behind the encoder's shared layer is trained.
           weight_decay: L2 coefficient of encoder and decoders, added to the gradient.
         """
         self._student = student
@@ -71,7 +71,7 @@ class Players:
         """Optimizer's name -> the variables it moves, networks in the tasks' order."""
         encoder = self._student.encoder
         variables = {
-            # The trunk first, then compress1.
+            # The trunk first, then what makes the representation.
             "encoder": encoder.trunk.trainable_variables
             + (encoder.compress.trainable_variables if self._train_compress else []),
             "decoders": [

@@ -4,8 +4,8 @@ from typing import Any, Dict, List, Mapping
 
 import tensorflow as tf
 
+from soka_tf.networks.backbone import Backbone
 from soka_tf.networks.decoder import Decoder
-from soka_tf.networks.encoder import Encoder
 
 
 class Student(tf.keras.Model):
@@ -16,7 +16,7 @@ class Student(tf.keras.Model):
     """
 
     def __init__(
-        self, encoder: Encoder, decoders: Mapping[str, Decoder], name: str = "student"
+        self, encoder: Backbone, decoders: Mapping[str, Decoder], name: str = "student"
     ):
         """Joins the networks.
 
@@ -61,20 +61,3 @@ class Student(tf.keras.Model):
             task: self.decoders[task](representation, training=training)
             for task in self.tasks
         }
-
-    def get_config(self) -> Dict[str, Any]:
-        """The architecture, without weights."""
-        return {
-            "encoder": self.encoder.get_config(),
-            "decoders": [[t, self.decoders[t].get_config()] for t in self.tasks],
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], custom_objects: Any = None):
-        """Builds a student with fresh weights from `get_config()`."""
-        return cls(
-            Encoder.from_config(config["encoder"]),
-            {task: Decoder.from_config(c) for task, c in config["decoders"]},
-            name=config["name"],
-        )

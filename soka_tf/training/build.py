@@ -4,7 +4,6 @@ Values are bound in gin/base.gin, with their units and their place in the paper.
 """
 
 import functools
-import math
 import os
 from typing import (
     Any,
@@ -33,7 +32,8 @@ from soka_tf.data.samples import (
 from soka_tf.data.sources import folder, records, taskonomy
 from soka_tf.data.sources import rooms as room_source
 from soka_tf.errors import UserError
-from soka_tf.networks.decoder import Decoder
+from soka_tf.networks.backbone import Backbone
+from soka_tf.networks.decoder import OUTPUT_STRIDES, Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.weights import assign_variables, named_variables
@@ -213,6 +213,7 @@ def default_cache_dir() -> str:
 @gin.configurable
 def build_student(
     tasks: Sequence[str],
+    backbone: Optional[Callable[..., Backbone]] = None,
     units: Sequence[int] = (3, 4, 6, 3),
     width: float = 1.0,
     strides: Sequence[int] = (2, 2, 2, 2),
@@ -226,6 +227,8 @@ def build_student(
 
     Args:
       tasks: its tasks.
+      backbone: makes the encoder of the keywords representation_channels and
+        synchronized: any that gin knows; None for the ResNet of the next three.
       units: residual units of the encoder's blocks; (3, 4, 6, 3) is ResNet-50.
       width: of the encoder, 1 is the paper's.
       strides: of the encoder's conv1, pool1, block1, block2.
@@ -234,29 +237,54 @@ def build_student(
       decoder_min_filters: least filters of a decoder's layer.
       synchronized_batch_norm: whether BatchNorm is by the batch of all replicas.
       seed: of the initial values.
+
+    Raises:
+      UserError: if `backbone` makes no backbone, refuses its bindings, or has an output
+        stride that no decoder undoes.
     """
     tf.keras.utils.set_random_seed(seed)
-    encoder = Encoder(
-        units,
-        width,
-        strides,
-        representation_channels,
+    if backbone is None:
+        backbone = functools.partial(Encoder, units, width, strides)
+    encoder = _make_encoder(
+        backbone,
+        representation_channels=representation_channels,
         synchronized=synchronized_batch_norm,
     )
-    upsamplings = int(math.log2(encoder.output_stride))
     decoders = {
         task.name: Decoder(
             task.channels,
             width=decoder_width,
-            upsamplings=upsamplings,
+            upsamplings=OUTPUT_STRIDES.index(encoder.output_stride),
             min_filters=decoder_min_filters,
-            representation_channels=representation_channels,
+            representation_channels=encoder.representation_channels,
             synchronized=synchronized_batch_norm,
             name=f"decoder_{task.name}",
         )
         for task in get_targets(tasks)
     }
     return Student(encoder, decoders)
+
+
+def _make_encoder(backbone: Any, **arguments: Any) -> Backbone:
+    made, reason = backbone, ""
+    name = getattr(backbone, "__name__", "build_student")
+    if callable(backbone):
+        try:
+            made = _or_user_error(name, lambda: backbone(**arguments))
+        except TypeError as error:  # other arguments: a configurable of another kind
+            reason = f": {error}"
+    if not isinstance(made, Backbone):
+        raise UserError(
+            "build_student.backbone must be None, for the ResNet, or a reference to a "
+            f"gin configurable that makes a {Backbone.__module__}.Backbone of the "
+            f"keywords {', '.join(arguments)}. Received: {made!r}{reason}"
+        )
+    if made.output_stride not in OUTPUT_STRIDES:
+        raise UserError(
+            "build_student.backbone must have an output stride that decoders undo, one "
+            f"of {OUTPUT_STRIDES}. Received: {made.output_stride}, of {name}."
+        )
+    return made
 
 
 @gin.configurable

@@ -94,9 +94,9 @@ def test_representation_is_never_negative_and_partly_zero():
 def test_width_scales_all_filters_but_those_of_the_representation():
     encoder = small(width=0.3)
     assert encoder.get_layer("conv1").filters == round(64 * 0.3)
-    assert encoder.block3_channels == round(1024 * 0.3)
+    assert encoder.feature_layers["block3"].channels == round(1024 * 0.3)
     assert encoder.get_layer("compress1").filters == 8
-    assert small(width=1e-6).block3_channels == 1
+    assert small(width=1e-6).feature_layers["block3"].channels == 1
 
 
 def test_stride_sits_on_the_last_unit_with_a_pooled_shortcut():

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.networks.batch_norm import BatchNorm
+from soka_tf.networks.building import as_float32
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.folding import fold, sub_pixel_kernel
@@ -92,11 +93,27 @@ def test_sub_pixel_kernel_is_the_transposed_convolution(size, factor):
     )
 
 
-def test_batch_norm_behind_no_convolution_is_refused():
+def test_what_cannot_be_folded_is_kept_with_its_weights():
     inputs = tf.keras.Input((None, None, 3))
-    outputs = BatchNorm(name="conv1/BatchNorm")(inputs)
-    with pytest.raises(ValueError, match="'conv1/BatchNorm' follows no convolution"):
-        fold(tf.keras.Model(inputs, outputs))
+    x = BatchNorm(name="first")(inputs)
+    x = tf.keras.layers.DepthwiseConv2D(3, name="depthwise")(x)
+    x = BatchNorm(name="depthwise/BatchNorm")(x)
+    x = tf.keras.layers.Conv2D(4, 3, activation="relu", name="with_activation")(x)
+    x = BatchNorm(name="with_activation/BatchNorm")(x)
+    x = tf.keras.layers.Conv2D(4, 3, dilation_rate=2, padding="same", name="wide")(x)
+    x = BatchNorm(name="wide/BatchNorm")(x)
+    x = tf.keras.layers.Conv2D(4, 1, groups=2, name="groups")(x)
+    before = tf.keras.layers.Conv2D(4, 1, name="seen_twice")(x)
+    x = BatchNorm(name="seen_twice/BatchNorm")(before) + before
+    x = tf.keras.layers.Conv2DTranspose(4, 3, 2, "valid", name="enlarged")(x)
+    x = tf.keras.layers.Conv2D(4, 1, name="plain")(x)
+    x = BatchNorm(name="plain/BatchNorm")(x)
+    network = tf.keras.Model(inputs, as_float32(x, "end"))
+    scatter(network.variables, seed=1)
+    folded = fold(network)
+    assert error(network, folded) < 1e-5 and folded.trainable_variables == []
+    kinds = [type(layer) for layer in folded.layers]
+    assert kinds.count(BatchNorm) == 5  # all but that of "plain"
 
 
 def test_unknown_precision_is_refused(network):

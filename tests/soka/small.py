@@ -105,7 +105,10 @@ def build(
     scatter(student.variables, seed=1)
     amalgamation = None
     if variant is not None:
-        channels = {"block3": student.encoder.block3_channels, "representation": 8}
+        channels = {
+            "block3": student.encoder.feature_layers["block3"].channels,
+            "representation": 8,
+        }
         count = len(tasks) + auxiliaries
         amalgamation = Amalgamation(
             {layer: [c] * count for layer, c in channels.items()},
