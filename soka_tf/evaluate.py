@@ -55,13 +55,13 @@ def main() -> None:
         raise UserError(f"--out_dir must be a folder. Received: {out_dir}, a file.")
 
     from soka_tf.evaluation.report import format_table
-    from soka_tf.evaluation.run import evaluate_student
-    from soka_tf.training import build
-    from soka_tf.training.checkpoints import restore_student, restored_step
-    from soka_tf.training.config import parse_gin
-    from soka_tf.training.folder import config_of
-    from soka_tf.training.run import split_file
-    from soka_tf.training.settings import Settings
+    from soka_tf.runs import build
+    from soka_tf.runs.checkpoints import restore_student, restored_step
+    from soka_tf.runs.config import parse_gin
+    from soka_tf.runs.evaluation import evaluate_student
+    from soka_tf.runs.folder import config_of
+    from soka_tf.runs.run import split_file
+    from soka_tf.runs.settings import Settings
 
     parse_gin([config_of(model_dir)], _GIN_PARAM.value, base=None)
     settings = Settings()

@@ -67,14 +67,14 @@ _CALIBRATION_IMAGES = flags.DEFINE_integer(
 
 def main() -> None:
     """Restores the student and exports it."""
+    from soka_tf.runs import build
+    from soka_tf.runs.checkpoints import restore_student, restored_step
+    from soka_tf.runs.config import parse_gin
+    from soka_tf.runs.folder import config_of
+    from soka_tf.runs.run import split_file
+    from soka_tf.runs.settings import Settings
     from soka_tf.serving import formats
     from soka_tf.serving.saved_model import export_student
-    from soka_tf.training import build
-    from soka_tf.training.checkpoints import restore_student, restored_step
-    from soka_tf.training.config import parse_gin
-    from soka_tf.training.folder import config_of
-    from soka_tf.training.run import split_file
-    from soka_tf.training.settings import Settings
 
     formats.check_formats(_FORMAT.value)
     files = [name for name in _FORMAT.value if name != formats.SAVED_MODEL]

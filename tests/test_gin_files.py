@@ -12,10 +12,10 @@ import pytest
 
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.training import auxiliary, build, strategy
-from soka_tf.training.config import parse_gin, unused_bindings
-from soka_tf.training.settings import Settings
-from soka_tf.training.train import train
+from soka_tf.runs import auxiliary, build, strategy
+from soka_tf.runs.config import parse_gin, unused_bindings
+from soka_tf.runs.settings import Settings
+from soka_tf.runs.train import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GIN = ROOT / "gin"

@@ -19,9 +19,9 @@ ROOMS = (
     "networks",
     "teachers",
     "soka",
-    "training",
     "evaluation",
     "serving",
+    "runs",
 )
 # Beside the rooms: the start-up shared by the commands, and the commands.
 COMMANDS = ("train", "evaluate", "export", "predict")
@@ -33,7 +33,7 @@ WITHOUT_TENSORFLOW = (
     "tasks.py",
     "cli.py",
     "data/encodings.py",
-    "training/config.py",
+    "runs/config.py",
 )
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -144,7 +144,7 @@ def test_flags_and_gin_queries_stay_out_of_the_library(file):
     asked = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert "FLAGS" not in used
     assert not asked & {"query_parameter", "get_bindings", "parse_config_file"}
-    if file != "training/config.py":  # the only reader of gin text
+    if file != "runs/config.py":  # the only reader of gin text
         assert not asked & {"parse_config", "config_parser"}
 
 

@@ -90,7 +90,7 @@ def test_installed_wheel_outside_the_repository_finds_its_gin_files(wheel, tmp_p
     (site / "soka_tf" / "configs" / "gin" / "base.gin").touch()
     code = (
         "import gin; gin.configurable\n"
-        "from soka_tf.training import config\n"
+        "from soka_tf.runs import config\n"
         "print(config.config_root())\n"
         "print(config.find_gin_file('gin/deep/deeper/x.gin'))\n"
     )

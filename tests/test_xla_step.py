@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.training import checkpoints
-from soka_tf.training.config import parse_gin
+from soka_tf.runs import checkpoints
+from soka_tf.runs.config import parse_gin
 from tests import smooth, tiny_runs
 from tools.xla import export
 

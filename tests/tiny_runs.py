@@ -11,14 +11,14 @@ from PIL import Image
 from soka_tf.data.encodings import store
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.runs.config import parse_gin
+from soka_tf.runs.run import Run, build_run
 from soka_tf.tasks import get_task
 from soka_tf.teachers.taskonomy.network import (
     TaskonomyTeacher,
     load_teacher,
     save_teacher,
 )
-from soka_tf.training.config import parse_gin
-from soka_tf.training.run import Run, build_run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TARGETS = ("depth_zbuffer", "edge_texture", "edge_occlusion", "normal")

@@ -35,7 +35,7 @@ from soka_tf import cli  # noqa: E402 (tools/ is no installed package)
 from soka_tf.data.files import is_remote  # noqa: E402
 from soka_tf.disk import replacing, write_json, write_text  # noqa: E402
 from soka_tf.errors import UserError  # noqa: E402
-from soka_tf.training.config import read_gin  # noqa: E402
+from soka_tf.runs.config import read_gin  # noqa: E402
 from tools.studies import definitions, further, results  # noqa: E402
 from tools.studies import report as reports  # noqa: E402
 from tools.studies.definitions import Row, Scale, Study  # noqa: E402

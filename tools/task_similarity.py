@@ -306,7 +306,7 @@ def _search(folder: str) -> List["Sample"]:
 
 def _draw_rooms(image_size: int) -> Tuple[List["Sample"], str]:
     from soka_tf.data.sources import rooms
-    from soka_tf.training.build import default_cache_dir
+    from soka_tf.runs.build import default_cache_dir
 
     place = default_cache_dir()
     data = rooms.find(place, [], image_size, _ROOMS_SEED, _ROOMS, _VIEWS, 0)

@@ -21,7 +21,7 @@ from absl import flags, logging
 from soka_tf import cli
 from soka_tf.disk import write_json
 from soka_tf.errors import UserError
-from soka_tf.training.config import parse_gin
+from soka_tf.runs.config import parse_gin
 
 FLAGS = flags.FlagValues()
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -124,11 +124,11 @@ def train_teacher(
     from soka_tf.data.pipeline import labelled_dataset
     from soka_tf.networks.decoder import Decoder
     from soka_tf.networks.encoder import Encoder
+    from soka_tf.runs.optimizers import make_optimizer
+    from soka_tf.runs.schedules import poly_schedule
     from soka_tf.soka.distillation import KINDS, soft_target_loss
     from soka_tf.tasks import get_task
     from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
-    from soka_tf.training.optimizers import make_optimizer
-    from soka_tf.training.schedules import poly_schedule
 
     row = get_task(task)
     # "l1"; or "l2" for sparse maps, whose median, all that l1 finds, is empty.

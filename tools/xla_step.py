@@ -75,7 +75,7 @@ def main() -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from soka_tf.errors import UserError
-    from soka_tf.training.config import parse_gin
+    from soka_tf.runs.config import parse_gin
     from tools.xla.export import STEPS, build_model, export_step
 
     for step in args.step:
@@ -93,10 +93,10 @@ def _export(args: argparse.Namespace) -> None:
 def _checkpoint(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from soka_tf.training.checkpoints import manager_of
-    from soka_tf.training.config import parse_gin
-    from soka_tf.training.folder import claim
-    from soka_tf.training.run import build_run
+    from soka_tf.runs.checkpoints import manager_of
+    from soka_tf.runs.config import parse_gin
+    from soka_tf.runs.folder import claim
+    from soka_tf.runs.run import build_run
     from tools.xla.export import variables_by_name
 
     parse_gin(args.gin_file, args.gin_param)

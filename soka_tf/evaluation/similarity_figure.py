@@ -1,10 +1,8 @@
 """The similarity of teachers as a picture: a clustered matrix beside its dendrogram."""
 
-import os
 from typing import Optional, Sequence
 
 import numpy as np
-import tensorflow as tf
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -12,7 +10,6 @@ from scipy.cluster import hierarchy
 
 from soka_tf.evaluation.picture import write_png
 from soka_tf.tasks import get_task
-from soka_tf.training.auxiliary import Selection
 
 _COLORMAP = "YlGnBu"
 _DPI = 120
@@ -204,31 +201,3 @@ def _draw_legend(figure: Figure, has_targets: bool, auxiliary: Optional[str]) ->
             fontsize=10,
             fontweight="bold",
         )
-
-
-def log_selection(
-    selection: Selection, model_dir: str, writer: tf.summary.SummaryWriter
-) -> None:
-    """Shows how a run chose its auxiliary teacher, where it did.
-
-    Args:
-      selection: of `soka_tf.training.auxiliary.select_auxiliary`.
-      model_dir: gets auxiliary.png.
-      writer: TensorBoard's; gets the picture and the arithmetic, once.
-    """
-    if selection.choice is None:
-        return
-    picture = draw_similarity(
-        selection.similarity,
-        selection.compared,
-        selection.choice.targets,
-        selection.choice.auxiliary,
-        os.path.join(model_dir, "auxiliary.png"),
-    )
-    if selection.cached:
-        return
-    with writer.as_default(step=0):
-        tf.summary.image("auxiliary/similarity", picture[None])
-        # Indented lines are taken as they are by TensorBoard's Markdown.
-        words = selection.choice.explain().replace("\n", "\n    ")
-        tf.summary.text("auxiliary/choice", f"    {words}")

@@ -13,9 +13,9 @@ from soka_tf.data.rooms import draw
 from soka_tf.data.sources import taskonomy
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
-from soka_tf.evaluation.run import evaluate_run
+from soka_tf.runs.evaluation import evaluate_run
+from soka_tf.runs.train import train
 from soka_tf.tasks import get_targets
-from soka_tf.training.train import train
 
 
 @pytest.fixture(scope="module")

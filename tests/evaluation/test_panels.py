@@ -6,6 +6,7 @@ from PIL import Image
 
 from soka_tf.data import encodings
 from soka_tf.evaluation import panels
+from soka_tf.runs.panels import PanelCallback
 from soka_tf.tasks import get_task
 
 DEPTH, EDGES = get_task("depth_zbuffer"), get_task("edge_texture")
@@ -186,7 +187,7 @@ class Counting(tf.keras.Model):
 def run(tmp_path, every, steps=7, first=0, epochs=1, writer=None, **compile_arguments):
     model = Counting(first)
     model.compile(**compile_arguments)
-    callback = panels.PanelCallback(
+    callback = PanelCallback(
         student, TEACHERS, make_batch(), TASKS, str(tmp_path), every, writer
     )
     data = tf.data.Dataset.from_tensors(tf.zeros([1])).repeat()

@@ -3,7 +3,7 @@
 import pytest
 
 from soka_tf.errors import UserError, plain_message
-from soka_tf.training.folder import CONFIG_FILE
+from soka_tf.runs.folder import CONFIG_FILE
 from tests.faults.faulty_runs import assert_same_run, train
 from tests.recorded_runs import results
 

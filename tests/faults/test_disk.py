@@ -1,6 +1,6 @@
 """Disks without a free byte, and read-only ones: real ones, where they may be mounted.
 
-What else refuses to be written, as any user: tests/training/test_callbacks.py.
+What else refuses to be written, as any user: tests/runs/test_callbacks.py.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from soka_tf.errors import UserError
-from soka_tf.train import complete
+from soka_tf.runs.finish import complete
 from tests.faults.faulty_runs import After, assert_same_run, build, train
 
 

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from tests.faults.faulty_runs import CHILD, assert_same_run
-from tests.training.test_workers import finish, start_workers
+from tests.runs.test_workers import finish, start_workers
 
 
 @pytest.mark.distributed

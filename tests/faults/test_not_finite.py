@@ -8,8 +8,8 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf.errors import UserError
+from soka_tf.runs.train import train as train_run
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.training.train import train as train_run
 from tests.faults.faulty_runs import After, assert_same_run, build, train
 
 GOES_ON = "The last good checkpoint is that of step 2: the same command goes on from"

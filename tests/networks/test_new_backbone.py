@@ -7,10 +7,10 @@ import tensorflow as tf
 from soka_tf.errors import UserError
 from soka_tf.networks.backbone import Backbone
 from soka_tf.networks.batch_norm import BatchNorm
+from soka_tf.runs.checkpoints import restore_student
+from soka_tf.runs.train import train
 from soka_tf.serving.saved_model import export_student
 from soka_tf.tasks import get_targets
-from soka_tf.training.checkpoints import restore_student
-from soka_tf.training.train import train
 
 conv, depthwise = tf.keras.layers.Conv2D, tf.keras.layers.DepthwiseConv2D
 pytestmark = pytest.mark.usefixtures("fresh_gin")

@@ -20,13 +20,13 @@ from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.runs import build
+from soka_tf.runs.config import parse_gin
+from soka_tf.runs.folder import claim
+from soka_tf.runs.settings import Settings
 from soka_tf.serving import fixed_size, formats, onnx_file, tflite
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
-from soka_tf.training import build
-from soka_tf.training.config import parse_gin
-from soka_tf.training.folder import claim
-from soka_tf.training.settings import Settings
 from tests import tiny_runs
 
 SIZE = 32

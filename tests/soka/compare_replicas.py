@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from soka_tf.networks.batch_norm import synchronize
+from soka_tf.runs.optimizers import make_optimizer
 from soka_tf.soka.balancing.uncertainty import Uncertainty
 from soka_tf.soka.balancing.upgrad import UPGrad
-from soka_tf.training.optimizers import make_optimizer
 from tests import smooth
 from tests.soka import small
 

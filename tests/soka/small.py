@@ -8,6 +8,7 @@ import tensorflow as tf
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
+from soka_tf.runs.optimizers import make_optimizer
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.gradnorm import GradNorm
@@ -15,7 +16,6 @@ from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
-from soka_tf.training.optimizers import make_optimizer
 
 CHANNELS = {
     "normal": 3,

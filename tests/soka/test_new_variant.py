@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
+from soka_tf.runs.train import train
 from soka_tf.soka.variants import AmalgamationLosses, Variant, unit_deviation
-from soka_tf.training.train import train
 
 
 @gin.register

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from soka_tf.errors import UserError
-from soka_tf.training import build
+from soka_tf.runs import build
 from tests.soka import small
 
 

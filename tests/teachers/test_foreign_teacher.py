@@ -7,12 +7,12 @@ import tensorflow as tf
 from soka_tf.data.pipeline import image_dataset
 from soka_tf.data.sources import folder
 from soka_tf.errors import UserError
+from soka_tf.runs import build
 from soka_tf.tasks import get_task
 from soka_tf.teachers import Teacher
 from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.similarity import compute_teacher_rdm
-from soka_tf.training import build
 from tests.soka import small
 
 TASKS = ("normal", "depth_zbuffer")

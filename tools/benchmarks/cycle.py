@@ -10,6 +10,7 @@ from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.precision import compute_in
 from soka_tf.networks.processor import has_amx
+from soka_tf.runs.optimizers import make_optimizer
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
@@ -17,7 +18,6 @@ from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
 from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
-from soka_tf.training.optimizers import make_optimizer
 from tests.soka import reference
 from tools.benchmarks.measure import Measurement, time_cases
 

@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from soka_tf.errors import UserError
+from soka_tf.runs import build
+from soka_tf.runs.config import parse_gin
+from soka_tf.runs.run import assemble_model
+from soka_tf.runs.settings import Settings
 from soka_tf.soka.model import SokaModel
-from soka_tf.training import build
-from soka_tf.training.config import parse_gin
-from soka_tf.training.run import assemble_model
-from soka_tf.training.settings import Settings
 from tools.benchmarks.cycle import LAYERS, step_case, with_outputs
 from tools.benchmarks.measure import Measurement, time_cases
 

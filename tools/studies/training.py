@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from soka_tf.disk import write_text
 from soka_tf.errors import UserError
-from soka_tf.training.config import format_gin, read_gin
+from soka_tf.runs.config import format_gin, read_gin
 from tools.studies.records import FAILURE_RECORD, RUN_RECORD, read_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -22,10 +22,10 @@ from absl import flags  # noqa: E402
 from soka_tf import cli  # noqa: E402
 from soka_tf.disk import locked, write_json  # noqa: E402 (tools/ is no installed package)
 from soka_tf.errors import UserError  # noqa: E402
-from soka_tf.train import complete  # noqa: E402
-from soka_tf.training.config import parse_gin  # noqa: E402
-from soka_tf.training.folder import CONFIG_FILE  # noqa: E402
-from soka_tf.training.run import Run, build_run, reseed  # noqa: E402
+from soka_tf.runs.config import parse_gin  # noqa: E402
+from soka_tf.runs.finish import complete  # noqa: E402
+from soka_tf.runs.folder import CONFIG_FILE  # noqa: E402
+from soka_tf.runs.run import Run, build_run, reseed  # noqa: E402
 from tools.studies.records import (  # noqa: E402 (tools/ is no installed package)
     FAILURE_RECORD,
     RUN_RECORD,

@@ -24,12 +24,12 @@ from soka_tf.disk import replacing
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.runs import build
+from soka_tf.runs.run import assemble_model
+from soka_tf.runs.settings import Settings
 from soka_tf.soka.model import STAGES, Mode, SokaModel
 from soka_tf.tasks import get_task
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher
-from soka_tf.training import build
-from soka_tf.training.run import assemble_model
-from soka_tf.training.settings import Settings
 from tests.soka import reference
 
 # The stages of training, and to compare: the joint step with the teachers' outputs

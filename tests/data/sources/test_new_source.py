@@ -7,9 +7,9 @@ import pytest
 from soka_tf.data.encodings import decode, store
 from soka_tf.data.pipeline import label_reader
 from soka_tf.data.samples import Sample
-from soka_tf.evaluation.run import evaluate_run
+from soka_tf.runs.evaluation import evaluate_run
+from soka_tf.runs.train import train
 from soka_tf.tasks import TASKS
-from soka_tf.training.train import train
 from tests.tiny_runs import write_images
 
 

@@ -15,8 +15,8 @@ from soka_tf.data.rooms import draw
 from soka_tf.data.sources import records, taskonomy
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
+from soka_tf.runs.build import build_data
 from soka_tf.tasks import get_targets
-from soka_tf.training.build import build_data
 
 TASKS = ["depth_zbuffer", "edge_texture"]
 

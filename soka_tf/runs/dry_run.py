@@ -8,10 +8,10 @@ from tabulate import tabulate
 
 from soka_tf.data.samples import Data
 from soka_tf.errors import UserError, plain_message
-from soka_tf.training import build
-from soka_tf.training.auxiliary import select_auxiliary
-from soka_tf.training.run import assemble_model, teacher_cache
-from soka_tf.training.settings import Settings
+from soka_tf.runs import build
+from soka_tf.runs.auxiliary import select_auxiliary
+from soka_tf.runs.run import assemble_model, teacher_cache
+from soka_tf.runs.settings import Settings
 
 
 def describe() -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from soka_tf.training.schedules import poly_schedule
+from soka_tf.runs.schedules import poly_schedule
 
 
 def test_poly_of_the_paper_falls_from_its_base_rate_to_zero():

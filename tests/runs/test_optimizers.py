@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
-from soka_tf.training.optimizers import OPTIMIZERS, make_optimizer
+from soka_tf.runs.optimizers import OPTIMIZERS, make_optimizer
 from tests.stacks import needs_tfa
 
 TFA = pytest.param("tfa", marks=needs_tfa)

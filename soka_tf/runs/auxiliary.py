@@ -7,12 +7,14 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import gin
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from soka_tf.data.reading import RGB
 from soka_tf.data.samples import Sample, drop_damaged
 from soka_tf.disk import write_json
 from soka_tf.errors import UserError
+from soka_tf.evaluation.similarity_figure import draw_similarity
 from soka_tf.tasks import TASKS, get_task
 from soka_tf.teachers.pool import teachers_folder
 from soka_tf.teachers.similarity import (
@@ -170,3 +172,31 @@ def _read(path: str, targets: Sequence[str], threshold: float) -> Selection:
             f"{path}: not a choice of an auxiliary teacher for these tasks ({error}). "
             "Restore it, or remove it to have the teachers compared anew."
         ) from error
+
+
+def log_selection(
+    selection: Selection, model_dir: str, writer: tf.summary.SummaryWriter
+) -> None:
+    """Shows how a run chose its auxiliary teacher, where it did.
+
+    Args:
+      selection: of `select_auxiliary`.
+      model_dir: gets auxiliary.png.
+      writer: TensorBoard's; gets the picture and the arithmetic, once.
+    """
+    if selection.choice is None:
+        return
+    picture = draw_similarity(
+        selection.similarity,
+        selection.compared,
+        selection.choice.targets,
+        selection.choice.auxiliary,
+        os.path.join(model_dir, "auxiliary.png"),
+    )
+    if selection.cached:
+        return
+    with writer.as_default(step=0):
+        tf.summary.image("auxiliary/similarity", picture[None])
+        # Indented lines are taken as they are by TensorBoard's Markdown.
+        words = selection.choice.explain().replace("\n", "\n    ")
+        tf.summary.text("auxiliary/choice", f"    {words}")

@@ -13,18 +13,18 @@ from absl import logging
 
 from soka_tf.errors import UserError, reason
 from soka_tf.networks.precision import compute_in
-from soka_tf.soka.model import SokaModel
-from soka_tf.soka.student import Student
-from soka_tf.training import build
-from soka_tf.training.callbacks import (
+from soka_tf.runs import build
+from soka_tf.runs.callbacks import (
     FAILURES,
     NotFinite,
     StepCallback,
     warn_of_tensorboard,
 )
-from soka_tf.training.folder import CONFIG_FILE
-from soka_tf.training.settings import Settings
-from soka_tf.training.strategy import in_cluster, raise_if_worker_lost
+from soka_tf.runs.folder import CONFIG_FILE
+from soka_tf.runs.settings import Settings
+from soka_tf.runs.strategy import in_cluster, raise_if_worker_lost
+from soka_tf.soka.model import SokaModel
+from soka_tf.soka.student import Student
 
 _FOLDERS = {"last": "checkpoints", "best": "best"}
 _PART = re.compile(r"(ckpt-\d+)\.(index|data-\d+-of-\d+)")

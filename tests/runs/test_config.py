@@ -10,7 +10,7 @@ import gin
 import pytest
 
 from soka_tf.errors import UserError
-from soka_tf.training import config
+from soka_tf.runs import config
 
 
 @gin.configurable(module="config_test")

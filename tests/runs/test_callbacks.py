@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
-from soka_tf.training import callbacks, checkpoints
+from soka_tf.runs import callbacks, checkpoints
 
 
 class Model:

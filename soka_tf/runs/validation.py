@@ -7,11 +7,11 @@ import tensorflow as tf
 from absl import logging
 
 from soka_tf.errors import UserError, reason
+from soka_tf.runs.callbacks import FAILURES, NotFinite, StepCallback
+from soka_tf.runs.checkpoints import BestStudent
+from soka_tf.runs.strategy import raise_if_worker_lost
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.training.callbacks import FAILURES, NotFinite, StepCallback
-from soka_tf.training.checkpoints import BestStudent
-from soka_tf.training.strategy import raise_if_worker_lost
 
 MEAN = "validation/mean"
 _LEAST_VARIANCE = 1e-12

@@ -6,10 +6,10 @@ import pytest
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.runs.build import initialize_student
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher
-from soka_tf.training.build import initialize_student
 
 STRIDES = (2, 2, 1, 1)
 

@@ -10,9 +10,8 @@ import tensorflow as tf
 from soka_tf.data.rooms import draw
 from soka_tf.data.sources import taskonomy
 from soka_tf.errors import UserError
-from soka_tf.evaluation.similarity_figure import log_selection
-from soka_tf.training import auxiliary
-from soka_tf.training.auxiliary import CHOICE_FILE, select_auxiliary
+from soka_tf.runs import auxiliary
+from soka_tf.runs.auxiliary import CHOICE_FILE, log_selection, select_auxiliary
 
 DEPTH_EDGES = ("depth_zbuffer", "edge_texture")
 

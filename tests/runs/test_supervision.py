@@ -7,11 +7,11 @@ import pytest
 
 from soka_tf.data import encodings, reading
 from soka_tf.errors import UserError
+from soka_tf.runs.config import parse_gin
+from soka_tf.runs.dry_run import describe
+from soka_tf.runs.train import train
 from soka_tf.tasks import TASKS
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.training.config import parse_gin
-from soka_tf.training.dry_run import describe
-from soka_tf.training.train import train
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 

@@ -18,16 +18,16 @@ import tensorflow as tf
 from soka_tf.data import pipeline, reading
 from soka_tf.errors import UserError, plain_message
 from soka_tf.evaluation.report import format_table
-from soka_tf.evaluation.run import evaluate_run
+from soka_tf.runs import checkpoints as saved
+from soka_tf.runs.config import differing_bindings
+from soka_tf.runs.evaluation import evaluate_run
+from soka_tf.runs.folder import CONFIG_FILE, FREE_BINDINGS, claim, config_of
+from soka_tf.runs.run import reseed, teacher_cache
+from soka_tf.runs.settings import Settings
+from soka_tf.runs.train import train
 from soka_tf.serving.saved_model import export_student
 from soka_tf.soka import phases
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.training import checkpoints as saved
-from soka_tf.training.config import differing_bindings
-from soka_tf.training.folder import CONFIG_FILE, FREE_BINDINGS, claim, config_of
-from soka_tf.training.run import reseed, teacher_cache
-from soka_tf.training.settings import Settings
-from soka_tf.training.train import train
 from tests import tiny_runs
 from tests.stacks import DECOUPLED_DECAY
 
@@ -271,9 +271,9 @@ _PROGRAM = """
     import glob, sys, time
     import tensorflow as tf
     from soka_tf import cli
-    from soka_tf.training.config import parse_gin
-    from soka_tf.training.run import build_run
-    from soka_tf.training.train import train
+    from soka_tf.runs.config import parse_gin
+    from soka_tf.runs.run import build_run
+    from soka_tf.runs.train import train
 
     class Linger(tf.keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):

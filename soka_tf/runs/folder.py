@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from soka_tf.disk import write_text
 from soka_tf.errors import UserError
-from soka_tf.training.config import differing_bindings
+from soka_tf.runs.config import differing_bindings
 
 CONFIG_FILE = "operative_config.gin"
 # A run may be continued with other values of these: they change no result.

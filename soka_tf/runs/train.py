@@ -11,8 +11,8 @@ from absl import logging
 
 from soka_tf.data.pipeline import image_dataset, label_reader, service_dataset
 from soka_tf.errors import UserError
-from soka_tf.training import build, checkpoints
-from soka_tf.training.callbacks import (
+from soka_tf.runs import build, checkpoints
+from soka_tf.runs.callbacks import (
     FAILURES,
     MetricLog,
     NotFinite,
@@ -20,10 +20,10 @@ from soka_tf.training.callbacks import (
     StepCallback,
     text_summaries,
 )
-from soka_tf.training.folder import claim, summary_writer
-from soka_tf.training.run import Run, teacher_cache
-from soka_tf.training.strategy import count_workers, lost_workers, mean_over_workers
-from soka_tf.training.validation import MEAN, Validation, both, soft_errors
+from soka_tf.runs.folder import claim, summary_writer
+from soka_tf.runs.run import Run, teacher_cache
+from soka_tf.runs.strategy import count_workers, lost_workers, mean_over_workers
+from soka_tf.runs.validation import MEAN, Validation, both, soft_errors
 
 
 def train(

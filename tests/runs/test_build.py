@@ -12,12 +12,12 @@ from soka_tf.data.samples import Data, Sample
 from soka_tf.errors import UserError, plain_message
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.runs import build
+from soka_tf.runs.config import parse_gin
+from soka_tf.runs.dry_run import describe
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
-from soka_tf.training import build
-from soka_tf.training.config import parse_gin
-from soka_tf.training.dry_run import describe
 from tests import tiny_runs
 from tests.stacks import needs_tfa
 

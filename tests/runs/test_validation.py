@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.training import callbacks, checkpoints, validation
-from tests.training.test_callbacks import Model, full_disk, run  # noqa: F401
+from soka_tf.runs import callbacks, checkpoints, validation
+from tests.runs.test_callbacks import Model, full_disk, run  # noqa: F401
 
 
 def constant(value):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.train import complete
+from soka_tf.runs.finish import complete
 from tests import smooth, tiny_runs
 
 pytestmark = pytest.mark.distributed

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import LostWorker, UserError
-from soka_tf.training import strategy as strategies
+from soka_tf.runs import strategy as strategies
 
 TWO = {"cluster": {"worker": ["localhost:1", "localhost:2"]}}
 

@@ -15,16 +15,16 @@ from absl import logging
 from soka_tf.data.samples import Data
 from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
+from soka_tf.runs import build
+from soka_tf.runs.auxiliary import Selection, select_auxiliary
+from soka_tf.runs.checkpoints import copy_state
+from soka_tf.runs.config import with_binding
+from soka_tf.runs.folder import refuse_differences
+from soka_tf.runs.settings import Settings
+from soka_tf.runs.strategy import build_strategy, describe_devices, worker_index
 from soka_tf.soka.model import SokaModel
 from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.pool import TeacherFiles, TeacherPool, Wanted
-from soka_tf.training import build
-from soka_tf.training.auxiliary import Selection, select_auxiliary
-from soka_tf.training.checkpoints import copy_state
-from soka_tf.training.config import with_binding
-from soka_tf.training.folder import refuse_differences
-from soka_tf.training.settings import Settings
-from soka_tf.training.strategy import build_strategy, describe_devices, worker_index
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,8 @@ from soka_tf.networks.decoder import OUTPUT_STRIDES, Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.weights import assign_variables, named_variables
+from soka_tf.runs.optimizers import make_optimizer
+from soka_tf.runs.schedules import poly_schedule
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.fixed import Fixed
@@ -51,8 +53,6 @@ from soka_tf.tasks import Task, get_targets, get_task
 from soka_tf.teachers import pool
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
-from soka_tf.training.optimizers import make_optimizer
-from soka_tf.training.schedules import poly_schedule
 
 find_teachers = gin.external_configurable(pool.find_teachers, "find_teachers")
 load_pool = gin.external_configurable(pool.load_pool, "load_pool", denylist=["found"])
@@ -593,7 +593,7 @@ def build_optimizers(
       task_weights_rate: of the task weights at step 0 (paper, Fig. 5: 1e-3, 1e-4).
       discriminator_rate: of the discriminators' plain SGD (the original: 1e-5).
       weight_decay: of encoder and decoders (paper: 1e-6).
-      weight_decay_kind: see `soka_tf.training.optimizers`.
+      weight_decay_kind: see `soka_tf.runs.optimizers`.
     """
 
     def poly(rate: float):

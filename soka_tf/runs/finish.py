@@ -1,0 +1,66 @@
+"""A run from where it stands to its end: trained, measured, exported."""
+
+import os
+from typing import Any, Sequence
+
+from absl import logging
+
+from soka_tf.evaluation.report import format_table
+from soka_tf.runs.auxiliary import log_selection
+from soka_tf.runs.evaluation import evaluate_run, fixed_batch
+from soka_tf.runs.folder import claim, summary_writer
+from soka_tf.runs.panels import PanelCallback
+from soka_tf.runs.run import Run
+from soka_tf.runs.train import train
+from soka_tf.serving.saved_model import export_student
+
+
+def complete(run: Run, model_dir: str, callbacks: Sequence[Any] = ()) -> str:
+    """Trains a run to its last step, measures it and exports its student.
+
+    Args:
+      run: of `soka_tf.runs.run.build_run`.
+      model_dir: the run's folder.
+      callbacks: Keras callbacks beside the run's own.
+
+    Returns:
+      Its table and where everything is, as text.
+    """
+    folder = run.output_dir  # the run's, but for workers beside the chief
+    claim(model_dir, run.config, folder == model_dir)
+    writer = summary_writer(folder)
+    log_selection(run.selection, folder, writer)
+    settings, student = run.settings, run.model.student
+    panels = PanelCallback(
+        student,
+        run.model.teachers.targets,
+        fixed_batch(run),
+        settings.targets,
+        os.path.join(folder, "panels"),
+        settings.panel_every_steps,
+        writer,
+    )
+    train(run, model_dir, [panels, *callbacks], writer)
+    logging.info(
+        "Measuring teachers and student on %d images ...", len(run.data.validation)
+    )
+    result = evaluate_run(run, folder)
+    lines = ["", format_table(result), "", f"Everything is in {model_dir}:"]
+    lines += [
+        f"  pictures      {os.path.join(model_dir, 'panels')}, "
+        f"{os.path.join(model_dir, 'curves.png')}",
+        f"  TensorBoard   tensorboard --logdir={model_dir}",
+    ]
+    if settings.export:
+        logging.info("Exporting the student ...")
+        export_dir = os.path.join(folder, "saved_model")
+        export_student(
+            student,
+            settings.targets,
+            settings.image_size,
+            export_dir,
+            settings.antialias,
+            settings.export_precision,
+        )
+        lines.append(f"  SavedModel    {export_dir}")
+    return "\n".join(lines)
