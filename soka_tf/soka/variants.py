@@ -3,7 +3,7 @@
 docs/deviations.md says why there are four.
 """
 
-from typing import List, NamedTuple, Sequence
+from typing import TYPE_CHECKING, List, NamedTuple, Sequence
 
 import tensorflow as tf
 
@@ -12,6 +12,9 @@ from soka_tf.networks.replicas import (
     mean_over_replicas,
     replica_count,
 )
+
+if TYPE_CHECKING:
+    from soka_tf.soka.amalgamation import LayerAmalgamation
 
 _EPSILON = 1e-12
 
@@ -39,12 +42,12 @@ class Variant:
 
     def losses(
         self,
-        amalgamate,
+        amalgamate: "LayerAmalgamation",
         teachers: Sequence[tf.Tensor],
         student: tf.Tensor,
         weights: Sequence[float],
     ) -> AmalgamationLosses:
-        """The losses of one layer of the student.
+        """The losses of one layer of the student; a replica's, of its own images.
 
         Gradients reach the student by `transfer` and W, C and V_i by `amalgamation`
         only, whatever else the two depend on.

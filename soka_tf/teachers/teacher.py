@@ -30,11 +30,14 @@ class Teacher:
       layers: name -> channels and stride of each activation that can be amalgamated; a
         plain pair will do.
       has_prediction: False for a teacher that can be an auxiliary only.
+      fingerprint: a text that changes with whatever changes the answers, weights first;
+        outputs kept on disk are found by it.
       image_size: side in pixels of the images it learnt on, None if unknown.
     """
 
     task: Task
     layers: Mapping[str, Layer]
+    fingerprint: str
     has_prediction: bool = True
     image_size: Optional[int] = None
 
@@ -51,14 +54,6 @@ class Teacher:
           Each of them, float [B, h, w, c], by name, others are passed over; and, where
           there is one, "prediction", float [B, H, W, C] in the range of the task's
           encoding (`soka_tf.data.encodings`).
-        """
-        raise NotImplementedError
-
-    @property
-    def fingerprint(self) -> str:
-        """A text that changes with whatever changes the answers, weights first.
-
-        Outputs kept on disk are found by it.
         """
         raise NotImplementedError
 
