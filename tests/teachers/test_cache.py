@@ -459,7 +459,7 @@ def test_values_float16_does_not_hold_name_teacher_and_image(
 ):
     cache = make(tiny, tmp_path, PAIR[:1], ())
     said = cache._pool.run
-    cache._pool.run = lambda task, shown: {
+    cache._pool.run = lambda task, shown, layers: {
         **said(task, shown),
         "block3": said(task, shown)["block3"] * factor,
     }
