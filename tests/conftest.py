@@ -31,6 +31,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda i: _LONG.index(i.path.name) if i.path.name in _LONG else 99)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def repeatable():
+    """Random numbers of a file's tests do not depend on what ran before."""
+    import tensorflow as tf
+
+    tf.keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared_folder() -> pathlib.Path:
     """The folder of reference data beside the repository; users do not have it."""

@@ -29,7 +29,7 @@ def test_first_and_last_layers_alone_have_a_bias_and_no_batch_norm():
 
 def test_logits_are_not_squashed():
     discriminator = Discriminator(1, width=1 / 8)
-    logits = discriminator(1000 * tf.random.normal((1, 64, 64, 4)))
+    logits = discriminator(1000 * tf.random.normal((2, 256, 256, 4)))
     assert float(tf.reduce_max(tf.abs(logits))) > 1
 
 

@@ -50,7 +50,7 @@ class TwoConvolutions(Teacher):
 
 def build_model(pool, layers=PAIRS, steps=100):
     student = build.build_student(
-        TASKS, (1, 1, 1, 1), 1 / 32, (2, 2, 1, 1), 8, 1 / 64, 3
+        TASKS, None, (1, 1, 1, 1), 1 / 32, (2, 2, 1, 1), 8, 1 / 64, 3
     )
     build.initialize_student(student, pool)
     amalgamation = build.build_amalgamation(student, pool, layers=layers)
@@ -138,7 +138,7 @@ def test_similarity_is_of_any_layer_that_a_teacher_has():
 
 
 def test_what_a_foreign_teacher_cannot_do_is_refused_by_name(pool):
-    student = build.build_student(TASKS, (1, 1, 1, 1), 1 / 32)
+    student = build.build_student(TASKS, None, (1, 1, 1, 1), 1 / 32)
     with pytest.raises(UserError, match="'normal' has no encoder to lend"):
         build.initialize_student(student, pool, encoder="normal")
     with pytest.raises(UserError, match="'normal' must be a .*Teacher.*: function"):

@@ -28,6 +28,7 @@ def build(task):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teachers")
+    tf.keras.utils.set_random_seed(1)
     for task in FILES:
         save_teacher(build(task), folder / f"{task}.safetensors")
     return folder
