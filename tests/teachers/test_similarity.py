@@ -229,7 +229,11 @@ def test_teacher_rdm_that_fails_names_the_teacher_and_closes_its_file(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     teacher = build()
     # ReLU hides a NaN before it.
-    monkeypatch.setattr(teacher, "encode", lambda images: {"block1": images / 0.0})
+    monkeypatch.setattr(
+        TaskonomyTeacher,
+        "__call__",
+        lambda self, images, layers: {"block1": images / 0},
+    )
     with pytest.raises(UserError, match="normal, block1: .* 7 of 7 images .* NaN"):
         compute_teacher_rdm(
             teacher, in_batches(draw_images()), 7, "block1", memory_bytes=0
