@@ -226,8 +226,8 @@ def test_teacher_rdm_by_a_file_equals_the_one_in_memory_and_leaves_nothing(
 def test_teacher_rdm_that_fails_names_the_teacher_and_closes_its_file(
     tmp_path, monkeypatch
 ):
+    teacher = build()  # AutoGraph writes temporary files of its own
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    teacher = build()
     # ReLU hides a NaN before it.
     monkeypatch.setattr(
         TaskonomyTeacher,
