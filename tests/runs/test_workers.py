@@ -109,7 +109,15 @@ def assert_same_weights(one, other, tolerance):
         )
 
 
-def test_workers_train_as_one_process(tiny, tmp_path, fresh_gin):
+@pytest.fixture
+def own_teachers():
+    """Teachers with other activations are neither taken from other tests nor left."""
+    tiny_runs.load_teacher_once.cache_clear()
+    yield
+    tiny_runs.load_teacher_once.cache_clear()
+
+
+def test_workers_train_as_one_process(tiny, tmp_path, fresh_gin, own_teachers):
     chief, other = finish(*start_workers(tiny, tmp_path / "workers"))
     assert "2 replicas on 2 workers, this one number 0" in chief
     assert "2 replicas on 2 workers, this one number 1" in other
