@@ -367,11 +367,11 @@ def build_amalgamation(
     if variant is None:
         return None
     pairs = [(pair, pair) if isinstance(pair, str) else pair for pair in layers]
-    widths = _widths(student.encoder)
+    own_layers = student.encoder.feature_layers
     sane = [isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs]
-    if not pairs or not all(sane) or any(own not in widths for _, own in pairs):
+    if not pairs or not all(sane) or any(own not in own_layers for _, own in pairs):
         raise UserError(
-            f"build_amalgamation.layers must be some of {sorted(widths)}, or pairs "
+            f"build_amalgamation.layers must be some of {sorted(own_layers)}, or pairs "
             f"(teachers' layer, one of these). Received: {list(layers)}."
         )
     chosen = {own: _layers_for(own, pairs, teachers) for _, own in pairs}
@@ -382,7 +382,7 @@ def build_amalgamation(
                 own: [t.layers[k][0] for t, k in zip(teachers.teachers, names)]
                 for own, names in chosen.items()
             },
-            {layer: widths[layer] for layer in chosen},
+            {layer: own_layers[layer].channels for layer in chosen},
             variant() if callable(variant) else variant,
             mixing,
             auxiliaries=len(teachers.auxiliaries),
@@ -616,10 +616,6 @@ def build_optimizers(
 def count_trainable(network: Any) -> int:
     """Trainable scalars of a network."""
     return sum(v.shape.num_elements() for v in network.trainable_variables)
-
-
-def _widths(encoder: Encoder) -> Dict[str, int]:
-    return {name: output.shape[-1] for name, output in encoder.output.items()}
 
 
 def _is_depth(task: Task) -> bool:

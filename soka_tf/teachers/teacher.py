@@ -1,22 +1,11 @@
 """The interface of a teacher: all that the rest of the package asks of one."""
 
-from typing import Dict, Mapping, NamedTuple, Optional, Sequence
+from typing import Dict, Mapping, Optional, Sequence
 
 import tensorflow as tf
 
+from soka_tf.networks.backbone import FeatureLayer
 from soka_tf.tasks import Task
-
-
-class Layer(NamedTuple):
-    """What an activation of a teacher looks like.
-
-    Attributes:
-      channels: its last dimension.
-      stride: pixels of the image per position, along one axis.
-    """
-
-    channels: int
-    stride: int
 
 
 class Teacher:
@@ -36,7 +25,7 @@ class Teacher:
     """
 
     task: Task
-    layers: Mapping[str, Layer]
+    layers: Mapping[str, FeatureLayer]
     fingerprint: str
     has_prediction: bool = True
     image_size: Optional[int] = None

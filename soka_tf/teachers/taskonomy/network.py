@@ -4,7 +4,6 @@ import contextlib
 import copy
 import hashlib
 import json
-import math
 import os
 import pathlib
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
@@ -25,7 +24,7 @@ from soka_tf.networks.weights import named_variables
 from soka_tf.tasks import get_task
 from soka_tf.teachers.fitting import Fault, fit, shapes_of
 from soka_tf.teachers.messages import one_line, short
-from soka_tf.teachers.teacher import Layer, Teacher
+from soka_tf.teachers.teacher import Teacher
 
 FILE_FORMAT = 1
 CONVERT_NPZ = "docs/teachers.md has the lines that convert .npz to .safetensors"
@@ -62,13 +61,7 @@ class TaskonomyTeacher(Teacher):
         self.decoder = decoder
         self.image_size = image_size
         self.has_prediction = decoder is not None
-        first = math.prod(encoder.get_config()["strides"][:3])
-        self.layers = {
-            name: Layer(
-                output.shape[-1], first if name == "block1" else encoder.output_stride
-            )
-            for name, output in encoder.output.items()
-        }
+        self.layers = encoder.feature_layers
         encoder.trainable = False
         if decoder is not None:
             decoder.trainable = False
