@@ -156,9 +156,8 @@ def build_data(
 
 def _call_source(source: Any, domains: List[str]) -> Tuple[Any, str]:
     """What a source from outside finds, looked over, and its name."""
-    found, name = source, getattr(source, "__name__", repr(source))
-    if callable(source):
-        found = _or_user_error(name, lambda: source(list(dict.fromkeys(domains))))
+    name = getattr(source, "__name__", repr(source))
+    found = _made_by(name, source, list(dict.fromkeys(domains)))
     for samples in found[:2] if isinstance(found, Data) else [found]:
         if not isinstance(samples, list) or not all(
             isinstance(sample, Sample) and RGB in sample.files for sample in samples
@@ -267,12 +266,10 @@ def build_student(
 
 def _make_encoder(backbone: Any, **arguments: Any) -> Backbone:
     made, reason = backbone, ""
-    name = getattr(backbone, "__name__", "build_student")
-    if callable(backbone):
-        try:
-            made = _or_user_error(name, lambda: backbone(**arguments))
-        except TypeError as error:  # other arguments: a configurable of another kind
-            reason = f": {error}"
+    try:
+        made = _made_by("build_student", backbone, **arguments)
+    except TypeError as error:  # other arguments: a configurable of another kind
+        reason = f": {error}"
     if not isinstance(made, Backbone):
         raise UserError(
             "build_student.backbone must be None, for the ResNet, or a reference to a "
@@ -282,7 +279,8 @@ def _make_encoder(backbone: Any, **arguments: Any) -> Backbone:
     if made.output_stride not in OUTPUT_STRIDES:
         raise UserError(
             "build_student.backbone must have an output stride that decoders undo, one "
-            f"of {OUTPUT_STRIDES}. Received: {made.output_stride}, of {name}."
+            f"of {OUTPUT_STRIDES}. Received: {made.output_stride}, of "
+            f"{getattr(backbone, '__name__', 'build_student')}."
         )
     return made
 
@@ -442,10 +440,7 @@ def build_balancing(
     Raises:
       UserError: if that makes no rule, or refuses its bindings.
     """
-    made = rule
-    if callable(rule):
-        name = getattr(rule, "__name__", "rule")
-        made = _or_user_error(name, lambda: rule(len(tasks)))
+    made = _made_by("rule", rule, len(tasks))
     if not isinstance(made, Rule):
         raise UserError(
             "build_balancing.rule must be a reference to a rule: @build_gradnorm, "
@@ -620,6 +615,21 @@ def count_trainable(network: Any) -> int:
 
 def _is_depth(task: Task) -> bool:
     return task.encoding.kind == "log_depth"
+
+
+def _made_by(binding: str, reference: Any, *arguments: Any, **keywords: Any) -> Any:
+    """What a bound configurable makes; what is bound itself where it is none.
+
+    Args:
+      binding: names it in errors where it has no name of its own.
+      reference: what is bound.
+      *arguments: of the call.
+      **keywords: of the call.
+    """
+    if not callable(reference):
+        return reference
+    name = getattr(reference, "__name__", binding)
+    return _or_user_error(name, lambda: reference(*arguments, **keywords))
 
 
 def _or_user_error(binding: str, build: Any) -> Any:
