@@ -46,7 +46,7 @@ _EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 _OF_TENSORFLOW = os.path.join("-packages", "tensorflow", "")
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
-# The machine's state, not a fault of the program: told without a traceback.
+# The machine's state, not a fault of the program: no traceback.
 _USER_ERRNOS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
     *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),

@@ -35,7 +35,7 @@ _GIN_PARAM = flags.DEFINE_multi_string(
 _OUT_DIR = flags.DEFINE_string(
     "out_dir",
     None,
-    "folder for evaluation.json and curves.png; the run's unless told",
+    "folder for evaluation.json and curves.png; the run's unless given",
     flag_values=FLAGS,
 )
 _CHECKPOINT = flags.DEFINE_enum(

@@ -56,13 +56,13 @@ def main() -> None:
     samples = find_inputs(_IMAGES.value, out_dir)
     names = output_names([sample.key for sample in samples], [t.name for t in tasks])
     _refuse_overwriting([s.files["rgb"] for s in samples], names, tasks, out_dir)
-    answer = _load(folder, saved_model.DEFAULT)
-    damaged = predict(answer, tasks, samples, names, out_dir)
+    student = _load(folder, saved_model.DEFAULT)
+    damaged = predict(student, tasks, samples, names, out_dir)
     done = len(samples) - damaged
     if not done:
         raise UserError(
             f"None of the {len(samples):,} images in {_IMAGES.value!r} could be read; "
-            "the warnings say why."
+            "the warnings have the reasons."
         )
     logging.info(
         "Predicted %s for %s images into %s.",
@@ -131,7 +131,7 @@ def output_names(keys: Sequence[str], tasks: Sequence[str]) -> List[str]:
 
 
 def predict(
-    answer: Callable,
+    student: Callable,
     tasks: Sequence["Task"],
     samples: Sequence["Sample"],
     names: Sequence[str],
@@ -140,7 +140,7 @@ def predict(
     """Writes the results of every image that can be read.
 
     Args:
-      answer: images= uint8 [1, H, W, 3] -> task name -> [1, S, S, C] in its unit.
+      student: images= uint8 [1, H, W, 3] -> task name -> [1, S, S, C] in its unit.
       tasks: the tasks to write.
       samples: the images.
       names: name of each image's results.
@@ -163,8 +163,8 @@ def predict(
             damaged += 1
             logging.warning("%s is left out: %s.", error.path, error.reason)
             continue
-        answers = answer(images=image[None])
-        maps = {task.name: answers[task.name].numpy()[0] for task in tasks}
+        outputs = student(images=image[None])
+        maps = {task.name: outputs[task.name].numpy()[0] for task in tasks}
         path, *map_paths = (
             os.path.join(out_dir, file) for file in _files(name, list(maps))
         )
@@ -187,12 +187,12 @@ def _load(folder: str, signature: str) -> Callable:
             f"{folder!r} cannot be loaded ({reason}). Export the student again."
         ) from error
 
-    def answer(images):
+    def student(images):
         return function(images=tf.constant(images))
 
     # A signature alone does not keep the variables of its model alive.
-    answer.model = model
-    return answer
+    student.model = model
+    return student
 
 
 def _files(name: str, tasks: Sequence[str]) -> List[str]:

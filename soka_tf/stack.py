@@ -1,4 +1,4 @@
-"""The packages below soka_tf: which Keras answers as `tf.keras`, and a quiet start.
+"""The packages below soka_tf: which Keras is `tf.keras`, and a quiet start.
 
 Two stacks serve, chosen by the Python alone (requirements.txt): TensorFlow 2.15, which
 has Keras 2 built in, and the newest TensorFlow, whose Keras 2 is the package tf_keras.
@@ -17,13 +17,13 @@ _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 
 
 def use_keras_2() -> None:
-    """Makes Keras 2 answer as `tf.keras`. Called when soka_tf is imported.
+    """Makes Keras 2 `tf.keras`. Called when soka_tf is imported.
 
     TensorFlow reads TF_USE_LEGACY_KERAS when `tf.keras` is first used, and then wants
     the package tf_keras, TensorFlow 2.15 too, which does without.
 
     Raises:
-      ImportError: if Keras 3 already answers in this process, or nothing else could.
+      ImportError: if Keras 3 is already loaded in this process, or nothing else could.
     """
     if importlib.util.find_spec("tf_keras") is not None:
         os.environ[_SWITCH] = "1"
@@ -36,7 +36,7 @@ def use_keras_2() -> None:
     else:
         os.environ.pop(_SWITCH, None)
     tf = sys.modules.get("tensorflow")
-    # tf_keras does not say its version there; Keras 3 and Keras 2.15 do.
+    # tf_keras has no version there; Keras 3 and Keras 2.15 do.
     if tf and getattr(tf.keras, "__version__", "2")[0] != "2":
         raise ImportError(
             f"soka_tf needs Keras 2. Received: tf.keras is Keras "
@@ -50,7 +50,7 @@ def import_tensorflow_quietly() -> None:
     """Imports TensorFlow without what it writes to stderr whatever its log level.
 
     TensorFlow 2.20 and later, those that need tf_keras, write lines of level INFO
-    before they look at TF_CPP_MIN_LOG_LEVEL. Whoever has set that to 0 or 1 sees them.
+    before they look at TF_CPP_MIN_LOG_LEVEL. With that set to 0 or 1 they appear.
     """
     noisy = os.environ.get(_SWITCH) == "1"
     wanted = os.environ.get(_LOG_LEVEL, "0") in ("0", "1")
@@ -63,13 +63,13 @@ def _silent_stderr() -> Iterator[None]:
     """Drops what is written to the process's stderr meanwhile, by C++, too."""
     try:
         kept = os.dup(2)
-    except OSError:  # closed: nobody listens
+    except OSError:  # closed
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     watched = faulthandler.is_enabled()
     try:
-        if not watched:  # a process that is ended from C++ says so all the same
+        if not watched:  # a process that C++ ends prints its message all the same
             faulthandler.enable(kept)
         os.dup2(nowhere, 2)
         yield

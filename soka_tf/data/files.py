@@ -7,7 +7,7 @@
                                             0f3a9b1c; the last part is a name for people
 
 TensorFlow is imported when a path of its own is met: it is slower on local files, and
-not everybody who reads files needs it.
+not every reader of files needs it.
 """
 
 import contextlib
@@ -98,7 +98,7 @@ def is_folder(path: PathLike) -> bool:
     if not is_remote(path):
         return os.path.isdir(path)
     with _os_errors(path):
-        # Of a file system that cannot be reached, isdir alone says "no folder".
+        # Of a file system that cannot be reached, isdir alone returns False.
         return _gfile().exists(path) and _gfile().isdir(path)
 
 
@@ -297,7 +297,7 @@ def remove(path: PathLike) -> None:
 
 
 def free_bytes(folder: PathLike) -> Optional[int]:
-    """Room on the disk of a folder, made or not; None where nobody knows it."""
+    """Room on the disk of a folder, made or not; None where it is unknown."""
     folder = os.fspath(folder)
     if is_remote(folder):
         return None
@@ -320,7 +320,7 @@ def _gfile() -> Any:
 
 @contextlib.contextmanager
 def _os_errors(path: str) -> Iterator[None]:
-    """TensorFlow's errors of remote files, as Python's: callers need know one kind."""
+    """TensorFlow's errors of remote files, as Python's: callers handle one kind."""
     if not is_remote(path):
         yield
         return
@@ -337,5 +337,5 @@ def _os_errors(path: str) -> Iterator[None]:
                 f"this TensorFlow has no file system for {path.split('://')[0]}://",
             ),
         }
-        number, told = kinds.get(type(error), (errno.EIO, str(error.message)))
-        raise OSError(number, told, path) from error
+        number, reason = kinds.get(type(error), (errno.EIO, str(error.message)))
+        raise OSError(number, reason, path) from error

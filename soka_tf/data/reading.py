@@ -55,7 +55,7 @@ def read_pixels(path: str, domain: str) -> np.ndarray:
 
     Returns:
       rgb: uint8 [height, width, 3], upright (EXIF), whatever the file's kind of colour;
-      transparency is ignored. Labels: uint8 or uint16, as the file says,
+      transparency is ignored. Labels: uint8 or uint16, as in the file,
       [height, width, 1 or 3].
 
     Raises:

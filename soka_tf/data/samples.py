@@ -27,7 +27,7 @@ from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
-MASK_DOMAIN = "depth_zbuffer"  # tells which pixels were scanned at all
+MASK_DOMAIN = "depth_zbuffer"  # its valid pixels were scanned at all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Sample:
         except DamagedFile:
             raise
         except (OSError, ValueError) as error:
-            raise DamagedFile(path, f"its reader says: {error}") from error
+            raise DamagedFile(path, f"its reader failed: {error}") from error
 
 
 class Data(NamedTuple):
@@ -74,7 +74,7 @@ class Data(NamedTuple):
         student learns from labels.
       validation: samples to evaluate on, with the labels that there are.
       source: where they come from, in words.
-      note: what else there is to say of them.
+      note: a further sentence for messages.
     """
 
     train: List[Sample]

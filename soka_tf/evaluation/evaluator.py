@@ -125,7 +125,7 @@ def _prediction_function(student, teachers, dataset, tasks) -> Callable:
 
 
 def _physical(task: Task, prediction: tf.Tensor) -> tf.Tensor:
-    # float32 first: under mixed precision a network may answer in 16 bits.
+    # float32 first: under mixed precision a network may predict in 16 bits.
     return encodings.decode(task, tf.cast(prediction, tf.float32))
 
 

@@ -1,4 +1,4 @@
-"""Lays out a grid of small images with titles and colour bars; knows no tasks."""
+"""Lays out a grid of small images with titles and colour bars, of any task."""
 
 import dataclasses
 import functools
@@ -54,7 +54,7 @@ class Column:
       cells: one uint8 image [h, w, 3] a row, None for an empty cell; all of one shape
         in the whole grid.
       scale: neighbours in a group with an equal scale share one colour bar.
-      empty: what an empty cell says.
+      empty: text of an empty cell.
     """
 
     title: str

@@ -187,10 +187,10 @@ def _draw_legend(figure: Figure, has_targets: bool, auxiliary: Optional[str]) ->
     lines = []
     if has_targets:
         lines.append(("targets", _TARGET_COLOUR))
-        said = (
+        caption = (
             f"auxiliary: {get_task(auxiliary).title}" if auxiliary else "no auxiliary"
         )
-        lines.append((said, _AUXILIARY_COLOUR if auxiliary else "#555555"))
+        lines.append((caption, _AUXILIARY_COLOUR if auxiliary else "#555555"))
     width, height = figure.get_size_inches()
     for number, (text, colour) in enumerate(lines):
         figure.text(

@@ -1,7 +1,7 @@
 """The interface of a student's encoder: named activations, a cut, a representation.
 
 The training cycle cuts an encoder in two: `trunk`, images to activations, and
-`compress`, the activation of `shared_layer` to the representation. The competition sees
+`compress`, the activation of `shared_layer` to the representation. The competition gets
 the representation as a constant; the collaboration differentiates both parts; GradNorm
 takes its norms at `last_shared_kernel`. `Encoder` is a backbone, and so is any other
 subclass, bound by `build_student.backbone`.

@@ -1,4 +1,4 @@
-"""Batch normalisation whose moving statistics move only when somebody says so.
+"""Batch normalisation whose moving statistics are updated only on request.
 
 A network that is merely passed through (to reach the gradient of another one, or a
 second time in one step) must normalise as in training and yet leave no trace. Keras

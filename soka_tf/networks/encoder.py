@@ -90,7 +90,7 @@ class Encoder(Backbone):
         sits on its last unit; pool1 with stride 1 is left out; blocks 3 and 4
         never stride.
       representation_channels: channels of the representation.
-      image_channels: channels of the images; the original's colorization sees one.
+      image_channels: channels of the images; one for the original's colorization.
       synchronized: whether batch normalisation is by the batch of all replicas.
       name: name of the model.
 

@@ -1,8 +1,8 @@
-"""A trained network made lean for inference: BatchNorm is gone.
+"""A trained network without BatchNorm, for inference.
 
 At inference BatchNorm is a scale and a shift of every channel, which the convolution
 before it can do itself; and a transposed convolution is an ordinary one whose channels
-are spread over pixels, which the fused kernels know.
+are spread over pixels, which the fused kernels support.
 
 Weights stay variables. Constants would spare the kernels an arrangement of the weights
 at every call, but TensorFlow copies them so often that a full-size export would take
@@ -25,8 +25,8 @@ def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
     """Returns the same function with BatchNorm folded into the convolutions.
 
     Args:
-      network: a backbone or a decoder, built; what it knows now is copied. A BatchNorm
-        of layer NAME is called NAME/BatchNorm. One that cannot be folded, as what
+      network: a backbone or a decoder, built; its weights are copied. A BatchNorm of
+        layer NAME is called NAME/BatchNorm. One that cannot be folded, as what
         follows no plain convolution, is kept.
       precision: "float32", equal but for rounding; or "bfloat16", in which weights are
         stored and all layers but those at an output compute.
@@ -50,7 +50,7 @@ def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
     def dtype_of(layer: tf.keras.layers.Layer) -> str:
         return "float32" if layer.name in network.output_names else precision
 
-    def lean(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
+    def fold(layer: tf.keras.layers.Layer) -> tf.keras.layers.Layer:
         if isinstance(layer, tf.keras.layers.InputLayer):
             return layer
         dtype = dtype_of(layer)
@@ -61,7 +61,7 @@ def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
         kept.append(type(layer).from_config({**layer.get_config(), "dtype": dtype}))
         return kept[-1]
 
-    folded = tf.keras.models.clone_model(network, clone_function=lean)
+    folded = tf.keras.models.clone_model(network, clone_function=fold)
     for layer in kept:
         layer.trainable = False
         layer.set_weights(layers[layer.name].get_weights())
@@ -123,7 +123,7 @@ def _is_transposed(layer: tf.keras.layers.Layer) -> bool:
 
 
 def _convolution(layer, norm, activation, dtype: str) -> "_Convolution":
-    """The lean form of a (transposed) convolution and of what is behind it."""
+    """The folded form of a (transposed) convolution and of what is behind it."""
     kernel = layer.kernel.numpy().astype(np.float64)
     if _is_transposed(layer):
         kernel = kernel.swapaxes(2, 3)  # [h, w, in, out] as everywhere else
@@ -210,7 +210,7 @@ class _Convolution(tf.keras.layers.Layer):
     def call(self, inputs):
         padding = self._padding
         if not isinstance(padding, str):
-            # Not by conv2d's explicit padding, which the fused kernels do not know.
+            # Not by conv2d's explicit padding, which the fused kernels lack.
             inputs = tf.pad(inputs, padding)
             padding = "VALID"
         x = tf.nn.conv2d(inputs, self.kernel, self._strides, padding)

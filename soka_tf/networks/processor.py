@@ -1,4 +1,4 @@
-"""What the processor of this machine says of itself."""
+"""Features of this machine's processor."""
 
 import pathlib
 from typing import Optional

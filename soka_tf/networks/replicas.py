@@ -1,4 +1,4 @@
-"""What the replicas of a distribution strategy have to tell one another in a step.
+"""What the replicas of a distribution strategy exchange in a step.
 
 Everywhere but inside a step of several replicas there is one, and nothing is done.
 """

@@ -1,4 +1,4 @@
-"""Variables of a network by name: what converters and teacher files speak of."""
+"""Variables of a network by name, as converters and teacher files use them."""
 
 from typing import Dict, Mapping
 

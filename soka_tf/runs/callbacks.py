@@ -30,7 +30,7 @@ _PHASE_OF_PLAYER = {
 
 
 class StepCallback(tf.keras.callbacks.Callback):
-    """A callback that knows the step of the run, not only the batch of this `fit`."""
+    """A callback that counts the steps of the run, not only the batch of this `fit`."""
 
     model: SokaModel
 
@@ -104,7 +104,7 @@ class Progress(StepCallback):
 
 
 class NotFinite:
-    """Stops a run whose losses or weights are NaN or infinite, and says where."""
+    """Stops a run whose losses or weights are NaN or infinite, and reports where."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class NotFinite:
         last_saved: Callable[[], Optional[int]] = lambda: None,
         find_causes: Callable[[int], Sequence[str]] = lambda step: (),
     ):
-        """Keeps what it needs to say why and how to go on.
+        """Keeps what it needs to report the cause and how to go on.
 
         Args:
           model: keeps the first step at which each of its terms was not finite.
@@ -125,10 +125,10 @@ class NotFinite:
         self._find_causes = find_causes
 
     def check(self, step: int, logs: Mapping[str, Any], weights: bool = False) -> None:
-        """Looks at the losses so far and, where asked, at all weights.
+        """Checks the losses so far and, on request, all weights.
 
         The losses of a step are those from before its update: finite losses do not
-        mean that the weights are, and only whoever saves them pays for looking.
+        mean that the weights are; checking those is worth its cost before saving.
 
         Args:
           step: steps done.
@@ -183,7 +183,7 @@ class NotFinite:
             advice = "Replace that teacher's file first."
         else:
             advice = (
-                "No teacher's answer is broken; should it happen again, lower "
+                "No teacher's output is broken; should it happen again, lower "
                 "build_optimizers.learning_rate, in the run's operative_config.gin, "
                 "too, or choose another --model_dir."
             )
@@ -225,7 +225,7 @@ class MetricLog(StepCallback):
           every_steps: steps between two reports.
           learning_rate: the schedule of the encoder's optimizer.
           writer: TensorBoard's.
-          not_finite: asked before every report.
+          not_finite: checked before every report.
           last_step: reported in any case, so that a short run has its curves, too.
           further: returns what else was measured after a step; where there is
             anything the step is reported in any case, too.

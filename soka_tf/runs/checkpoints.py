@@ -226,7 +226,7 @@ class Checkpoints(StepCallback):
         Args:
           manager: saves and deletes; its checkpoints are numbered by the step.
           every_steps: steps between two checkpoints.
-          not_finite: asked before every checkpoint.
+          not_finite: checked before every checkpoint.
           writers: flushed before saving, so that no log is older than a checkpoint.
         """
         super().__init__()

@@ -65,7 +65,7 @@ def parse_gin(
     gin_params: Sequence[str],
     base: Optional[str] = "gin/base.gin",
 ) -> None:
-    """Binds what base, the files and the single bindings say; later ones win.
+    """Binds base, the files and the single bindings; later ones win.
 
     Parsing is strict and leaves the configuration open, so that gin's operative
     configuration can be read, or another file parsed, afterwards. The modules whose
@@ -96,7 +96,7 @@ def parse_gin(
             gin.finalize()
     except ValueError as error:
         raise UserError(_describe_unset(str(error))) from error
-    # A misspelt `images_dir = ...` would otherwise set a macro that nobody reads.
+    # A misspelt `images_dir = ...` would otherwise set a macro that is never read.
     known |= set(re.findall(r"%([\w/.]+)", gin.config_str()))
     for param in gin_params:
         for name in _macros(read_gin((), [param])) - known:
@@ -162,7 +162,7 @@ def differing_bindings(
 
 
 def unused_bindings() -> List[str]:
-    """Lists bindings that were parsed and that nothing built so far has asked for.
+    """Lists bindings that were parsed and that nothing built so far has used.
 
     To be called after the build. Returns "scope/name.parameter" (macros: "name"),
     sorted; a binding overridden by an explicit argument counts as unused. Left out are

@@ -29,7 +29,7 @@ def make_optimizer(
       name: "adam" or "sgd".
       learning_rate: a number or a schedule.
       weight_decay: the coefficient; what it means is the kind's affair.
-      decay_kind: "none"; "l2_loss" (a penalty in the loss, which whoever computes
+      decay_kind: "none"; "l2_loss" (a penalty in the loss, which the code that computes
         the gradient adds, not the optimizer; Taskonomy's kind); "tfa" (AdamW and
         SGDW of TensorFlow Addons: w -= weight_decay * w, not multiplied by the
         learning rate; may be a schedule); "keras" (w -= rate * weight_decay * w).
@@ -66,7 +66,7 @@ def make_optimizer(
 
 
 def _import_tfa():
-    # Imported here, late: the rest of soka_tf also runs where TFA cannot be had.
+    # Imported here, late: the rest of soka_tf also runs where TFA is missing.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its notice that its life is at an end
         try:

@@ -13,7 +13,7 @@ def poly_schedule(
       steps: the step at which it reaches 0, and stays there.
       power: the exponent (paper: 0.9).
     """
-    # Keras ends at 1e-4 unless told; the paper's policy ends at 0.
+    # Keras ends at 1e-4 by default; the paper's policy ends at 0.
     return tf.keras.optimizers.schedules.PolynomialDecay(
         base_rate, steps, end_learning_rate=0.0, power=power
     )

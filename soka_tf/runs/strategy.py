@@ -179,7 +179,7 @@ def in_cluster() -> bool:
 def mean_over_workers(
     strategy: tf.distribute.Strategy, values: Sequence[float]
 ) -> List[float]:
-    """The mean of every worker's values, the same on all; all workers must ask.
+    """The mean of every worker's values, the same on all; all workers must call it.
 
     Args:
       strategy: of `build_strategy`.
@@ -235,13 +235,13 @@ def _divide_processor(count: int) -> None:
 
 
 def _warn_of_missing_gpus(visible: int) -> None:
-    """Warns where the machine has GPUs that TensorFlow does not see."""
+    """Warns where the machine has GPUs that TensorFlow does not find."""
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible or wanted in ("", "-1"):
         return
     if wanted or glob.glob("/dev/nvidia[0-9]*") or glob.glob("/proc/driver/nvidia/*"):
         logging.warning(
-            "There is an NVIDIA GPU, but TensorFlow sees none and will compute on the "
+            "There is an NVIDIA GPU, but TensorFlow finds none and will compute on the "
             "processor. With a driver of version 525 or newer this helps: "
             "pip install 'tensorflow[and-cuda]==%s'",
             tf.__version__,

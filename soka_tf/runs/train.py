@@ -38,7 +38,7 @@ def train(
       run: of `build_run`.
       model_dir: the run's folder.
       callbacks: called beside the run's own.
-      writer: TensorBoard's; one for `model_dir` unless told.
+      writer: TensorBoard's; one for `model_dir` unless given.
 
     Raises:
       UserError: if the folder's run has another configuration, a loss is no longer
@@ -141,10 +141,10 @@ def _fit(run: Run, model_dir: str, start: int, answers: Any, own: List[Any]) -> 
             )
     except tf.errors.UnknownError as error:
         # tf.data hands on what a reader raised as text only.
-        told = re.search(r"UserError: (.+)", str(error))
-        if told is None:
+        found = re.search(r"UserError: (.+)", str(error))
+        if found is None:
             raise
-        raise UserError(told[1]) from error
+        raise UserError(found[1]) from error
 
 
 def _measurements(
@@ -247,7 +247,7 @@ def _broken_answers(run: Run, step: int) -> List[str]:
         if not finite.all():
             image = run.data.train[int(numbers[np.argmin(finite)])].files["rgb"]
             sentences.append(
-                f"The teacher of {task} ({path}) answers with NaN or infinite values "
+                f"The teacher of {task} ({path}) predicts NaN or infinite values "
                 f"on {np.count_nonzero(~finite)} of the step's {len(numbers)} images, "
                 f"such as {image}."
             )
@@ -262,5 +262,5 @@ def _check_workers(run: Run, model_dir: str, start: int) -> None:
         raise UserError(
             f"{model_dir} and the images must be the same on all workers. Received: "
             f"here step {own[0]} and {own[1]} images to train on, {mean[0]:g} and "
-            f"{mean[1]:g} on average. Give a folder that all workers see."
+            f"{mean[1]:g} on average. Give a folder that all workers share."
         )

@@ -21,7 +21,7 @@ Predict = Callable[[tf.Tensor], Tuple[Mapping[str, tf.Tensor], Mapping[str, tf.T
 
 
 def both(student: Student, teachers: TeacherPool, run_eagerly: bool = False) -> Predict:
-    """Returns what answers images with the student's maps and with its teachers'.
+    """Returns a function: images -> the student's maps and its teachers'.
 
     Args:
       student: called with training=False.
@@ -42,7 +42,7 @@ def soft_errors(
 
     Of each task: the mean squared difference of the student's and the teacher's maps,
     divided by the variance of the teacher's, that of each channel around its mean over
-    all pixels of all images. 0 is the teacher itself, 1 its mean as the only answer.
+    all pixels of all images. 0 is the teacher itself, 1 its mean everywhere.
 
     Args:
       predict: of `both`.
@@ -95,7 +95,7 @@ class Validation(StepCallback):
           best: offered every student that was measured.
           every_steps: steps between two measurements.
           last_step: measured in any case.
-          not_finite: asked first, for such a student cannot be the best.
+          not_finite: checked first, for such a student cannot be the best.
         """
         super().__init__()
         self._measure = measure

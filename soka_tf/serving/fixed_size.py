@@ -1,4 +1,4 @@
-"""The student for runtimes that neither resize nor know TensorFlow."""
+"""The student for runtimes without resizing and without TensorFlow."""
 
 import os
 from typing import Dict, Optional, Sequence
@@ -18,7 +18,7 @@ UNITS_SCOPE = "network_range_to_units"
 class FixedSizeStudent(tf.Module):
     """What is converted: images of one size to all maps.
 
-    `answer` takes uint8 [batch_size, image_size, image_size, 3] in 0..255 under the
+    `serve` takes uint8 [batch_size, image_size, image_size, 3] in 0..255 under the
     name `images` and returns float32 maps in physical units, by task name. It does
     not resize: the filter that some students are trained with (`antialias`) has no
     counterpart outside TensorFlow, and cameras' libraries resize by themselves.
@@ -35,7 +35,7 @@ class FixedSizeStudent(tf.Module):
 
         Args:
           student: an encoder in `.encoder` and task name -> decoder in `.decoders`.
-          tasks: the tasks to answer, any of the student's.
+          tasks: the tasks to predict, any of the student's.
           image_size: side of the images in pixels.
           batch_size: images at a time; None for any number.
         """
@@ -46,7 +46,7 @@ class FixedSizeStudent(tf.Module):
         shape = [batch_size, image_size, image_size, 3]
         self.images_spec = tf.TensorSpec(shape, tf.uint8, name="images")
 
-        def answer(images: tf.Tensor) -> Dict[str, tf.Tensor]:
+        def serve(images: tf.Tensor) -> Dict[str, tf.Tensor]:
             with tf.name_scope(PIXELS_SCOPE):
                 # The arithmetic of data.pipeline.preprocess_images.
                 images = tf.cast(images, tf.float32) / 255.0 * 2.0 - 1.0
@@ -58,8 +58,8 @@ class FixedSizeStudent(tf.Module):
                     maps[task.name] = encodings.decode(task, values)
             return maps
 
-        self.answer = tf.function(
-            answer, input_signature=[self.images_spec], autograph=False
+        self.serve = tf.function(
+            serve, input_signature=[self.images_spec], autograph=False
         )
 
 

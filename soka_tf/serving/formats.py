@@ -81,7 +81,7 @@ def write_formats(
     """Writes files beside, or in place of, a SavedModel; each completely or not at all.
 
     All take uint8 images [batch, S, S, 3] in 0..255 under the name `images`, S being
-    the size of training, and answer float32 maps [batch, S, S, channels] in physical
+    the size of training, and return float32 maps [batch, S, S, channels] in physical
     units by task name; TensorFlow Lite's batch is 1, ONNX's any.
 
     Args:
@@ -141,29 +141,32 @@ def compare(
       the student), "rmse" and "rmse_change" (against labels; a fraction of the
       student's rmse), None where undefined.
     """
-    answers = {name: _load(name, directory) for name in formats}
-    reference = FixedSizeStudent(student, tasks, images.size, None).answer
+    runtimes = {name: _load(name, directory) for name in formats}
+    reference = FixedSizeStudent(student, tasks, images.size, None).serve
     differences = {n: {t.name: _Difference() for t in tasks} for n in formats}
     to_truth = {
-        who: {t.name: MetricAccumulator(t) for t in tasks} for who in ("", *formats)
+        runtime: {t.name: MetricAccumulator(t) for t in tasks}
+        for runtime in ("", *formats)
     }
     dataset, count = _comparison_batches(images, tasks)
     for batch in dataset:
         pixels = _to_pixels(batch[RGB])
         expected = {k: v.numpy() for k, v in reference(tf.constant(pixels)).items()}
-        maps = {"": expected, **{n: answer(pixels) for n, answer in answers.items()}}
+        maps = {"": expected, **{n: run(pixels) for n, run in runtimes.items()}}
         for task in tasks:
             truth, valid = read_truth(task, batch)
-            for who, answered in maps.items():
-                if who:
-                    differences[who][task.name].update(
-                        answered[task.name], expected[task.name]
+            for runtime, predicted in maps.items():
+                if runtime:
+                    differences[runtime][task.name].update(
+                        predicted[task.name], expected[task.name]
                     )
                 if truth is not None:
-                    to_truth[who][task.name].update(answered[task.name], truth, valid)
+                    to_truth[runtime][task.name].update(
+                        predicted[task.name], truth, valid
+                    )
     rmse = {
-        who: {name: (m.result() or {}).get("rmse") for name, m in entries.items()}
-        for who, entries in to_truth.items()
+        runtime: {name: (m.result() or {}).get("rmse") for name, m in entries.items()}
+        for runtime, entries in to_truth.items()
     }
     files = {}
     for name in formats:
@@ -256,7 +259,7 @@ def _warn_of_nonfinite(path: str, entries: Mapping[str, Any]) -> None:
     for task, entry in entries.items():
         if entry["max_error"] is None:
             logging.warning(
-                "%s: answers for %s are not finite. Do not use it.", path, task
+                "%s: predictions of %s are not finite. Do not use it.", path, task
             )
 
 
@@ -302,11 +305,11 @@ def _load(name: str, directory: str) -> Answer:
         return tflite.load(path)
     model = tf.saved_model.load(path)
 
-    def answer(pixels: np.ndarray) -> Dict[str, np.ndarray]:
+    def run(pixels: np.ndarray) -> Dict[str, np.ndarray]:
         maps = model.signatures[saved_model.DEFAULT](images=tf.constant(pixels))
         return {name: values.numpy() for name, values in maps.items()}
 
-    return answer
+    return run
 
 
 def _size_bytes(path: str) -> int:

@@ -20,7 +20,7 @@ def require_packages() -> None:
     """Finds out whether ONNX files can be written and run.
 
     Raises:
-      UserError: if a package is missing; says how to install it.
+      UserError: if a package is missing, with how to install it.
     """
     for name in ("onnx", "onnxruntime", "tf2onnx"):
         try:
@@ -52,7 +52,7 @@ def to_onnx(module: FixedSizeStudent) -> bytes:
 
     with _quiet():
         model, _ = tf2onnx.convert.from_function(
-            module.answer, input_signature=[module.images_spec], opset=_OPSET
+            module.serve, input_signature=[module.images_spec], opset=_OPSET
         )
     return model.SerializeToString()
 
@@ -73,10 +73,10 @@ def load(path: str) -> Callable[[np.ndarray], Dict[str, np.ndarray]]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
-    def answer(images: np.ndarray) -> Dict[str, np.ndarray]:
+    def run(images: np.ndarray) -> Dict[str, np.ndarray]:
         return dict(zip(names, session.run(names, {"images": images})))
 
-    return answer
+    return run
 
 
 @contextlib.contextmanager

@@ -50,17 +50,17 @@ def export_student(
     """Exports a student, completely or not at all.
 
     The SavedModel takes images of any batch size, height and width under the name
-    `images`, resizes them as training did, and answers float32 maps
+    `images`, resizes them as training did, and returns float32 maps
     [batch, image_size, image_size, channels] in physical units, by task name. A
     signature has one dtype, so each exists twice:
 
-      uint8 in 0..255       float32 in [0, 1]            answers
+      uint8 in 0..255       float32 in [0, 1]            returns
       serving_default       serving_default_float        all tasks
       <task>                <task>_float                 one task; only its decoder runs
       representation        representation_float         the shared representation
                                                          [batch, h, w, 8], no unit
 
-    The loaded object itself may be called with either dtype and answers all tasks.
+    The loaded object itself may be called with either dtype and returns all tasks.
     `assets.extra/metadata.json` names tasks, units, shapes, the precision and the
     soka_tf version. The networks are folded (`soka_tf.networks.folding`): BatchNorm is
     part of the convolutions.
@@ -71,7 +71,7 @@ def export_student(
       image_size: side in pixels that images are resized to.
       directory: the folder to write; an earlier export there is replaced.
       antialias: as the student was trained.
-      precision: in which the networks compute: "float32", the student's own answers;
+      precision: in which the networks compute: "float32", as the student predicts;
         "bfloat16", half the size and several times faster on a processor with AMX,
         slower elsewhere; or "auto", bfloat16 where the processor of this machine has
         AMX, else float32.
@@ -147,15 +147,15 @@ class _Exported(tf.Module):
     more, so only their variables are; the graphs capture these.
     """
 
-    def __init__(self, networks: Sequence[tf.keras.Model], answer_all: Callable):
+    def __init__(self, networks: Sequence[tf.keras.Model], serve_all: Callable):
         super().__init__(name="soka_student")
         self.network_variables = [v for network in networks for v in network.variables]
-        self._answer_all = answer_all
+        self._serve_all = serve_all
 
     @tf.function(autograph=False)
     def __call__(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
         """Answers all tasks: uint8 or float32 images to maps in physical units."""
-        return self._answer_all(images)
+        return self._serve_all(images)
 
 
 def _trace(function: Callable, shape: Sequence[Optional[int]]) -> Callable:
@@ -195,24 +195,24 @@ def _build(
     def represent(images):
         return encode(preprocess_images(images, image_size, antialias))
 
-    def answer(names):
-        def answer_tasks(images):
+    def serve(names):
+        def serve_tasks(images):
             representation = represent(images)
             return {name: decoders[name](representation) for name in names}
 
-        return answer_tasks
+        return serve_tasks
 
-    def answer_representation(images):
+    def serve_representation(images):
         return {REPRESENTATION: represent(images)}
 
-    answers = {DEFAULT: answer(list(decoders)), REPRESENTATION: answer_representation}
-    answers.update((name, answer([name])) for name in decoders)
-    module = _Exported([encoder, *folded.values()], answers[DEFAULT])
+    functions = {DEFAULT: serve(list(decoders)), REPRESENTATION: serve_representation}
+    functions.update((name, serve([name])) for name in decoders)
+    module = _Exported([encoder, *folded.values()], functions[DEFAULT])
     signatures = {}
     for suffix, dtype in (("", tf.uint8), (FLOAT_SUFFIX, tf.float32)):
         images = tf.TensorSpec([None, None, None, 3], dtype, name="images")
         module.__call__.get_concrete_function(images)
-        for name, function in answers.items():
+        for name, function in functions.items():
             traced = tf.function(function, autograph=False)
             signatures[name + suffix] = traced.get_concrete_function(images)
     return module, signatures
@@ -248,7 +248,7 @@ def _metadata(
 
 
 def read_metadata(directory: str) -> Dict[str, Any]:
-    """Reads what an export says of itself, without loading it.
+    """Reads the description of an export, without loading it.
 
     Raises:
       UserError: if the folder is not an export of soka_tf.

@@ -73,7 +73,7 @@ def load(path: str) -> Callable[[np.ndarray], Dict[str, np.ndarray]]:
 
     Returns:
       A function of uint8 images [n, image_size, image_size, 3] to task name -> float32
-      [n, image_size, image_size, channels]; it answers one image after another.
+      [n, image_size, image_size, channels]; it predicts one image after another.
 
     Raises:
       UserError: if there is no interpreter.
@@ -81,13 +81,13 @@ def load(path: str) -> Callable[[np.ndarray], Dict[str, np.ndarray]]:
     interpreter = make_interpreter(path)
     runner = interpreter.get_signature_runner()
 
-    def answer(images: np.ndarray) -> Dict[str, np.ndarray]:
-        answers = [runner(images=image[None]) for image in images]
-        return {k: np.concatenate([one[k] for one in answers]) for k in answers[0]}
+    def run(images: np.ndarray) -> Dict[str, np.ndarray]:
+        maps = [runner(images=image[None]) for image in images]
+        return {k: np.concatenate([one[k] for one in maps]) for k in maps[0]}
 
     # A runner alone does not keep its interpreter alive.
-    answer.interpreter = interpreter
-    return answer
+    run.interpreter = interpreter
+    return run
 
 
 def make_interpreter(path: str):
@@ -133,8 +133,8 @@ def _convert(module: FixedSizeStudent, images: Optional[np.ndarray] = None) -> b
             capture_output=True,
         )
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        last = said[-1][:300] if said else "it said nothing"
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        last = lines[-1][:300] if lines else "without a message"
         raise UserError(
             f"The TensorFlow Lite converter of TensorFlow {tf.__version__} ended with "
             f"status {done.returncode}: {last}. Leave the tflite formats out, or "

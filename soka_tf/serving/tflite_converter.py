@@ -20,7 +20,7 @@ def main(folder: str, *float_scopes: str) -> None:
     Weights are in float16; where the folder holds images, it computes in int8.
 
     Args:
-      folder: of a SavedModel with the function `answer`, and perhaps of `IMAGES`.
+      folder: of a SavedModel with the function `serve`, and perhaps of `IMAGES`.
       *float_scopes: parts of the names of tensors that stay in float32 in int8.
     """
     out = os.dup(1)
@@ -72,7 +72,7 @@ def _converter(folder: str):
     # Of a function and not of the folder: the tensors keep their names.
     module = tf.saved_model.load(folder)
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [module.answer.get_concrete_function()], module
+        [module.serve.get_concrete_function()], module
     )
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     return converter

@@ -1,4 +1,4 @@
-"""Fits the variables of a file to those of a network, or tells all that is wrong."""
+"""Fits the variables of a file to those of a network, or lists all that is wrong."""
 
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 

@@ -1,4 +1,4 @@
-"""What a file says, made fit for a message of one line."""
+"""Text of a file, made fit for a message of one line."""
 
 import reprlib
 from typing import Any

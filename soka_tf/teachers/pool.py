@@ -25,7 +25,7 @@ Wanted = Union[Sequence[str], Mapping[str, Sequence[str]]]
 
 
 class TeacherOutputs(NamedTuple):
-    """What the teachers say of a batch, or the ground truth in their place.
+    """The teachers' outputs of a batch, or the ground truth in their place.
 
     Attributes:
       predictions: task -> soft target [B, H, W, C], network range (F_T of Eq. 5).
@@ -58,7 +58,7 @@ class TeacherPool:
         Args:
           targets: task name -> its teacher, in the order of the student's tasks; any
             `Teacher`, of a file or of your own class.
-          auxiliaries: task name -> a teacher that only lends its features.
+          auxiliaries: task name -> a teacher whose features alone are used.
           inputs: what the teachers are shown: "training", the images as they are; or
             "released", what Taskonomy's demonstration and similarity code show each
             task's network (`Task.released_input`), mostly images of low saturation.
@@ -171,7 +171,7 @@ class TeacherFiles(NamedTuple):
 
     Attributes:
       targets: task -> file, in the order of the student's tasks.
-      auxiliaries: task -> file of a teacher that only lends its features.
+      auxiliaries: task -> file of a teacher whose features alone are used.
     """
 
     targets: Dict[str, pathlib.Path]
@@ -201,7 +201,7 @@ def find_teachers(
 
     Args:
       tasks: the student's tasks, in order, any alias.
-      auxiliaries: tasks whose teachers only lend their features.
+      auxiliaries: tasks of whose teachers the features alone are used.
       teachers_dir: the folder; None for the teachers that come with soka_tf.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The interface of a teacher: all that the rest of the package asks of one."""
+"""The interface of a teacher: all that the rest of the package needs of one."""
 
 from typing import Dict, Mapping, Optional, Sequence
 
@@ -15,13 +15,13 @@ class Teacher:
     Keras model is saved, counted and optimised with it.
 
     Attributes:
-      task: a row of `soka_tf.tasks`; it says what a prediction's channels are.
+      task: a row of `soka_tf.tasks`, which defines a prediction's channels.
       layers: name -> channels and stride of each activation that can be amalgamated; a
         plain pair will do.
       has_prediction: False for a teacher that can be an auxiliary only.
-      fingerprint: a text that changes with whatever changes the answers, weights first;
+      fingerprint: a text that changes with whatever changes the outputs, weights first;
         outputs kept on disk are found by it.
-      image_size: side in pixels of the images it learnt on, None if unknown.
+      image_size: side in pixels of the images it was trained on, None if unknown.
     """
 
     task: Task
@@ -51,7 +51,7 @@ class Teacher:
         raise NotImplementedError
 
     def folded(self, precision: str) -> "Teacher":
-        """Returns what answers in its place where `load_pool.precision` is bound.
+        """Returns its replacement where `load_pool.precision` is bound.
 
         Args:
           precision: see `soka_tf.networks.folding.fold`; by default in vain.

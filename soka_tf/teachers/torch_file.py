@@ -84,5 +84,5 @@ def _reason(error: Exception) -> str:
     text = str(error)
     named = re.search(r"GLOBAL (\S+)", text)
     if isinstance(error, pickle.UnpicklingError) and named:
-        return f"it asks for {one_line(named[1])}"
+        return f"it refers to {one_line(named[1])}"
     return one_line(re.split(r"\.\s", text)[0]) or type(error).__name__

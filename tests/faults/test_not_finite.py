@@ -35,7 +35,7 @@ def test_teacher_that_answers_some_images_with_nan_is_named_with_one_of_them(
     named = re.fullmatch(
         "Training stopped: in step 3, phase competition, term loss/competition of task "
         r"edge_texture was NaN or infinite. The teacher of edge_texture \((.*)\) "
-        "answers with NaN or infinite values on 1 of the step's 2 images, such as "
+        "predicts NaN or infinite values on 1 of the step's 2 images, such as "
         f"(.*png). {GOES_ON} there. Replace that teacher's file first.",
         str(stopped.value),
     )
@@ -52,7 +52,7 @@ def test_infinite_weights_are_named_and_never_saved(tiny, tmp_path):
     spoil = After({4: lambda: weights.assign(weights * np.inf)})
     message = (
         "in step 4, phase collaboration, the weights of encoder was NaN or infinite. "
-        f"{GOES_ON} there. No teacher's answer is broken"
+        f"{GOES_ON} there. No teacher's output is broken"
     )
     with pytest.raises(UserError, match=message):
         train_run(run, str(tmp_path), [spoil])

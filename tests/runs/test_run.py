@@ -524,7 +524,7 @@ def test_run_nan_between_two_logs_keeps_the_last_good_checkpoint(tiny, tmp_path)
     message = (
         r"in step 5 \(noticed after step 6\), phase competition, term "
         "loss/competition of task depth_zbuffer was NaN or infinite. The last good "
-        "checkpoint is that of step 3.* No teacher's answer is broken"
+        "checkpoint is that of step 3.* No teacher's output is broken"
     )
     with pytest.raises(UserError, match=message):
         train(run, str(tmp_path), [Spoil(run.model.student, 4)])

@@ -139,7 +139,7 @@ def test_int8_file_computes_in_int8_but_at_its_ends(exported):
     "child, said",
     [
         ("import sys; sys.exit('no such operation')", "status 1: no such operation"),
-        ("import os; os.abort()", "status -6: it said nothing"),
+        ("import os; os.abort()", "status -6: without a message"),
     ],
 )
 def test_converter_that_fails_or_aborts_is_one_sentence(
@@ -211,7 +211,7 @@ def test_report_of_answers_that_are_not_finite_warns(report, caplog):
     difference.update(np.array([np.nan], np.float32), np.zeros(1, np.float32))
     assert difference.result() == {"max_error": None, "rms_error": None}
     formats._warn_of_nonfinite("a.tflite", {"normal": difference.result()})
-    assert "a.tflite: answers for normal are not finite" in caplog.text
+    assert "a.tflite: predictions of normal are not finite" in caplog.text
 
 
 @pytest.mark.skipif(

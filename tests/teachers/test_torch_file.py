@@ -83,7 +83,7 @@ def test_pickle_that_runs_a_command_is_refused_by_name_and_not_run(
 ):
     marker = tmp_path / "executed"
     path = save({"state_dict": Command(marker)}, layout)
-    assert_refused(path, "it asks for", "system")
+    assert_refused(path, "it refers to", "system")
     assert not marker.exists()
 
 

@@ -99,7 +99,7 @@ class TaskonomyTeacher(Teacher):
         return digest.hexdigest()
 
     def folded(self, precision: str) -> "TaskonomyTeacher":
-        """Returns a copy to be run, of fewer and faster layers; no weights to lend."""
+        """Returns a copy for inference, of fewer and faster layers."""
         twin = copy.copy(self)
         twin.encoder, twin.decoder = (
             network and fold(network, precision)
@@ -194,7 +194,7 @@ def save_teacher(
 
 
 def read_manifest(path: PathLike) -> Dict[str, Any]:
-    """Reads what a teacher's file says of itself, without its weights.
+    """Reads the description in a teacher's file, without its weights.
 
     Raises:
       UserError: if the file is missing or is not a teacher's.
@@ -304,7 +304,7 @@ def _check_scale(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) 
     """Refuses networks larger than their file, which must never be built.
 
     The sizes are compared by what the largest layers hold at least: a file that lacks
-    a few variables passes, and is told which.
+    a few variables passes, and they are named.
 
     Raises:
       KeyError, TypeError, ValueError: if the manifest describes no networks, or such.

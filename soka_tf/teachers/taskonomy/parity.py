@@ -1,9 +1,9 @@
 """Compares a converted teacher with arrays recorded from the original networks.
 
-The released weights are nobody's to pass on, so the reference data was recorded with
-weights drawn from the names of the variables: whoever draws them again has the same
+The released weights may not be passed on, so the reference data was recorded with
+weights drawn from the names of the variables: drawn again they are the same
 networks. This module has the rules (`draw`, `reference_images`) and the comparison
-(`check`). What is compared with what, and why the tolerances are what they are, is told
+(`check`). What is compared with what, and why the tolerances are what they are, stands
 by the README.md in the folder of reference data.
 """
 
@@ -183,7 +183,7 @@ def check(teacher: TaskonomyTeacher, folder: PathLike) -> List[Row]:
 
 
 class _Record(NamedTuple):
-    """A recorded array, and how to see ours in the same way."""
+    """A recorded array, and how to get ours in the same form."""
 
     layer: str
     array: str

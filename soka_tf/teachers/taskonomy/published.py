@@ -39,7 +39,7 @@ def build_networks(
 
     The file decides between ResNet-50 and ResNet-26 and, for a task that was published
     with either, between one image channel and three. Whether it really holds these
-    networks is for `fill` to say.
+    networks is checked by `fill`.
 
     Returns:
       "encoder" and, where wanted, "decoder" -> the network, with random weights.
@@ -125,9 +125,9 @@ def make_teacher(task: Task, networks: Mapping[str, Any]) -> TaskonomyTeacher:
 def describe_source(
     kind: str, files: Sequence[PathLike], **further: Any
 ) -> Dict[str, Any]:
-    """The manifest's entries that tell where a converted teacher comes from.
+    """The manifest's entries that name where a converted teacher comes from.
 
-    Names only: paths would tell of the machine that converted it.
+    Names only: paths would describe the machine that converted it.
     """
     return {
         "source": {

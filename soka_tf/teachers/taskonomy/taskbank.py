@@ -34,7 +34,7 @@ _DISCRIMINATOR = "discriminator/"
 class Head(NamedTuple):
     """The fully connected network behind an encoder whose task predicts no image.
 
-    No teacher needs it; its shapes tell one task's checkpoint from another's.
+    No teacher needs it; its shapes distinguish the tasks' checkpoints.
 
     Attributes:
       images: how many images' representations it takes, one after another.
@@ -74,7 +74,7 @@ def load_taskbank(
         that holds just one checkpoint.
 
     Returns:
-      The teacher, and the entries of its manifest that tell its source.
+      The teacher, and the entries of its manifest that name its source.
 
     Raises:
       UserError: if the checkpoint is missing, damaged, in a folder named for another
@@ -208,7 +208,7 @@ def taskbank_name(task: str) -> str:
 def _check_folder(task: Task, prefix: str) -> None:
     """The taskbank keeps a checkpoint in a folder named for its task.
 
-    Depth's variables are those of edges: but for this name nothing tells them apart.
+    Depth's variables are those of edges: only this name distinguishes them.
     """
     folders = os.path.abspath(prefix).split(os.sep)[-3:-1]
     named = folders[-1] if folders[-1] != "logs" else folders[0]

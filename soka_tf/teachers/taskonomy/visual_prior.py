@@ -36,13 +36,13 @@ _STEPS = "num_batches_tracked"
 
 
 class FileName(NamedTuple):
-    """What a published file's name says.
+    """The parts of a published file's name.
 
     Attributes:
       task: the task's name in the table.
       part: "encoder" or "decoder".
       sha256: of the content, its first 8 to 64 hexadecimal digits; "" where the name
-        says none.
+        has none.
     """
 
     task: str
@@ -61,7 +61,7 @@ def load_visual_prior(
       decoder: the decoder's file; without it the teacher can only be an auxiliary.
 
     Returns:
-      The teacher, and the entries of its manifest that tell its source.
+      The teacher, and the entries of its manifest that name its source.
 
     Raises:
       UserError: if a file is missing, damaged, refused, or not the one that its name
@@ -134,7 +134,7 @@ def own_name(scope: str, path: str) -> str:
 
 
 def parse_name(path: PathLike) -> Optional[FileName]:
-    """What the file's name says; None if it is not named as published files are."""
+    """The parts of the file's name; None if it is not named as published files are."""
     match = _FILE_NAME.fullmatch(os.path.basename(path))
     if match is None:
         return None
@@ -143,7 +143,7 @@ def parse_name(path: PathLike) -> Optional[FileName]:
     except UserError as error:
         if match[3] is None:
             return None
-        raise UserError(f"{path}: its name says no task. {error}") from error
+        raise UserError(f"{path}: its name has no task. {error}") from error
     return FileName(task, match[2].lower(), (match[3] or "").lower())
 
 
@@ -160,7 +160,7 @@ def published_files_of(task: str) -> Tuple[str, ...]:
 
 
 def _check_name(task: Task, part: str, path: PathLike) -> bool:
-    """Refuses a file that is not what its name says; True if it says a hash."""
+    """Refuses a file that is not what its name says; True if that has a hash."""
     known = [name for name in published_files_of(task.name) if f"_{part}-" in name]
     hint = f"Fetch it from {WHERE_TO_GET}{known[0]}" if known else ""
     published.check_file(path, f"the PyTorch file of the {part} of {task.name!r}", hint)
@@ -171,11 +171,11 @@ def _check_name(task: Task, part: str, path: PathLike) -> bool:
             f"{path}: its sha256 is {digest}, its name says {name.sha256}: the file is "
             f"damaged or not the published one. {hint}"
         )
-    for said in (name, _published_as(digest)):
-        if said and (said.task, said.part) != (task.name, part):
+    for claim in (name, _published_as(digest)):
+        if claim and (claim.task, claim.part) != (task.name, part):
             raise UserError(
-                f"{path}: its {'name' if said is name else 'content'} says that it is "
-                f"the {said.part} of {said.task!r}, where the {part} of {task.name!r} "
+                f"{path}: its {'name' if claim is name else 'content'} says that it is "
+                f"the {claim.part} of {claim.task!r}, but the {part} of {task.name!r} "
                 f"is wanted. {hint}"
             )
     return bool(name and name.sha256)

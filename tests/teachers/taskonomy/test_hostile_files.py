@@ -196,7 +196,7 @@ def test_file_of_another_task_is_refused_by_its_name(files, refused):
         visual_prior_encoder=files.encoder,
     )
     path = files.rename(files.encoder, "noraml_encoder-01234567.pth")
-    refused(path, "its name says no task", visual_prior_encoder=path)
+    refused(path, "its name has no task", visual_prior_encoder=path)
 
 
 def test_encoder_and_decoder_swapped_are_refused(files, refused):
