@@ -190,7 +190,7 @@ def test_all_variables_are_listed_however_many(files, refused):
 def test_file_of_another_task_is_refused_by_its_name(files, refused):
     refused(
         files.encoder,
-        "the encoder of 'depth_zbuffer', where the encoder of 'normal' is wanted",
+        "the encoder of 'depth_zbuffer', but the encoder of 'normal' is wanted",
         "https://",
         task="normal",
         visual_prior_encoder=files.encoder,
@@ -202,7 +202,7 @@ def test_file_of_another_task_is_refused_by_its_name(files, refused):
 def test_encoder_and_decoder_swapped_are_refused(files, refused):
     refused(
         files.decoder,
-        "the decoder of 'depth_zbuffer', where the encoder",
+        "the decoder of 'depth_zbuffer', but the encoder",
         visual_prior_encoder=files.decoder,
         visual_prior_decoder=files.encoder,
     )
