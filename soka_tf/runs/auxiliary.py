@@ -50,6 +50,27 @@ class Selection:
     cached: bool = False
 
 
+@gin.configurable("similarity")
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How the teachers are compared.
+
+    Attributes:
+      threshold: of the gate, in [-1, 1]: pairs of targets at least as similar need no
+        auxiliary (delta of the paper, which gives no value).
+      layer: whose activations are compared.
+      inputs: what the teachers are shown, see `TeacherPool`.
+      images: how many images they are compared on.
+      batch_size: images at a time.
+    """
+
+    threshold: float = DEFAULT_THRESHOLD
+    layer: str = "representation"
+    inputs: str = "training"
+    images: int = 200
+    batch_size: int = 16
+
+
 @gin.configurable
 def select_auxiliary(
     tasks: Sequence[str],
@@ -59,11 +80,6 @@ def select_auxiliary(
     model_dir: Optional[str],
     auxiliary: Union[str, Sequence[str]] = "none",
     teachers_dir: Optional[str] = None,
-    threshold: float = DEFAULT_THRESHOLD,
-    layer: str = "representation",
-    inputs: str = "training",
-    images: int = 200,
-    batch_size: int = 16,
 ) -> Selection:
     """Says which teachers lend their features only.
 
@@ -78,12 +94,6 @@ def select_auxiliary(
       auxiliary: "none"; "auto" for the choice by representation similarity, among all
         teachers of the folder; or a list of tasks.
       teachers_dir: the folder of the teachers; None for those that come with soka_tf.
-      threshold: of the gate, in [-1, 1]: pairs of targets at least as similar need no
-        auxiliary (delta of the paper, which gives no value).
-      layer: whose activations are compared.
-      inputs: what the teachers are shown, see `TeacherPool`.
-      images: how many images they are compared on.
-      batch_size: images at a time.
 
     Raises:
       UserError: if `auxiliary` is none of these, or the choice cannot be made.
@@ -105,11 +115,12 @@ def select_auxiliary(
         others = ", ".join(name for name in there if name not in targets) or "none"
         return Selection((), f"chosen by similarity when a run begins, among: {others}")
     path = model_dir and os.path.join(model_dir, CHOICE_FILE)
+    comparison = Comparison()
     if path and os.path.isfile(path):
-        selection = _read(path, targets, threshold)
+        selection = _read(path, targets, comparison.threshold)
     else:
-        check_choice(there, targets, threshold)
-        readable, _ = drop_damaged(sample_images(samples(), images), [RGB])
+        check_choice(there, targets, comparison.threshold)
+        readable, _ = drop_damaged(sample_images(samples(), comparison.images), [RGB])
         logging.info(
             "Comparing %d teachers on %d images ...", len(there), len(readable)
         )
@@ -118,15 +129,14 @@ def select_auxiliary(
             folder,
             readable,
             image_size,
-            layer,
-            inputs,
-            batch_size=batch_size,
+            comparison.layer,
+            comparison.inputs,
+            batch_size=comparison.batch_size,
             antialias=antialias,
         )
-        selection = _select(there, similarity, targets, threshold)
+        selection = _select(there, similarity, targets, comparison.threshold)
         if path:
-            settings = {"layer": layer, "inputs": inputs, "images": len(readable)}
-            _write(path, selection, settings)
+            _write(path, selection, comparison, len(readable))
     logging.info("%s.", selection.summary[0].upper() + selection.summary[1:])
     return selection
 
@@ -145,14 +155,16 @@ def _select(
     )
 
 
-def _write(path: str, selection: Selection, settings: dict) -> None:
+def _write(path: str, selection: Selection, by: Comparison, images: int) -> None:
     content = {
         "auxiliary": list(selection.names),
         "summary": selection.summary,
         "teachers": list(selection.compared),
         "similarity": selection.similarity.tolist(),
         "threshold": selection.choice.threshold,
-        **settings,
+        "layer": by.layer,
+        "inputs": by.inputs,
+        "images": images,
     }
     write_json(path, content)
 

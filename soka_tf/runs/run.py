@@ -19,6 +19,7 @@ from soka_tf.runs import build
 from soka_tf.runs.auxiliary import Selection, select_auxiliary
 from soka_tf.runs.checkpoints import copy_state
 from soka_tf.runs.config import with_binding
+from soka_tf.runs.data import build_data, default_cache_dir
 from soka_tf.runs.folder import refuse_differences
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import build_strategy, describe_devices, worker_index
@@ -152,8 +153,8 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
         players = build.build_optimizers(settings.max_steps)
         fresh.compile(players.optimizers, settings.jit_compile)
     copy_state(fresh, model)
-    model.seed = seed
     if model.adversary is not None:  # its noise has the seed as a constant
+        model.adversary = dataclasses.replace(model.adversary, seed=seed)
         model.make_train_function(force=True)
     return dataclasses.replace(
         run,
@@ -170,7 +171,7 @@ def split_file(model_dir: str) -> str:
 
 
 def _find_data(settings: Settings, model_dir: str) -> Data:
-    return build.build_data(
+    return build_data(
         settings.task_names,
         settings.image_size,
         split_file(model_dir),
@@ -189,9 +190,8 @@ def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
             teachers,
             build.build_balancing(names),
             build.build_amalgamation(student, teachers),
-            build.build_adversary(names),
+            build.build_adversary(names, seed=settings.seed),
             settings.max_steps,
-            seed=settings.seed,
         )
     if settings.by_labels:
         _check_label_losses(settings, model)
@@ -216,7 +216,7 @@ def _check_label_losses(settings: Settings, model: SokaModel) -> None:
 
 def _amalgamated_layers(settings: Settings, model: SokaModel) -> Wanted:
     """The layers whose activations a step of the run asks the teachers for."""
-    only_joint = settings.max_steps <= model.joint_steps
+    only_joint = settings.max_steps <= model.schedule.joint_steps
     needed = model.joint_amalgamation or not only_joint
     return model.amalgamated_layers if needed else {}
 
@@ -235,7 +235,7 @@ def teacher_cache(
     """
     return TeacherCache(
         settings.teacher_cache_dir
-        or os.path.join(build.default_cache_dir(), "teacher_outputs"),
+        or os.path.join(default_cache_dir(), "teacher_outputs"),
         pool or model.teachers,
         settings.image_size,
         settings.antialias,

@@ -238,12 +238,13 @@ def test_unused_bindings_includes_macros(shipped):
     assert config.unused_bindings() == ["size"]
 
 
-def test_unused_bindings_of_a_part_that_is_not_built_are_those_that_base_has_not(
-    shipped,
+def test_unused_bindings_of_a_part_that_is_not_built_are_those_of_no_file(
+    shipped, tmp_path
 ):
-    base = shipped / "base.gin"
+    base, own = shipped / "base.gin", tmp_path / "own.gin"
     base.write_text(base.read_text() + "Kettle.litres = 1.5\n")
-    config.parse_gin([], [])
+    own.write_text("Kettle.litres = 1.0\n")
+    config.parse_gin([str(own)], [])
     brew()
     assert config.unused_bindings() == []
     config.parse_gin([], ["Kettle.litres = 2.0"])

@@ -1,0 +1,35 @@
+"""What bindings refer to is called here; what it refuses is the user's to mend."""
+
+from typing import Any, Callable
+
+from soka_tf.errors import UserError
+
+
+def or_user_error(binding: str, build: Callable[[], Any]) -> Any:
+    """What `build` returns; its ValueError as a UserError that begins with a binding.
+
+    Args:
+      binding: a configurable; with a dot at its end where the messages begin with the
+        name of its parameter.
+      build: makes it.
+    """
+    try:
+        return build()
+    except ValueError as error:
+        space = "" if binding.endswith(".") else ": "
+        raise UserError(f"{binding}{space}{error}") from error
+
+
+def made_by(binding: str, reference: Any, *arguments: Any, **keywords: Any) -> Any:
+    """What a bound configurable makes; what is bound itself where it is none.
+
+    Args:
+      binding: names it in errors where it has no name of its own.
+      reference: what is bound.
+      *arguments: of the call.
+      **keywords: of the call.
+    """
+    if not callable(reference):
+        return reference
+    name = getattr(reference, "__name__", binding)
+    return or_user_error(name, lambda: reference(*arguments, **keywords))
