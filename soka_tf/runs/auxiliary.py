@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import gin
@@ -70,6 +71,27 @@ class Comparison:
     images: int = 200
     batch_size: int = 16
 
+    def of(
+        self,
+        names: Sequence[str],
+        folder: pathlib.Path,
+        samples: Sequence[Sample],
+        image_size: int,
+        antialias: bool,
+    ) -> np.ndarray:
+        """The similarities of the teachers of a folder, float64 [m, m]."""
+        logging.info("Comparing %d teachers on %d images ...", len(names), len(samples))
+        return compare_teachers(
+            names,
+            folder,
+            samples,
+            image_size,
+            self.layer,
+            self.inputs,
+            batch_size=self.batch_size,
+            antialias=antialias,
+        )
+
 
 @gin.configurable
 def select_auxiliary(
@@ -100,14 +122,13 @@ def select_auxiliary(
     """
     if auxiliary is None or auxiliary == "none":
         return Selection(())
-    if isinstance(auxiliary, str) and auxiliary != "auto":
+    if not isinstance(auxiliary, str):
+        return Selection(tuple(get_task(name).name for name in auxiliary))
+    if auxiliary != "auto":
         raise UserError(
             "auxiliary must be 'none', 'auto' or a list of tasks, e.g. "
             f"['keypoints3d']. Received: {auxiliary!r}."
         )
-    if auxiliary != "auto":
-        return Selection(tuple(get_task(name).name for name in auxiliary))
-
     targets = tuple(get_task(name).name for name in tasks)
     folder = teachers_folder(teachers_dir)
     there = [name for name in TASKS if (folder / f"{name}.safetensors").is_file()]
@@ -120,23 +141,11 @@ def select_auxiliary(
         selection = _read(path, targets, comparison.threshold)
     else:
         check_choice(there, targets, comparison.threshold)
-        readable, _ = drop_damaged(sample_images(samples(), comparison.images), [RGB])
-        logging.info(
-            "Comparing %d teachers on %d images ...", len(there), len(readable)
-        )
-        similarity = compare_teachers(
-            there,
-            folder,
-            readable,
-            image_size,
-            comparison.layer,
-            comparison.inputs,
-            batch_size=comparison.batch_size,
-            antialias=antialias,
-        )
+        found, _ = drop_damaged(sample_images(samples(), comparison.images), [RGB])
+        similarity = comparison.of(there, folder, found, image_size, antialias)
         selection = _select(there, similarity, targets, comparison.threshold)
         if path:
-            _write(path, selection, comparison, len(readable))
+            _write(path, selection, comparison, len(found))
     logging.info("%s.", selection.summary[0].upper() + selection.summary[1:])
     return selection
 

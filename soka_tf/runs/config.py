@@ -317,15 +317,20 @@ def _bind(place: str, statement: Any) -> None:
         gin.parse_config(text)
     except Exception as error:  # gin raises nearly every built-in exception
         message = _in_words(str(error).split("\n  In ")[0])
-        raise UserError(f"{place}: {message}{_near_names(message)}") from error
+        near = _near_names(message, getattr(statement, "arg_name", None))
+        raise UserError(f"{place}: {message}{near}") from error
 
 
-def _near_names(message: str) -> str:
-    """Near names for gin's commonest complaints."""
-    unknown = re.match(r"No configurable matching (?:reference )?'@?([^'()]+)", message)
+def _near_names(message: str, bound: Optional[str]) -> str:
+    """Near names for gin's commonest complaints, of whoever binds such a parameter."""
+    unknown = re.match(r"No configurable matching (reference )?'@?([^'()]+)", message)
+    elsewhere = [key for key in _bound() if key.endswith(f".{bound}")]
+    there = f"; there is {' and '.join(elsewhere)}" if elsewhere else ""
     if unknown:
-        names = {key.split("/")[-1].rpartition(".")[0] for key in _bound()} - {""}
-        return did_you_mean(unknown[1], names)
+        there = "" if unknown[1] else there  # a reference, of whatever is bound to it
+        keys = elsewhere if there else _bound()
+        names = {key.split("/")[-1].rpartition(".")[0] for key in keys} - {""}
+        return did_you_mean(unknown[2], names) or there
     parameter = re.match(
         r"Configurable '(.+)' doesn't have a parameter named '(.+)'", message
     )
@@ -333,7 +338,7 @@ def _near_names(message: str) -> str:
         reference = gin.config.ConfigurableReference(parameter[1], False)
         known = sorted(parameters_of(reference.configurable.wrapped))
         near = did_you_mean(parameter[2], known)
-        return near or f"; it has {', '.join(known) or 'none'}"
+        return near or there or f"; it has {', '.join(known) or 'none'}"
     return ""
 
 

@@ -113,8 +113,8 @@ class Amalgamation(tf.keras.layers.Layer):
           teacher_channels: the student's layer -> channels of what every teacher gives
             there, targets first, auxiliaries last.
           channels: layer -> channels of the student there.
-          variant: one of `VARIANTS`, or a `Variant`: how the student is drawn to
-            sigma, and what trains W and C.
+          variant: of `find_variant`: how the student is drawn to sigma, and what
+            trains W and C.
           mixing: one of `MIXINGS`, the form of W.
           auxiliaries: how many of the teachers, the last ones, are auxiliary.
           auxiliary_weight: weight of an auxiliary's reconstruction error, those of
@@ -131,8 +131,7 @@ class Amalgamation(tf.keras.layers.Layer):
                 "Amalgamation needs the same layers of teachers and student. Received: "
                 f"{sorted(teacher_channels)} and {sorted(channels)}."
             )
-        self.variant = variant
-        self._variant = find_variant(variant)
+        self.variant, self._variant = variant, find_variant(variant)
         self.mixing = mixing
         self.auxiliaries = auxiliaries
         self.auxiliary_weight = auxiliary_weight

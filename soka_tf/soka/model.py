@@ -109,14 +109,7 @@ class SokaModel(tf.keras.Model):
             name="step",
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
-        self.players = Players(
-            student,
-            balancing,
-            amalgamation,
-            adversary,
-            objective.train_compress,
-            objective.weight_decay,
-        )
+        self.players = Players(student, balancing, amalgamation, adversary, objective)
         self.ledger = Ledger(student.tasks, adversary is not None, balancing)
         self._step_on_host = 0
         self._compiled_steps: Dict[Mode, Any] = {}

@@ -22,7 +22,6 @@ from soka_tf.soka.balancing.rule import Seen
 from soka_tf.soka.distillation import soft_target_losses
 from soka_tf.soka.ledger import Page
 from soka_tf.soka.players import Tensors, scaled, unscaled
-from soka_tf.soka.variants import AmalgamationLosses
 from soka_tf.teachers.pool import TeacherOutputs
 
 Values = Dict[str, tf.Tensor]  # term -> float32 scalar, by the names of ledger.PHASES
@@ -81,114 +80,65 @@ class Pulls(NamedTuple):
     scale: Optional[tf.Tensor]
 
 
-class JointLosses(NamedTuple):
-    """The losses of a joint step, scaled where nothing else is said.
-
-    Attributes:
-      shared: the representation.
-      soft: L_i of the soft targets, float32 [n], not scaled.
-      each: the same, n scalars: of the stacked ones, each would be pulled through all
-        decoders.
-      factor: of the weighted sum of the soft losses.
-      total: of encoder and decoders; L_A included.
-      mia: the losses of MIA, not scaled; None where it takes no part, as in the rest.
-      transfer: L_A.
-      own: what W, C (and V) minimise.
-      scale: of encoder and decoders, or None.
-      own_scale: of W, C (and V), or None.
-    """
-
-    shared: tf.Tensor
-    soft: tf.Tensor
-    each: Tensors
-    factor: float
-    total: tf.Tensor
-    mia: Optional[AmalgamationLosses]
-    transfer: Optional[tf.Tensor]
-    own: Optional[tf.Tensor]
-    scale: Optional[tf.Tensor]
-    own_scale: Optional[tf.Tensor]
-
-
 def joint(game, step: Step, taught: Taught) -> Values:
     """Step 2: encoder and decoders together; then the task weights, if bound."""
-    players, rule = game.players, game.balancing
+    images, targets = taught
+    players, rule, mia = game.players, game.balancing, None
+    weighting = game.schedule.joint_weighting
+    sharing = weighting and rule.shares_encoder
+    scale = _scale_of_pulls(game, "encoder", "decoders", weighting=weighting)
     with step.page.phase("joint"):
         with tf.GradientTape(persistent=True) as tape:
-            losses = joint_losses(game, step, taught)
-        of_encoder, of_decoders, seen, shares = _joint_gradients(game, tape, losses)
-        players.apply("encoder", of_encoder, losses.scale)
-        players.apply("decoders", of_decoders, losses.scale)
-        if losses.mia is not None:
-            of_own = tape.gradient(losses.own, players.optimized["amalgamation"])
-            players.apply("amalgamation", of_own, losses.own_scale)
+            features = game.student.encoder(images, training=step.training)
+            shared = features["representation"]
+            predictions = game.student.decode(shared, training=step.training)
+            each = _soft_losses(game, predictions, targets)
+            losses = tf.stack(each)
+            total, factor = tf.reduce_sum(rule.task_weights * losses), 1.0
+            if game.joint_amalgamation:
+                mia = game.amalgamation(targets.features, features)
+                # n omega_i: at equal weights that is Eq. 8, which has no omega.
+                factor = game.objective.soft_weight * len(game.tasks)
+                total = factor * total + mia.transfer
+            total = scaled(total, scale)
+            # Of the stacked losses, each would be pulled through all decoders.
+            each = [scaled(loss, scale) for loss in each]
+        if sharing:
+            pulls, of_decoders = _gradients_of_each(game, tape, each, shared)
+            of_decoders = [factor * gradient for gradient in of_decoders]
+        else:
+            moving = players.optimized["encoder"], players.optimized["decoders"]
+            of_encoder, of_decoders = tape.gradient(total, moving)
+            pulls = [tape.gradient(loss, shared) for loss in each] if weighting else []
+        if weighting:
+            seen = see(game, tape, shared, Pulls(losses, pulls, scale))
+        if sharing:
+            shares = rule.encoder_shares(seen)
+            factors = tf.unstack(factor / len(pulls) * shares)
+            ends, at_ends = [shared], [_weighted_sum(factors, pulls)]
+            if mia is not None:
+                ends.append(mia.transfer)
+                at_ends.append(scaled(tf.ones([]), scale))
+            of_encoder = tape.gradient(ends, players.optimized["encoder"], at_ends)
+        players.apply("encoder", of_encoder, scale)
+        players.apply("decoders", of_decoders, scale)
+        if mia is not None:
+            own = players.optimized["amalgamation"]
+            own_scale = players.loss_scale("amalgamation")
+            gradients = tape.gradient(mia.amalgamation, own, own_scale)
+            players.apply("amalgamation", gradients, own_scale)
     due = game.step >= game.schedule.initial_losses_step
-    rule.record_initial(mean_over_replicas(losses.soft), due)
-    values = game.named("loss/soft", losses.soft)
-    if seen is not None:
-        values.update(weigh(game, step, seen, losses.scale))
-    if shares is not None:
+    rule.record_initial(mean_over_replicas(losses), due)
+    values = game.named("loss/soft", losses)
+    if weighting:
+        values.update(weigh(game, step, seen, scale))
+    if sharing:
         values.update(game.named("encoder_share", shares))
     values.update(game.named("task_weight", rule.task_weights))
-    if losses.mia is not None:
-        values["loss/transfer"] = losses.mia.transfer
-        values["loss/amalgamation"] = losses.mia.amalgamation
-    return values
-
-
-def joint_losses(game, step: Step, taught: Taught) -> JointLosses:
-    """The losses of a joint step, to be called under a tape."""
-    images, targets = taught
-    features = game.student.encoder(images, training=step.training)
-    shared = features["representation"]
-    predictions = game.student.decode(shared, training=step.training)
-    each = _soft_losses(game, predictions, targets)
-    soft = tf.stack(each)
-    total = tf.reduce_sum(game.balancing.task_weights * soft)
-    factor, mia, transfer, own, own_scale = 1.0, None, None, None, None
-    if game.joint_amalgamation:
-        mia = game.amalgamation(targets.features, features)
-        # n omega_i: at equal weights that is Eq. 8, which has no omega.
-        factor = game.objective.soft_weight * len(game.tasks)
-        total = factor * total + mia.transfer
-        own_scale = game.players.loss_scale("amalgamation")
-        own = scaled(mia.amalgamation, own_scale)
-    scale = _scale_of_pulls(
-        game, "encoder", "decoders", weighting=game.schedule.joint_weighting
-    )
-    total = scaled(total, scale)
     if mia is not None:
-        transfer = scaled(mia.transfer, scale)
-    each = [scaled(loss, scale) for loss in each]
-    return JointLosses(
-        shared, soft, each, factor, total, mia, transfer, own, scale, own_scale
-    )
-
-
-def _joint_gradients(
-    game, tape: tf.GradientTape, losses: JointLosses
-) -> Tuple[Tensors, Tensors, Optional[Seen], Optional[tf.Tensor]]:
-    """Of encoder and decoders; what the rule sees, and its shares, if it acts."""
-    players, rule, shared = game.players, game.balancing, losses.shared
-    weighting = game.schedule.joint_weighting
-    if not (weighting and rule.shares_encoder):
-        moving = players.optimized["encoder"], players.optimized["decoders"]
-        of_encoder, of_decoders = tape.gradient(losses.total, moving)
-        seen = None
-        if weighting:
-            pulls = [tape.gradient(loss, shared) for loss in losses.each]
-            seen = see(game, tape, shared, Pulls(losses.soft, pulls, losses.scale))
-        return of_encoder, of_decoders, seen, None
-    pulls, of_decoders = _gradients_of_each(game, tape, losses.each, shared)
-    of_decoders = [losses.factor * gradient for gradient in of_decoders]
-    seen = see(game, tape, shared, Pulls(losses.soft, pulls, losses.scale))
-    shares = rule.encoder_shares(seen)
-    factors = tf.unstack(losses.factor / len(pulls) * shares)
-    ends, at_ends = [shared], [_weighted_sum(factors, pulls)]
-    if losses.transfer is not None:
-        ends, at_ends = [*ends, losses.transfer], [*at_ends, tf.ones([])]
-    of_encoder = tape.gradient(ends, players.optimized["encoder"], at_ends)
-    return of_encoder, of_decoders, seen, shares
+        values["loss/transfer"] = mia.transfer
+        values["loss/amalgamation"] = mia.amalgamation
+    return values
 
 
 def cycle(game, step: Step, competing: Taught, collaborating: Taught) -> Values:

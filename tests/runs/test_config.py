@@ -147,6 +147,11 @@ def test_parse_gin_unknown_parameter_names_flag_and_near_name(shipped):
     assert "did you mean minutes?" in message
 
 
+def test_parse_gin_parameter_of_another_configurable_is_shown_there(shipped):
+    for former in ("teapot.minutes = 1", "Kettle.minutes = 1"):
+        assert message_of([], [former]).endswith("; there is brew.minutes")
+
+
 def test_parse_gin_unknown_parameter_of_a_class_lists_its_parameters(shipped):
     assert "it has litres, owner" in message_of([], ["Kettle.colour = 1"])
 

@@ -1,5 +1,6 @@
 """The step compiled by XLA against the graph's."""
 
+import dataclasses
 import types
 
 import numpy as np
