@@ -50,7 +50,7 @@ _GIVEN = {
     data.build_data: (
         *("", "tasks", "image_size", "split_file", "draw", "train_labels"),
     ),
-    data.Folders: ("folders",),
+    data.find_in_folders: ("folders", "domains"),
     data.rooms: ("rooms",),
     data.split: ("split", "samples", "path"),
     build.build_student: ("", "tasks", "seed"),

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import gin
@@ -71,27 +70,6 @@ class Comparison:
     images: int = 200
     batch_size: int = 16
 
-    def of(
-        self,
-        names: Sequence[str],
-        folder: pathlib.Path,
-        samples: Sequence[Sample],
-        image_size: int,
-        antialias: bool,
-    ) -> np.ndarray:
-        """The similarities of the teachers of a folder, float64 [m, m]."""
-        logging.info("Comparing %d teachers on %d images ...", len(names), len(samples))
-        return compare_teachers(
-            names,
-            folder,
-            samples,
-            image_size,
-            self.layer,
-            self.inputs,
-            batch_size=self.batch_size,
-            antialias=antialias,
-        )
-
 
 @gin.configurable
 def select_auxiliary(
@@ -120,15 +98,9 @@ def select_auxiliary(
     Raises:
       UserError: if `auxiliary` is none of these, or the choice cannot be made.
     """
-    if auxiliary is None or auxiliary == "none":
-        return Selection(())
-    if not isinstance(auxiliary, str):
-        return Selection(tuple(get_task(name).name for name in auxiliary))
-    if auxiliary != "auto":
-        raise UserError(
-            "auxiliary must be 'none', 'auto' or a list of tasks, e.g. "
-            f"['keypoints3d']. Received: {auxiliary!r}."
-        )
+    named = _named(auxiliary)
+    if named is not None:
+        return Selection(named)
     targets = tuple(get_task(name).name for name in tasks)
     folder = teachers_folder(teachers_dir)
     there = [name for name in TASKS if (folder / f"{name}.safetensors").is_file()]
@@ -141,13 +113,38 @@ def select_auxiliary(
         selection = _read(path, targets, comparison.threshold)
     else:
         check_choice(there, targets, comparison.threshold)
-        found, _ = drop_damaged(sample_images(samples(), comparison.images), [RGB])
-        similarity = comparison.of(there, folder, found, image_size, antialias)
+        readable, _ = drop_damaged(sample_images(samples(), comparison.images), [RGB])
+        count = len(readable)
+        logging.info("Comparing %d teachers on %d images ...", len(there), count)
+        shown = {"layer": comparison.layer, "inputs": comparison.inputs}
+        similarity = compare_teachers(
+            there,
+            folder,
+            readable,
+            image_size,
+            batch_size=comparison.batch_size,
+            antialias=antialias,
+            **shown,
+        )
         selection = _select(there, similarity, targets, comparison.threshold)
         if path:
-            _write(path, selection, comparison, len(found))
+            _write(path, selection, {**shown, "images": count})
     logging.info("%s.", selection.summary[0].upper() + selection.summary[1:])
     return selection
+
+
+def _named(auxiliary: Union[None, str, Sequence[str]]) -> Optional[Tuple[str, ...]]:
+    """The tasks that are bound; None where there is a choice to make."""
+    if auxiliary is None or auxiliary == "none":
+        return ()
+    if not isinstance(auxiliary, str):
+        return tuple(get_task(name).name for name in auxiliary)
+    if auxiliary != "auto":
+        raise UserError(
+            "auxiliary must be 'none', 'auto' or a list of tasks, e.g. "
+            f"['keypoints3d']. Received: {auxiliary!r}."
+        )
+    return None
 
 
 def _select(
@@ -164,16 +161,14 @@ def _select(
     )
 
 
-def _write(path: str, selection: Selection, by: Comparison, images: int) -> None:
+def _write(path: str, selection: Selection, settings: dict) -> None:
     content = {
         "auxiliary": list(selection.names),
         "summary": selection.summary,
         "teachers": list(selection.compared),
         "similarity": selection.similarity.tolist(),
         "threshold": selection.choice.threshold,
-        "layer": by.layer,
-        "inputs": by.inputs,
-        "images": images,
+        **settings,
     }
     write_json(path, content)
 

@@ -6,18 +6,11 @@ from soka_tf.errors import UserError
 
 
 def or_user_error(binding: str, build: Callable[[], Any]) -> Any:
-    """What `build` returns; its ValueError as a UserError that begins with a binding.
-
-    Args:
-      binding: a configurable; with a dot at its end where the messages begin with the
-        name of its parameter.
-      build: makes it.
-    """
+    """What `build` returns; a ValueError as a UserError that begins with `binding`."""
     try:
         return build()
     except ValueError as error:
-        space = "" if binding.endswith(".") else ": "
-        raise UserError(f"{binding}{space}{error}") from error
+        raise UserError(f"{binding}{error}") from error
 
 
 def made_by(binding: str, reference: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -26,10 +19,10 @@ def made_by(binding: str, reference: Any, *arguments: Any, **keywords: Any) -> A
     Args:
       binding: names it in errors where it has no name of its own.
       reference: what is bound.
-      *arguments: of the call.
+      *arguments: of the call, as `keywords`.
       **keywords: of the call.
     """
     if not callable(reference):
         return reference
     name = getattr(reference, "__name__", binding)
-    return or_user_error(name, lambda: reference(*arguments, **keywords))
+    return or_user_error(f"{name}: ", lambda: reference(*arguments, **keywords))

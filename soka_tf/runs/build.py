@@ -36,7 +36,6 @@ from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.balancing.rule import Rule
 from soka_tf.soka.balancing.uncertainty import Uncertainty
 from soka_tf.soka.balancing.upgrad import UPGrad
-from soka_tf.soka.model import SokaModel
 from soka_tf.soka.settings import Objective, Schedule
 from soka_tf.soka.student import Student
 from soka_tf.soka.variants import Variant, find_variant
@@ -189,7 +188,7 @@ def initialize_student(
             )
         values = {path: v.numpy() for path, v in named_variables(source).items()}
         or_user_error(
-            f"initialize_student, from the teacher of {lender!r}",
+            f"initialize_student, from the teacher of {lender!r}: ",
             functools.partial(assign_variables, network, values),
         )
 
@@ -226,9 +225,9 @@ def build_amalgamation(
         )
     chosen = {own: _layers_for(own, pairs, teachers) for _, own in pairs}
     made = variant() if callable(variant) else variant
-    or_user_error("build_amalgamation", lambda: find_variant(made))
+    or_user_error("build_amalgamation: ", lambda: find_variant(made))
     return or_user_error(
-        "Amalgamation",
+        "Amalgamation: ",
         lambda: configured_amalgamation(
             {
                 own: [t.layers[k][0] for t, k in zip(teachers.teachers, names)]
@@ -314,38 +313,6 @@ def build_adversary(
             for task in targets
         },
         seed=seed,
-    )
-
-
-def build_model(
-    student: Student,
-    teachers: TeacherPool,
-    balancing: Rule,
-    amalgamation: Optional[Amalgamation],
-    adversary: Optional[Adversary],
-    max_steps: int,
-) -> SokaModel:
-    """Joins the parts, by the bound `schedule` and `objective`.
-
-    Args:
-      student: the student.
-      teachers: its teachers.
-      balancing: the rule.
-      amalgamation: MIA, or None.
-      adversary: the CGAN term, or None.
-      max_steps: length of the run.
-
-    Raises:
-      UserError: if they do not fit each other or a value is refused.
-    """
-    stages = or_user_error("schedule.", lambda: schedule(max_steps=max_steps))
-    in_loss = decay().in_loss
-    losses = or_user_error("objective.", lambda: objective(weight_decay=in_loss))
-    return or_user_error(
-        "objective",
-        lambda: SokaModel(
-            student, teachers, balancing, amalgamation, adversary, stages, losses
-        ),
     )
 
 

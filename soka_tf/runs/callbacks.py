@@ -30,12 +30,7 @@ _PHASE_OF_PLAYER = {
 
 
 class Every(NamedTuple):
-    """Every so many steps, and after the last one: short runs have their curves, too.
-
-    Attributes:
-      steps: between two times.
-      last: the last step; None for none.
-    """
+    """Every so many steps, and after the last: short runs have their curves, too."""
 
     steps: int
     last: Optional[int] = None

@@ -1,6 +1,5 @@
 """From bindings to the images of a run."""
 
-import dataclasses
 import os
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
@@ -21,38 +20,32 @@ split = gin.external_configurable(
 )
 
 
-@gin.configurable("folders")
-@dataclasses.dataclass(frozen=True)
-class Folders:
-    """Where images are; of several folders the first of this order is taken.
+@gin.configurable("folders", denylist=["domains"])
+def find_in_folders(
+    domains: Sequence[str],
+    records_dir: Optional[str] = None,
+    images_dir: Optional[str] = None,
+    taskonomy_dir: Optional[str] = None,
+    buildings: Optional[Sequence[str]] = None,
+) -> Optional[Tuple[List[Sample], str]]:
+    """The samples of the first folder there is, and its name; None without any.
 
-    Attributes:
-      records_dir: shards that hold the files of either of the others.
+    Args:
+      domains: label domains wanted beside rgb.
+      records_dir: shards that hold the files of either of the next.
       images_dir: any folder of images; trains without labels.
       taskonomy_dir: root of a Taskonomy folder (docs: three layouts).
       buildings: of Taskonomy, or of records of it; None for all that are there.
     """
-
-    records_dir: Optional[str] = None
-    images_dir: Optional[str] = None
-    taskonomy_dir: Optional[str] = None
-    buildings: Optional[Sequence[str]] = None
-
-    def find(self, domains: Sequence[str]) -> Optional[Tuple[List[Sample], str]]:
-        """The samples and where they are from, in words; None without a folder.
-
-        Args:
-          domains: label domains wanted beside rgb.
-        """
-        if self.records_dir:
-            samples = records.find(self.records_dir, domains, self.buildings)
-            return samples, f"records in {self.records_dir}"
-        if self.images_dir:
-            return folder.find(self.images_dir), f"images of {self.images_dir}"
-        if self.taskonomy_dir:
-            samples = taskonomy.find(self.taskonomy_dir, domains, self.buildings)
-            return samples, f"Taskonomy folder {self.taskonomy_dir}"
-        return None
+    if records_dir:
+        found = records.find(records_dir, domains, buildings)
+        return found, f"records in {records_dir}"
+    if images_dir:
+        return folder.find(images_dir), f"images of {images_dir}"
+    if taskonomy_dir:
+        found = taskonomy.find(taskonomy_dir, domains, buildings)
+        return found, f"Taskonomy folder {taskonomy_dir}"
+    return None
 
 
 @gin.configurable
@@ -84,7 +77,7 @@ def build_data(
     if source is not None:
         found = _of_source(source, domains)
     else:
-        found = Folders().find(domains)
+        found = find_in_folders(domains)
     if found is None:
         bound = rooms()
         place = bound.dir or default_cache_dir()

@@ -21,8 +21,8 @@ class WeightDecay:
     """How the weights of encoder and decoders decay (paper: 1e-6, no kind).
 
     Attributes:
-      rate: the coefficient; what it means is the kind's affair.
-      kind: of `DECAYS`, see `make_optimizer`.
+      rate: the coefficient.
+      kind: what it means, see `make_optimizer`.
     """
 
     rate: float = 1e-6

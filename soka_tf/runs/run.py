@@ -17,6 +17,7 @@ from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
 from soka_tf.runs import build
 from soka_tf.runs.auxiliary import Selection, select_auxiliary
+from soka_tf.runs.bindings import or_user_error
 from soka_tf.runs.checkpoints import copy_state
 from soka_tf.runs.config import with_binding
 from soka_tf.runs.data import build_data, default_cache_dir
@@ -181,17 +182,21 @@ def _find_data(settings: Settings, model_dir: str) -> Data:
 
 def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
     """Builds the model of a run from the bindings, not yet compiled."""
-    names = settings.task_names
+    names, steps = settings.task_names, settings.max_steps
+    schedule = or_user_error("schedule.", lambda: build.schedule(max_steps=steps))
+    decay = build.decay().in_loss
+    objective = or_user_error("objective.", lambda: build.objective(weight_decay=decay))
     with compute_in(settings.precision, "run.precision"):
         student = build.build_student(names, seed=settings.seed)
         build.initialize_student(student, teachers)
-        model = build.build_model(
-            student,
-            teachers,
+        parts = (
             build.build_balancing(names),
             build.build_amalgamation(student, teachers),
             build.build_adversary(names, seed=settings.seed),
-            settings.max_steps,
+        )
+        model = or_user_error(
+            "objective: ",
+            lambda: SokaModel(student, teachers, *parts, schedule, objective),
         )
     if settings.by_labels:
         _check_label_losses(settings, model)

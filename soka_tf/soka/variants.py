@@ -130,11 +130,7 @@ VARIANTS = {
 
 
 def find_variant(variant: Union[str, Variant]) -> Variant:
-    """The variant of a name of `VARIANTS`; one that is a `Variant` is itself.
-
-    Raises:
-      ValueError: if it is neither.
-    """
+    """The variant of a name of `VARIANTS`; a `Variant` is itself, else ValueError."""
     if isinstance(variant, Variant):
         return variant
     if variant not in tuple(VARIANTS):
