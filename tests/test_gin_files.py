@@ -54,10 +54,10 @@ _GIVEN = {
     data.rooms: ("rooms",),
     data.split: ("split", "samples", "path"),
     build.build_student: ("", "tasks", "seed"),
-    build.encoder: (
+    build.bound_encoder: (
         *("", "representation_channels", "image_channels", "synchronized", "name"),
     ),
-    build.decoder: (
+    build.bound_decoder: (
         *("", "channels", "upsamplings", "representation_channels", "layout"),
         *("synchronized", "name"),
     ),
@@ -68,18 +68,18 @@ _GIVEN = {
     auxiliary.Comparison: ("similarity",),
     build.load_pool: ("", "found"),
     build.build_amalgamation: ("", "student", "teachers"),
-    build.configured_amalgamation: (
+    build.bound_amalgamation: (
         *("", "teacher_channels", "channels", "variant", "auxiliaries"),
         *("teacher_layers", "kwargs"),
     ),
     build.build_balancing: ("", "tasks"),
-    build.gradnorm: ("", "tasks", "initial_weights"),
+    build.bound_gradnorm: ("", "tasks", "initial_weights"),
     build.Fixed: ("", "tasks"),
     build.Uncertainty: ("", "tasks"),
     build.UPGrad: ("", "tasks"),
     build.build_adversary: ("", "tasks", "seed"),
-    build.configured_adversary: ("", "discriminators", "noise", "seed"),
-    build.discriminator: ("", "channels", "name"),
+    build.bound_adversary: ("", "discriminators", "noise", "seed"),
+    build.bound_discriminator: ("", "channels", "name"),
     build.schedule: ("schedule", "max_steps"),
     build.objective: ("objective", "weight_decay"),
     build.decay: ("decay",),

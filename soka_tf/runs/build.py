@@ -10,7 +10,6 @@ from typing import (
     Dict,
     List,
     Mapping,
-    NamedTuple,
     Optional,
     Sequence,
     Tuple,
@@ -39,49 +38,44 @@ from soka_tf.soka.balancing.upgrad import UPGrad
 from soka_tf.soka.settings import Objective, Schedule
 from soka_tf.soka.student import Student
 from soka_tf.soka.variants import Variant, find_variant
-from soka_tf.tasks import Task, get_targets, get_task
+from soka_tf.tasks import get_targets, get_task
 from soka_tf.teachers import pool
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
+
+Optimizer = tf.keras.optimizers.Optimizer
+LearningRateSchedule = tf.keras.optimizers.schedules.LearningRateSchedule
 
 find_teachers = gin.external_configurable(pool.find_teachers, "find_teachers")
 load_pool = gin.external_configurable(pool.load_pool, "load_pool", denylist=["found"])
 schedule = gin.external_configurable(Schedule, "schedule", denylist=["max_steps"])
 objective = gin.external_configurable(Objective, "objective", denylist=["weight_decay"])
 decay = gin.external_configurable(WeightDecay, "decay")
-encoder = gin.external_configurable(Encoder, allowlist=["units", "width", "strides"])
-decoder = gin.external_configurable(Decoder, allowlist=["width", "min_filters"])
-discriminator = gin.external_configurable(
+bound_encoder = gin.external_configurable(
+    Encoder, allowlist=["units", "width", "strides"]
+)
+bound_decoder = gin.external_configurable(Decoder, allowlist=["width", "min_filters"])
+bound_discriminator = gin.external_configurable(
     Discriminator, allowlist=["width", "strides", "synchronized"]
 )
-configured_amalgamation = gin.external_configurable(
+bound_amalgamation = gin.external_configurable(
     Amalgamation, allowlist=["mixing", "auxiliary_weight"]
 )
-configured_adversary = gin.external_configurable(
+bound_adversary = gin.external_configurable(
     Adversary, allowlist=["start_step", "weight", "weight_decay"]
 )
-gradnorm = gin.external_configurable(GradNorm, denylist=["tasks", "initial_weights"])
+bound_gradnorm = gin.external_configurable(
+    GradNorm, denylist=["tasks", "initial_weights"]
+)
 gin.external_configurable(Fixed, denylist=["tasks"])
 gin.external_configurable(Uncertainty, denylist=["tasks"])
 gin.external_configurable(UPGrad, denylist=["tasks"])
 
 
-class Players(NamedTuple):
-    """Who moves the players.
-
-    Attributes:
-      optimizers: player -> its optimizer.
-      learning_rate: the schedule of encoder and decoders.
-    """
-
-    optimizers: Dict[str, tf.keras.optimizers.Optimizer]
-    learning_rate: tf.keras.optimizers.schedules.LearningRateSchedule
-
-
 @gin.configurable
 def build_student(
     tasks: Sequence[str],
-    backbone: Callable[..., Backbone] = encoder,
+    backbone: Callable[..., Backbone] = bound_encoder,
     representation_channels: int = 8,
     synchronized_batch_norm: bool = True,
     seed: int = 0,
@@ -101,22 +95,22 @@ def build_student(
         stride that no decoder undoes.
     """
     tf.keras.utils.set_random_seed(seed)
-    own = _make_encoder(
+    encoder = _make_encoder(
         backbone,
         representation_channels=representation_channels,
         synchronized=synchronized_batch_norm,
     )
     decoders = {
-        task.name: decoder(
+        task.name: bound_decoder(
             task.channels,
-            upsamplings=OUTPUT_STRIDES.index(own.output_stride),
-            representation_channels=own.representation_channels,
+            upsamplings=OUTPUT_STRIDES.index(encoder.output_stride),
+            representation_channels=encoder.representation_channels,
             synchronized=synchronized_batch_norm,
             name=f"decoder_{task.name}",
         )
         for task in get_targets(tasks)
     }
-    return Student(own, decoders)
+    return Student(encoder, decoders)
 
 
 def _make_encoder(backbone: Any, **arguments: Any) -> Backbone:
@@ -228,7 +222,7 @@ def build_amalgamation(
     or_user_error("build_amalgamation: ", lambda: find_variant(made))
     return or_user_error(
         "Amalgamation: ",
-        lambda: configured_amalgamation(
+        lambda: bound_amalgamation(
             {
                 own: [t.layers[k][0] for t, k in zip(teachers.teachers, names)]
                 for own, names in chosen.items()
@@ -261,7 +255,7 @@ def _layers_for(
 
 @gin.configurable
 def build_balancing(
-    tasks: Sequence[str], rule: Callable[[int], Rule] = gradnorm
+    tasks: Sequence[str], rule: Callable[[int], Rule] = bound_gradnorm
 ) -> Rule:
     """Builds the rule that balances the tasks.
 
@@ -303,13 +297,17 @@ def build_adversary(
     if not enabled:
         return None
     targets = get_targets(tasks)
-    return configured_adversary(
+    return bound_adversary(
         {
-            task.name: discriminator(task.channels, name=f"discriminator_{task.name}")
+            task.name: bound_discriminator(
+                task.channels, name=f"discriminator_{task.name}"
+            )
             for task in targets
         },
         noise={
-            task.name: depth_noise_sigma if _is_depth(task) else noise_sigma
+            task.name: depth_noise_sigma
+            if task.encoding.kind == "log_depth"
+            else noise_sigma
             for task in targets
         },
         seed=seed,
@@ -326,7 +324,7 @@ def build_optimizers(
     task_weights_optimizer: str = "adam",
     task_weights_rate: float = 1e-4,
     discriminator_rate: float = 1e-5,
-) -> Players:
+) -> Tuple[Dict[str, Optimizer], LearningRateSchedule]:
     """Builds an optimizer for every player; the weights decay by the bound `decay`.
 
     Args:
@@ -339,6 +337,9 @@ def build_optimizers(
       task_weights_optimizer: "adam" or "sgd".
       task_weights_rate: of the task weights at step 0 (paper, Fig. 5: 1e-3, 1e-4).
       discriminator_rate: of the discriminators' plain SGD (the original: 1e-5).
+
+    Returns:
+      Player -> its optimizer, and the learning rate of encoder and decoders.
     """
 
     def poly(rate: float):
@@ -356,13 +357,9 @@ def build_optimizers(
         "task_weights": make_optimizer(task_weights_optimizer, poly(task_weights_rate)),
         "discriminators": make_optimizer("sgd", discriminator_rate),
     }
-    return Players(optimizers, learning)
+    return optimizers, learning
 
 
 def count_trainable(network: Any) -> int:
     """Trainable scalars of a network."""
     return sum(v.shape.num_elements() for v in network.trainable_variables)
-
-
-def _is_depth(task: Task) -> bool:
-    return task.encoding.kind == "log_depth"

@@ -102,8 +102,8 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
     with strategy.scope():
         teachers = build.load_pool(teacher_files)
         model = assemble_model(settings, teachers)
-        players = build.build_optimizers(settings.max_steps)
-        model.compile(players.optimizers, settings.jit_compile)
+        optimizers, learning_rate = build.build_optimizers(settings.max_steps)
+        model.compile(optimizers, settings.jit_compile)
     _advise(settings, model)
     model.movement_every_steps = settings.movement_every_steps
     return Run(
@@ -111,7 +111,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         model,
         teacher_files,
         find_data(),
-        players.learning_rate,
+        learning_rate,
         gin.operative_config_str(),
         selection,
         strategy,
@@ -151,8 +151,8 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
     model = run.model
     with run.strategy.scope():
         fresh = assemble_model(settings, model.teachers)
-        players = build.build_optimizers(settings.max_steps)
-        fresh.compile(players.optimizers, settings.jit_compile)
+        optimizers, _ = build.build_optimizers(settings.max_steps)
+        fresh.compile(optimizers, settings.jit_compile)
     copy_state(fresh, model)
     if model.adversary is not None:  # its noise has the seed as a constant
         model.adversary = dataclasses.replace(model.adversary, seed=seed)

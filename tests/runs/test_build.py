@@ -139,7 +139,7 @@ def test_optimizers_unknown_name_is_refused(binding, wrong):
 
 
 def test_optimizers_follow_the_poly_policy_each_from_its_own_rate():
-    players = build.build_optimizers(
+    optimizers, _ = build.build_optimizers(
         100, learning_rate=0.1, amalgamation_rate=0.2, task_weights_rate=0.3
     )
     for name, rate in (
@@ -148,11 +148,11 @@ def test_optimizers_follow_the_poly_policy_each_from_its_own_rate():
         ("amalgamation", 0.2),
         ("task_weights", 0.3),
     ):
-        schedule = players.optimizers[name]._hyper["learning_rate"]
+        schedule = optimizers[name]._hyper["learning_rate"]
         assert float(schedule(0)) == pytest.approx(rate)
         assert float(schedule(50)) == pytest.approx(rate * 0.5**0.9)
         assert float(schedule(100)) == 0.0
-    assert players.optimizers["encoder"] is not players.optimizers["decoders"]
+    assert optimizers["encoder"] is not optimizers["decoders"]
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,12 @@ def test_optimizers_follow_the_poly_policy_each_from_its_own_rate():
 def test_optimizers_decay_of_tfa_fades_with_the_rate(kind, expected):
     gin.bind_parameter("decay.rate", 0.25)
     gin.bind_parameter("decay.kind", kind)
-    players = build.build_optimizers(100)
-    optimizer = players.optimizers["encoder"]
+    optimizers, _ = build.build_optimizers(100)
+    optimizer = optimizers["encoder"]
     assert ("weight_decay" in optimizer.get_config()) == (expected is not None)
     if expected is not None:
         assert float(optimizer._hyper["weight_decay"](50)) == pytest.approx(expected)
-    assert "weight_decay" not in players.optimizers["task_weights"].get_config()
+    assert "weight_decay" not in optimizers["task_weights"].get_config()
 
 
 # Dry run

@@ -140,14 +140,17 @@ def build(
         "soft_loss": "l2",  # smooth: a test's tolerance is that of rounding
         **options,
     }
-    fields = {field.name for field in dataclasses.fields(Objective)}
-    objective = {name: options.pop(name) for name in fields & set(options)}
-    settings = Schedule(**options), Objective(**objective)
     rule = rule or functools.partial(GradNorm, **(gradnorm or {}))
-    balancing = rule(len(tasks))
-    model = SokaModel(student, pool, balancing, amalgamation, adversary, *settings)
+    parts = student, pool, rule(len(tasks)), amalgamation, adversary
+    model = SokaModel(*parts, *settings(**options))
     model.compile(optimizers or sgd_optimizers(), run_eagerly=run_eagerly)
     return model
+
+
+def settings(**options):
+    fields = {field.name for field in dataclasses.fields(Objective)}
+    objective = {name: options.pop(name) for name in fields & set(options)}
+    return Schedule(**options), Objective(**objective)
 
 
 def batches(steps, seed=0, batch_size=3):

@@ -115,7 +115,7 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
                 save_teacher(teacher, os.path.join(folder, f"{task}.safetensors"))
         files = build.find_teachers(settings.task_names, auxiliaries)
         model = assemble_model(settings, build.load_pool(files))
-    model.compile(build.build_optimizers(settings.max_steps).optimizers)
+    model.compile(build.build_optimizers(settings.max_steps)[0])
     return model, settings
 
 
