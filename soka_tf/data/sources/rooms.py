@@ -67,15 +67,8 @@ def find(
             (0, rooms.train_views, labelled if train_labels else [RGB]),
             (rooms.train_views, rooms.validation_views, labelled),
         ):
-            drawing.generate_rooms(
-                root,
-                rooms.seed,
-                rooms.count,
-                views,
-                image_size,
-                drawn,
-                first_view=first,
-            )
+            where = root, rooms.seed, rooms.count
+            drawing.generate_rooms(*where, views, image_size, drawn, first_view=first)
     views = rooms.train_views + rooms.validation_views
     train, validation = [], []
     for sample in taskonomy.find(root, domains) if os.path.isdir(root) else []:
