@@ -10,7 +10,8 @@ def or_user_error(binding: str, build: Callable[[], Any]) -> Any:
     try:
         return build()
     except ValueError as error:
-        raise UserError(f"{binding}{error}") from error
+        text = str(error).removeprefix(binding)  # networks begin with their own name
+        raise UserError(binding + text) from error
 
 
 def made_by(binding: str, reference: Any, *arguments: Any, **keywords: Any) -> Any:

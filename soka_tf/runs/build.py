@@ -101,7 +101,9 @@ def build_student(
         synchronized=synchronized_batch_norm,
     )
     decoders = {
-        task.name: bound_decoder(
+        task.name: made_by(
+            "Decoder",
+            bound_decoder,
             task.channels,
             upsamplings=OUTPUT_STRIDES.index(encoder.output_stride),
             representation_channels=encoder.representation_channels,
@@ -299,8 +301,11 @@ def build_adversary(
     targets = get_targets(tasks)
     return bound_adversary(
         {
-            task.name: bound_discriminator(
-                task.channels, name=f"discriminator_{task.name}"
+            task.name: made_by(
+                "Discriminator",
+                bound_discriminator,
+                task.channels,
+                name=f"discriminator_{task.name}",
             )
             for task in targets
         },
