@@ -41,7 +41,9 @@ def params(tiny, folder):
         "rooms.train_views = 2",
         "rooms.validation_views = 1",
     )
-    return [f"--gin_param={binding}" for binding in bindings]
+    # A run without discriminators would warn of their width.
+    own = [b for b in bindings if not b.startswith("Discriminator.")]
+    return [f"--gin_param={binding}" for binding in own]
 
 
 @pytest.fixture(scope="session")

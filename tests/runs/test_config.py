@@ -148,8 +148,8 @@ def test_parse_gin_unknown_parameter_names_flag_and_near_name(shipped):
 
 
 def test_parse_gin_parameter_of_another_configurable_is_shown_there(shipped):
-    for former in ("teapot.minutes = 1", "Kettle.minutes = 1"):
-        assert message_of([], [former]).endswith("; there is brew.minutes")
+    for former in ("teapot.cup = 1", "Kettle.cup = 1"):
+        assert message_of([], [former]).endswith("; there is brew.cup")
 
 
 def test_parse_gin_unknown_parameter_of_a_class_lists_its_parameters(shipped):
