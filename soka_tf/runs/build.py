@@ -4,17 +4,7 @@ Values are bound in gin/base.gin, with their units and their place in the paper.
 """
 
 import functools
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import gin
 import tensorflow as tf
