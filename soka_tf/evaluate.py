@@ -8,7 +8,7 @@ prints a table and writes runs/demo/evaluation.json (docs/metrics.md defines all
 other images, such as rooms that no run has seen, and beside what the run has measured:
 
     python -m soka_tf.evaluate --model_dir=runs/demo --out_dir=runs/demo_unseen \
-        --gin_param="build_data.rooms_seed = 3" --gin_param="build_data.rooms = 20"
+        --gin_param="rooms.seed = 3" --gin_param="rooms.count = 20"
 """
 
 import os
@@ -58,6 +58,7 @@ def main() -> None:
     from soka_tf.runs import build
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import parse_gin
+    from soka_tf.runs.data import build_data
     from soka_tf.runs.evaluation import evaluate_student
     from soka_tf.runs.folder import config_of
     from soka_tf.runs.run import split_file
@@ -69,9 +70,7 @@ def main() -> None:
         model_dir, settings, settings.precision, _CHECKPOINT.value
     )
     teachers = build.load_pool(build.find_teachers(settings.task_names))
-    data = build.build_data(
-        settings.task_names, settings.image_size, split_file(model_dir)
-    )
+    data = build_data(settings.task_names, settings.image_size, split_file(model_dir))
     step = restored_step(model_dir, _CHECKPOINT.value)
     result = evaluate_student(
         student, teachers, data, settings, step, model_dir, out_dir

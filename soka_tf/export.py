@@ -67,9 +67,9 @@ _CALIBRATION_IMAGES = flags.DEFINE_integer(
 
 def main() -> None:
     """Restores the student and exports it."""
-    from soka_tf.runs import build
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import parse_gin
+    from soka_tf.runs.data import build_data
     from soka_tf.runs.folder import config_of
     from soka_tf.runs.run import split_file
     from soka_tf.runs.settings import Settings
@@ -84,7 +84,7 @@ def main() -> None:
     settings = Settings()
     student = restore_student(model_dir, settings, which=_CHECKPOINT.value)
     if files:  # before anything is written: the images may be gone
-        data = build.build_data(
+        data = build_data(
             settings.task_names, settings.image_size, split_file(model_dir)
         )
     step = restored_step(model_dir, _CHECKPOINT.value)

@@ -27,8 +27,8 @@ _SHORT = (
     f"max_steps = {STEPS}",
     "run.checkpoint_every_steps = 10",
     "run.export = False",
-    "build_model.joint_steps = 4",
-    "build_model.initial_losses_step = 2",
+    "schedule.joint_steps = 4",
+    "schedule.initial_losses_step = 2",
 )
 _THREE = ("tasks = ['depth_zbuffer', 'edge_texture', 'normal']",)
 _ALONE = ("auxiliary = 'none'",)
@@ -44,14 +44,14 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "joint": Case((f"build_model.joint_steps = {STEPS}",)),
+    "joint": Case((f"schedule.joint_steps = {STEPS}",)),
     "cycle": Case(),
     "cycle_alone": Case(_ALONE),
     "cycle_three": Case(_THREE),
     "cycle_three_alone": Case(_THREE + _ALONE),
-    "cycle_gan": Case(("build_adversary.start_step = 12",), "soka_gan"),
-    "cycle_settling": Case(("build_model.settle_share = 0.4",)),
-    "cycle_new_batch": Case(("build_model.new_batch_in_collaboration = True",)),
+    "cycle_gan": Case(("Adversary.start_step = 12",), "soka_gan"),
+    "cycle_settling": Case(("schedule.settle_share = 0.4",)),
+    "cycle_new_batch": Case(("schedule.new_batch_in_collaboration = True",)),
     "kd": Case((), "kd"),
     "kd_mia": Case((), "kd_mia"),
     "labels": Case(("LABELS",), "dmtl_gradnorm"),

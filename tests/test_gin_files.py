@@ -2,7 +2,6 @@
 
 import csv
 import importlib.util
-import inspect
 import math
 import pathlib
 import re
@@ -12,8 +11,8 @@ import pytest
 
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.runs import auxiliary, build, strategy
-from soka_tf.runs.config import parse_gin, unused_bindings
+from soka_tf.runs import auxiliary, build, data, strategy
+from soka_tf.runs.config import parameters_of, parse_gin, unused_bindings
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.train import train
 
@@ -44,45 +43,49 @@ _BUILT_ONLY = [
     if name.startswith("gin/paper/") and name not in _TRAINED_PAPER
 ]
 
-# Parameters that a run passes itself, and which no binding may set therefore.
+# Configurable -> its gin name, "" for its own, and the parameters that a run passes
+# itself, and which no binding may set therefore.
 _GIVEN = {
-    Settings: (),
-    build.build_data: (
-        "tasks",
-        "image_size",
-        "split_file",
-        "draw",
-        "train_labels",
+    Settings: ("run",),
+    data.build_data: (
+        *("", "tasks", "image_size", "split_file", "draw", "train_labels"),
     ),
-    build.build_student: ("tasks", "seed"),
-    build.find_teachers: ("tasks", "auxiliaries"),
+    data.find_in_folders: ("folders", "domains"),
+    data.rooms: ("rooms",),
+    data.split: ("split", "samples", "path"),
+    build.build_student: ("", "tasks", "seed"),
+    build.bound_encoder: (
+        *("", "representation_channels", "image_channels", "synchronized", "name"),
+    ),
+    build.bound_decoder: (
+        *("", "channels", "upsamplings", "representation_channels", "layout"),
+        *("synchronized", "name"),
+    ),
+    build.find_teachers: ("", "tasks", "auxiliaries"),
     auxiliary.select_auxiliary: (
-        "tasks",
-        "samples",
-        "image_size",
-        "antialias",
-        "model_dir",
+        *("", "tasks", "samples", "image_size", "antialias", "model_dir"),
     ),
-    build.load_pool: ["found"],
-    build.build_amalgamation: ("student", "teachers"),
-    build.build_gradnorm: ("tasks",),
-    build.build_balancing: ("tasks",),
-    build.Fixed: ("tasks",),
-    build.Uncertainty: ("tasks",),
-    build.UPGrad: ("tasks",),
-    build.build_adversary: ("tasks",),
-    build.build_model: (
-        "student",
-        "teachers",
-        "balancing",
-        "amalgamation",
-        "adversary",
-        "max_steps",
-        "seed",
+    auxiliary.Comparison: ("similarity",),
+    build.load_pool: ("", "found"),
+    build.build_amalgamation: ("", "student", "teachers"),
+    build.bound_amalgamation: (
+        *("", "teacher_channels", "channels", "variant", "auxiliaries"),
+        *("teacher_layers", "kwargs"),
     ),
-    build.initialize_student: ("student", "teachers"),
-    build.build_optimizers: ("max_steps",),
-    strategy.build_strategy: (),
+    build.build_balancing: ("", "tasks"),
+    build.bound_gradnorm: ("", "tasks", "initial_weights"),
+    build.Fixed: ("", "tasks"),
+    build.Uncertainty: ("", "tasks"),
+    build.UPGrad: ("", "tasks"),
+    build.build_adversary: ("", "tasks", "seed"),
+    build.bound_adversary: ("", "discriminators", "noise", "seed"),
+    build.bound_discriminator: ("", "channels", "name"),
+    build.schedule: ("schedule", "max_steps"),
+    build.objective: ("objective", "weight_decay"),
+    build.decay: ("decay",),
+    build.initialize_student: ("", "student", "teachers"),
+    build.build_optimizers: ("", "max_steps"),
+    strategy.build_strategy: ("",),
 }
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
@@ -95,13 +98,16 @@ def files_of(name):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_shipped_file_builds_and_its_stages_train_finite_steps(name, tiny, tmp_path):
-    steps = ["max_steps = 3", "build_adversary.start_step = 2"]
+    steps = ["max_steps = 3", "Adversary.start_step = 2"]
     if name not in _JOINT_ONLY:
-        steps.append("build_model.joint_steps = 1")
+        steps.append("schedule.joint_steps = 1")
     if name in _LABELLED:
         steps += tiny.with_labels
     run = tiny.build(tmp_path, *steps, files=files_of(name))
-    assert unused_bindings() == []
+    unused = (
+        [] if run.model.adversary else ["Adversary.start_step", "Discriminator.width"]
+    )
+    assert unused_bindings() == unused
     if name in _BUILT_ONLY:
         return
     train(run, str(tmp_path))
@@ -154,11 +160,10 @@ def test_base_binds_every_parameter_that_a_run_does_not_give():
     keys = re.findall(r"^([\w.]+\.\w+)\s*=", gin.config_str(), re.M)
     bound = {tuple(key.rsplit(".", 2)[-2:]) for key in keys}
     wanted = set()
-    for configurable, given in _GIVEN.items():
-        parameters = set(inspect.signature(configurable).parameters)
+    for configurable, (name, *given) in _GIVEN.items():
+        parameters = set(parameters_of(configurable))
         assert set(given) <= parameters
-        name = getattr(configurable, "__name__", "")
-        name = "run" if configurable is Settings else name
+        name = name or configurable.__name__
         wanted |= {(name, parameter) for parameter in parameters - set(given)}
     assert bound == wanted
 
@@ -218,9 +223,9 @@ def test_teachers_fit_the_students_of_the_rooms(train_teachers):
     gin.clear_config()
     parse_gin(["gin/rooms/soka.gin"], [])
     student = {
-        "units": gin.query_parameter("build_student.units"),
-        "width": gin.query_parameter("build_student.width"),
-        "strides": gin.query_parameter("build_student.strides"),
+        "units": gin.query_parameter("Encoder.units"),
+        "width": gin.query_parameter("Encoder.width"),
+        "strides": gin.query_parameter("Encoder.strides"),
     }
     assert student == teacher["encoder"]
     assert gin.query_parameter("%image_size") == teacher["image_size"]
@@ -231,10 +236,9 @@ def test_teachers_fit_the_students_of_the_rooms(train_teachers):
 def test_defaults_in_the_code_are_those_of_base():
     parse_gin([], [])
     differing = {}
-    for configurable in _GIVEN:
-        name = getattr(configurable, "__name__", "")
-        name = "run" if configurable is Settings else name
-        for parameter in inspect.signature(configurable).parameters.values():
+    for configurable, (name, *_) in _GIVEN.items():
+        name = name or configurable.__name__
+        for parameter in parameters_of(configurable).values():
             if parameter.default is parameter.empty:
                 continue
             try:

@@ -18,10 +18,10 @@ TASKS = ("edge_texture", "normal")
 SHORT = [  # a joint step, a cycle, a cycle with the CGAN term
     "batch_size = 2",
     "max_steps = 3",
-    "build_model.joint_steps = 1",
-    "build_model.initial_losses_step = 0",
-    "build_adversary.start_step = 2",
-    "build_data.validation_fraction = 0.5",
+    "schedule.joint_steps = 1",
+    "schedule.initial_losses_step = 0",
+    "Adversary.start_step = 2",
+    "split.validation_fraction = 0.5",
     "run.log_every_steps = 1",
     "run.movement_every_steps = 1",
 ]

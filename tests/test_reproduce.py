@@ -178,11 +178,11 @@ def test_definitions_at_full_size_are_the_papers_bindings():
         method = training.files[-1]
         assert bound["max_steps"] == "600000" and bound["image_size"] == "256"
         assert bound["tasks"] == repr(list(training.tasks))
-        assert bound["build_model.soft_loss"] == "'l2'"
+        assert bound["objective.soft_loss"] == "'l2'"
         # The supplement's term is the whole method's, and of no baseline.
         whole = method == "gin/methods/soka_gan.gin"
         assert bound["build_adversary.enabled"] == str(whole)
-        joint = bound["build_model.joint_steps"]
+        joint = bound["schedule.joint_steps"]
         assert (joint == "%max_steps") is not whole
         labels = "dmtl" in method
         assert (bound["run.supervision"] == "'labels'") is labels
@@ -405,8 +405,8 @@ def test_damaged_record_is_named(tmp_path):
             "run.seed is bound by the chosen",
         ),
         (
-            ["--study=gradnorm_alpha", "--gin_param=build_gradnorm.alpha = 2"],
-            "build_gradnorm.alpha is bound by the chosen",
+            ["--study=gradnorm_alpha", "--gin_param=GradNorm.alpha = 2"],
+            "GradNorm.alpha is bound by the chosen",
         ),
     ],
 )
@@ -560,7 +560,7 @@ def test_reproduce_of_a_damaged_run_still_writes_the_other_studies(tmp_path, cap
 
 
 def test_reproduce_trains_resumes_and_reports(tmp_path, capsys, tiny):
-    params = tiny.params("build_model.joint_steps = 1", "run.log_every_steps = 1")
+    params = tiny.params("schedule.joint_steps = 1", "run.log_every_steps = 1")
     given = ("teachers_dir", "images_dir")  # by flags
     arguments = [
         "--study=fig5",
@@ -598,7 +598,7 @@ def test_reproduce_with_a_wrong_binding_says_which_runs_failed(tmp_path, capsys)
         "--study=fig3",
         "--seeds=1",
         f"--model_dir={tmp_path}",
-        "--gin_param=build_model.soft_los = 'l1'",
+        "--gin_param=objective.soft_los = 'l1'",
         capsys=capsys,
     )
     assert result.code == 1

@@ -23,16 +23,16 @@ STEPS, KILLED_AT = 8, 6
 BINDINGS = (
     f"tasks = {list(TASKS)}",
     f"max_steps = {STEPS}",
-    "build_model.joint_steps = 2",
-    "build_model.initial_losses_step = 1",
+    "schedule.joint_steps = 2",
+    "schedule.initial_losses_step = 1",
     "run.checkpoint_every_steps = 4",
     # Smooth and slow: what differs by rounding stays near.
-    "build_model.soft_loss = 'l2'",
+    "objective.soft_loss = 'l2'",
     "build_optimizers.learning_rate = 0.003",
     "images_dir = None",
-    "build_data.rooms = 2",
-    "build_data.train_views = 4",
-    "build_data.validation_views = 2",
+    "rooms.count = 2",
+    "rooms.train_views = 4",
+    "rooms.validation_views = 2",
 )
 both_ways = pytest.mark.parametrize(
     "writer, reader", [("this", "other"), ("other", "this")]
@@ -75,7 +75,7 @@ def train(tiny, tmp_path_factory):
     rooms_dir = tmp_path_factory.mktemp("rooms")
 
     def train(stack, folder, fault="none", status=0):
-        bindings = tiny.params(*BINDINGS, f"build_data.rooms_dir = {str(rooms_dir)!r}")
+        bindings = tiny.params(*BINDINGS, f"rooms.dir = {str(rooms_dir)!r}")
         return python(
             stack,
             *("tests/faults/child.py", fault),

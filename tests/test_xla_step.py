@@ -33,7 +33,7 @@ def smooth_model(tiny, fresh_gin):
 
 def params_of(tiny):
     return tiny.params(
-        "build_model.joint_steps = 0",
+        "schedule.joint_steps = 0",
         "seed = 3",
         "build_optimizers.learning_rate = 0.001",
     )

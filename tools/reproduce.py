@@ -46,8 +46,8 @@ SCALES = {
         files=("gin/rooms/study.gin",),
         steps=500,
         single_student=(
-            "build_student.units = (1, 1, 1, 1)",
-            "build_student.width = 0.085",
+            "Encoder.units = (1, 1, 1, 1)",
+            "Encoder.width = 0.085",
         ),
         ours="soka",
         rates=("0.01", "0.001"),

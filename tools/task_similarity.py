@@ -306,10 +306,10 @@ def _search(folder: str) -> List["Sample"]:
 
 def _draw_rooms(image_size: int) -> Tuple[List["Sample"], str]:
     from soka_tf.data.sources import rooms
-    from soka_tf.runs.build import default_cache_dir
+    from soka_tf.runs.data import default_cache_dir
 
-    place = default_cache_dir()
-    data = rooms.find(place, [], image_size, _ROOMS_SEED, _ROOMS, _VIEWS, 0)
+    wanted = rooms.Rooms(None, _ROOMS_SEED, _ROOMS, _VIEWS, 0)
+    data = rooms.find(wanted, default_cache_dir(), [], image_size)
     return data.train, data.source
 
 

@@ -156,7 +156,7 @@ def drop_damaged(
 
 def split_samples(
     samples: Sequence[Sample],
-    validation_fraction: float,
+    validation_fraction: float = 0.18,
     by: Literal["point", "random"] = "point",
     seed: int = 0,
     path: Optional[str] = None,

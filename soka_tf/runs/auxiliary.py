@@ -50,6 +50,27 @@ class Selection:
     cached: bool = False
 
 
+@gin.configurable("similarity")
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How the teachers are compared.
+
+    Attributes:
+      threshold: of the gate, in [-1, 1]: pairs of targets at least as similar need no
+        auxiliary (delta of the paper, which gives no value).
+      layer: whose activations are compared.
+      inputs: what the teachers are shown, see `TeacherPool`.
+      images: how many images they are compared on.
+      batch_size: images at a time.
+    """
+
+    threshold: float = DEFAULT_THRESHOLD
+    layer: str = "representation"
+    inputs: str = "training"
+    images: int = 200
+    batch_size: int = 16
+
+
 @gin.configurable
 def select_auxiliary(
     tasks: Sequence[str],
@@ -59,11 +80,6 @@ def select_auxiliary(
     model_dir: Optional[str],
     auxiliary: Union[str, Sequence[str]] = "none",
     teachers_dir: Optional[str] = None,
-    threshold: float = DEFAULT_THRESHOLD,
-    layer: str = "representation",
-    inputs: str = "training",
-    images: int = 200,
-    batch_size: int = 16,
 ) -> Selection:
     """Says which teachers lend their features only.
 
@@ -78,26 +94,13 @@ def select_auxiliary(
       auxiliary: "none"; "auto" for the choice by representation similarity, among all
         teachers of the folder; or a list of tasks.
       teachers_dir: the folder of the teachers; None for those that come with soka_tf.
-      threshold: of the gate, in [-1, 1]: pairs of targets at least as similar need no
-        auxiliary (delta of the paper, which gives no value).
-      layer: whose activations are compared.
-      inputs: what the teachers are shown, see `TeacherPool`.
-      images: how many images they are compared on.
-      batch_size: images at a time.
 
     Raises:
       UserError: if `auxiliary` is none of these, or the choice cannot be made.
     """
-    if auxiliary is None or auxiliary == "none":
-        return Selection(())
-    if isinstance(auxiliary, str) and auxiliary != "auto":
-        raise UserError(
-            "auxiliary must be 'none', 'auto' or a list of tasks, e.g. "
-            f"['keypoints3d']. Received: {auxiliary!r}."
-        )
-    if auxiliary != "auto":
-        return Selection(tuple(get_task(name).name for name in auxiliary))
-
+    named = _named(auxiliary)
+    if named is not None:
+        return Selection(named)
     targets = tuple(get_task(name).name for name in tasks)
     folder = teachers_folder(teachers_dir)
     there = [name for name in TASKS if (folder / f"{name}.safetensors").is_file()]
@@ -105,30 +108,43 @@ def select_auxiliary(
         others = ", ".join(name for name in there if name not in targets) or "none"
         return Selection((), f"chosen by similarity when a run begins, among: {others}")
     path = model_dir and os.path.join(model_dir, CHOICE_FILE)
+    comparison = Comparison()
     if path and os.path.isfile(path):
-        selection = _read(path, targets, threshold)
+        selection = _read(path, targets, comparison.threshold)
     else:
-        check_choice(there, targets, threshold)
-        readable, _ = drop_damaged(sample_images(samples(), images), [RGB])
-        logging.info(
-            "Comparing %d teachers on %d images ...", len(there), len(readable)
-        )
+        check_choice(there, targets, comparison.threshold)
+        readable, _ = drop_damaged(sample_images(samples(), comparison.images), [RGB])
+        count = len(readable)
+        logging.info("Comparing %d teachers on %d images ...", len(there), count)
+        shown = {"layer": comparison.layer, "inputs": comparison.inputs}
         similarity = compare_teachers(
             there,
             folder,
             readable,
             image_size,
-            layer,
-            inputs,
-            batch_size=batch_size,
+            batch_size=comparison.batch_size,
             antialias=antialias,
+            **shown,
         )
-        selection = _select(there, similarity, targets, threshold)
+        selection = _select(there, similarity, targets, comparison.threshold)
         if path:
-            settings = {"layer": layer, "inputs": inputs, "images": len(readable)}
-            _write(path, selection, settings)
+            _write(path, selection, {**shown, "images": count})
     logging.info("%s.", selection.summary[0].upper() + selection.summary[1:])
     return selection
+
+
+def _named(auxiliary: Union[None, str, Sequence[str]]) -> Optional[Tuple[str, ...]]:
+    """The tasks that are bound; None where there is a choice to make."""
+    if auxiliary is None or auxiliary == "none":
+        return ()
+    if not isinstance(auxiliary, str):
+        return tuple(get_task(name).name for name in auxiliary)
+    if auxiliary != "auto":
+        raise UserError(
+            "auxiliary must be 'none', 'auto' or a list of tasks, e.g. "
+            f"['keypoints3d']. Received: {auxiliary!r}."
+        )
+    return None
 
 
 def _select(

@@ -4,40 +4,19 @@ Values are bound in gin/base.gin, with their units and their place in the paper.
 """
 
 import functools
-import os
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import gin
 import tensorflow as tf
 
-from soka_tf.data.reading import RGB
-from soka_tf.data.samples import (
-    MASK_DOMAIN,
-    Data,
-    Sample,
-    drop_damaged,
-    split_samples,
-)
-from soka_tf.data.sources import folder, records, taskonomy
-from soka_tf.data.sources import rooms as room_source
 from soka_tf.errors import UserError
 from soka_tf.networks.backbone import Backbone
 from soka_tf.networks.decoder import OUTPUT_STRIDES, Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.weights import assign_variables, named_variables
-from soka_tf.runs.optimizers import make_optimizer
+from soka_tf.runs.bindings import made_by, or_user_error
+from soka_tf.runs.optimizers import WeightDecay, make_optimizer
 from soka_tf.runs.schedules import poly_schedule
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
@@ -46,179 +25,48 @@ from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.balancing.rule import Rule
 from soka_tf.soka.balancing.uncertainty import Uncertainty
 from soka_tf.soka.balancing.upgrad import UPGrad
-from soka_tf.soka.model import SokaModel
+from soka_tf.soka.settings import Objective, Schedule
 from soka_tf.soka.student import Student
-from soka_tf.soka.variants import Variant
-from soka_tf.tasks import Task, get_targets, get_task
+from soka_tf.soka.variants import Variant, find_variant
+from soka_tf.tasks import get_targets, get_task
 from soka_tf.teachers import pool
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 
+Optimizer = tf.keras.optimizers.Optimizer
+LearningRateSchedule = tf.keras.optimizers.schedules.LearningRateSchedule
+
 find_teachers = gin.external_configurable(pool.find_teachers, "find_teachers")
 load_pool = gin.external_configurable(pool.load_pool, "load_pool", denylist=["found"])
+schedule = gin.external_configurable(Schedule, "schedule", denylist=["max_steps"])
+objective = gin.external_configurable(Objective, "objective", denylist=["weight_decay"])
+decay = gin.external_configurable(WeightDecay, "decay")
+bound_encoder = gin.external_configurable(
+    Encoder, allowlist=["units", "width", "strides"]
+)
+bound_decoder = gin.external_configurable(Decoder, allowlist=["width", "min_filters"])
+bound_discriminator = gin.external_configurable(
+    Discriminator, allowlist=["width", "strides", "synchronized"]
+)
+bound_amalgamation = gin.external_configurable(
+    Amalgamation, allowlist=["mixing", "auxiliary_weight"]
+)
+bound_adversary = gin.external_configurable(
+    Adversary, allowlist=["start_step", "weight", "weight_decay"]
+)
+bound_gradnorm = gin.external_configurable(
+    GradNorm, denylist=["tasks", "initial_weights"]
+)
 gin.external_configurable(Fixed, denylist=["tasks"])
 gin.external_configurable(Uncertainty, denylist=["tasks"])
 gin.external_configurable(UPGrad, denylist=["tasks"])
 
 
-class Players(NamedTuple):
-    """Who moves the players.
-
-    Attributes:
-      optimizers: player -> its optimizer.
-      learning_rate: the schedule of encoder and decoders.
-    """
-
-    optimizers: Dict[str, tf.keras.optimizers.Optimizer]
-    learning_rate: tf.keras.optimizers.schedules.LearningRateSchedule
-
-
-@gin.configurable
-def build_data(
-    tasks: Sequence[str],
-    image_size: int,
-    split_file: Optional[str] = None,
-    draw: bool = True,
-    train_labels: bool = False,
-    source: Optional[Callable[[List[str]], Union[List[Sample], Data]]] = None,
-    images_dir: Optional[str] = None,
-    taskonomy_dir: Optional[str] = None,
-    buildings: Optional[Sequence[str]] = None,
-    records_dir: Optional[str] = None,
-    rooms_dir: Optional[str] = None,
-    rooms_seed: int = 2,
-    rooms: int = 100,
-    train_views: int = 20,
-    validation_views: int = 4,
-    validation_fraction: float = 0.18,
-    split_by: str = "point",
-    split_seed: int = 0,
-    check_files: bool = True,
-) -> Data:
-    """Finds the images: a source's, packed ones, a folder's, Taskonomy's, else rooms.
-
-    Args:
-      tasks: the student's tasks, for the labels of the validation images.
-      image_size: side in pixels; rooms are drawn at this size.
-      split_file: where a folder's split is kept; None to keep it nowhere.
-      draw: whether missing rooms are drawn; False only looks what is there.
-      train_labels: whether the images to train on must have labels, too.
-      source: finds samples with labels of the domains it is given, beside rgb: a list
-        to be checked and split, or a `Data`. Used before all others.
-      images_dir: any folder of images; trains without labels.
-      taskonomy_dir: root of a Taskonomy folder (docs: three layouts).
-      buildings: of Taskonomy; None for all that are there.
-      records_dir: shards that hold the files of either; used before both.
-      rooms_dir: where rooms are kept; $SOKA_TF_CACHE or ~/.cache/soka_tf unless told.
-      rooms_seed: of the rooms; the shipped teachers saw other seeds.
-      rooms: number of rooms.
-      train_views: views of each room to train on.
-      validation_views: further views of the same rooms, to validate on.
-      validation_fraction: share of all samples but rooms to validate on.
-      split_by: "random" or "point"; views of one point overlap, a random split leaks.
-      split_seed: of the split.
-      check_files: whether every image is opened once beforehand; not those of rooms.
-
-    Raises:
-      UserError: if there are no images, or no labels where they are needed.
-    """
-    domains = [MASK_DOMAIN, *(task.name for task in get_targets(tasks))]
-    if source is not None:
-        found, name = _call_source(source, domains)
-    elif records_dir:
-        found = records.find(records_dir, domains, buildings)
-        name = f"records in {records_dir}"
-    elif images_dir:
-        found, name = folder.find(images_dir), f"images of {images_dir}"
-    elif taskonomy_dir:
-        found = taskonomy.find(taskonomy_dir, domains, buildings)
-        name = f"Taskonomy folder {taskonomy_dir}"
-    else:
-        return room_source.find(
-            rooms_dir or default_cache_dir(),
-            domains,
-            image_size,
-            rooms_seed,
-            rooms,
-            train_views,
-            validation_views,
-            draw,
-            train_labels,
-        )
-    if not isinstance(found, Data):
-        samples = drop_damaged(found, [RGB])[0] if check_files else found
-        split = validation_fraction, split_by, split_seed, split_file
-        found = Data(*_split(samples, name, *split), name)
-    if train_labels:
-        _check_labels(found.train, domains[1:], found.source)
-    return found
-
-
-def _call_source(source: Any, domains: List[str]) -> Tuple[Any, str]:
-    """What a source from outside finds, looked over, and its name."""
-    name = getattr(source, "__name__", repr(source))
-    found = _made_by(name, source, list(dict.fromkeys(domains)))
-    for samples in found[:2] if isinstance(found, Data) else [found]:
-        if not isinstance(samples, list) or not all(
-            isinstance(sample, Sample) and RGB in sample.files for sample in samples
-        ):
-            raise UserError(
-                "build_data.source must be a reference to a source: a gin configurable "
-                "that takes the names of domains and returns a list of "
-                "soka_tf.data.samples.Sample, all with an rgb file, or a Data of such. "
-                f"Received: {name}, which is {type(found).__name__}."
-            )
-    return found, f"source @{name}"
-
-
-def _split(
-    samples: List[Sample],
-    source: str,
-    validation_fraction: float,
-    by: str,
-    seed: int,
-    path: Optional[str],
-) -> Tuple[List[Sample], List[Sample]]:
-    if len(samples) < 2:
-        raise UserError(
-            f"{source}: {len(samples)} readable image; at least 2 are needed, one "
-            "to train on and one to validate on; damaged ones are left out."
-        )
-    train, validation = split_samples(samples, validation_fraction, by, seed, path)
-    if not validation:
-        raise UserError(
-            "build_data.validation_fraction must leave an image to validate on. "
-            f"Received: {validation_fraction} of {len(samples)} images."
-        )
-    return train, validation
-
-
-def _check_labels(samples: List[Sample], domains: List[str], source: str) -> None:
-    missing = [d for d in domains if not any(d in sample.files for sample in samples)]
-    if missing:
-        raise UserError(
-            f"run.supervision = 'labels' needs labels of {', '.join(missing)}: "
-            f"{source}, to train on, have none. Bind taskonomy_dir or records_dir to "
-            "images with labels (and images_dir = None), bind none of them for drawn "
-            "rooms, or bind run.supervision = 'teachers'."
-        )
-
-
-def default_cache_dir() -> str:
-    """Where generated images are kept: $SOKA_TF_CACHE, else ~/.cache/soka_tf."""
-    return os.environ.get("SOKA_TF_CACHE") or os.path.expanduser("~/.cache/soka_tf")
-
-
 @gin.configurable
 def build_student(
     tasks: Sequence[str],
-    backbone: Optional[Callable[..., Backbone]] = None,
-    units: Sequence[int] = (3, 4, 6, 3),
-    width: float = 1.0,
-    strides: Sequence[int] = (2, 2, 2, 2),
+    backbone: Callable[..., Backbone] = bound_encoder,
     representation_channels: int = 8,
-    decoder_width: float = 1.0,
-    decoder_min_filters: int = 1,
     synchronized_batch_norm: bool = True,
     seed: int = 0,
 ) -> Student:
@@ -227,13 +75,8 @@ def build_student(
     Args:
       tasks: its tasks.
       backbone: makes the encoder of the keywords representation_channels and
-        synchronized: any that gin knows; None for the ResNet of the next three.
-      units: residual units of the encoder's blocks; (3, 4, 6, 3) is ResNet-50.
-      width: of the encoder, 1 is the paper's.
-      strides: of the encoder's conv1, pool1, block1, block2.
+        synchronized: `Encoder`, or any other that gin knows.
       representation_channels: of the shared representation.
-      decoder_width: of the decoders, 1 is the paper's.
-      decoder_min_filters: least filters of a decoder's layer.
       synchronized_batch_norm: whether BatchNorm is by the batch of all replicas.
       seed: of the initial values.
 
@@ -242,19 +85,17 @@ def build_student(
         stride that no decoder undoes.
     """
     tf.keras.utils.set_random_seed(seed)
-    if backbone is None:
-        backbone = functools.partial(Encoder, units, width, strides)
     encoder = _make_encoder(
         backbone,
         representation_channels=representation_channels,
         synchronized=synchronized_batch_norm,
     )
     decoders = {
-        task.name: Decoder(
+        task.name: made_by(
+            "Decoder",
+            bound_decoder,
             task.channels,
-            width=decoder_width,
             upsamplings=OUTPUT_STRIDES.index(encoder.output_stride),
-            min_filters=decoder_min_filters,
             representation_channels=encoder.representation_channels,
             synchronized=synchronized_batch_norm,
             name=f"decoder_{task.name}",
@@ -267,14 +108,14 @@ def build_student(
 def _make_encoder(backbone: Any, **arguments: Any) -> Backbone:
     made, reason = backbone, ""
     try:
-        made = _made_by("build_student", backbone, **arguments)
+        made = made_by("build_student", backbone, **arguments)
     except TypeError as error:  # other arguments: a configurable of another kind
         reason = f": {error}"
     if not isinstance(made, Backbone):
         raise UserError(
-            "build_student.backbone must be None, for the ResNet, or a reference to a "
-            f"gin configurable that makes a {Backbone.__module__}.Backbone of the "
-            f"keywords {', '.join(arguments)}. Received: {made!r}{reason}"
+            "build_student.backbone must be a reference to a gin configurable that "
+            f"makes a {Backbone.__module__}.Backbone of the keywords "
+            f"{', '.join(arguments)}, such as @Encoder. Received: {made!r}{reason}"
         )
     if made.output_stride not in OUTPUT_STRIDES:
         raise UserError(
@@ -332,8 +173,8 @@ def initialize_student(
                 "teachers of <task>.safetensors files have."
             )
         values = {path: v.numpy() for path, v in named_variables(source).items()}
-        _or_user_error(
-            f"initialize_student, from the teacher of {lender!r}",
+        or_user_error(
+            f"initialize_student, from the teacher of {lender!r}: ",
             functools.partial(assign_variables, network, values),
         )
 
@@ -343,9 +184,7 @@ def build_amalgamation(
     student: Student,
     teachers: TeacherPool,
     variant: Union[None, str, Callable[[], Variant]] = "reconstruction",
-    mixing: str = "matrix",
     layers: Sequence[Union[str, Tuple[str, str]]] = ("block3", "representation"),
-    auxiliary_weight: float = 0.1,
 ) -> Optional[Amalgamation]:
     """Builds MIA for these networks, or nothing where `variant` is None.
 
@@ -353,11 +192,9 @@ def build_amalgamation(
       student: the student.
       teachers: its teachers.
       variant: a name of `soka_tf.soka.variants`, or what makes another `Variant`.
-      mixing: see `Amalgamation`.
       layers: a name that teachers and student share, or a pair (teachers' layer,
         student's layer). Of several pairs to one layer of the student a teacher
         takes the first that it has.
-      auxiliary_weight: see `Amalgamation`.
 
     Raises:
       UserError: if a layer is missing, or a value is refused.
@@ -373,18 +210,18 @@ def build_amalgamation(
             f"(teachers' layer, one of these). Received: {list(layers)}."
         )
     chosen = {own: _layers_for(own, pairs, teachers) for _, own in pairs}
-    return _or_user_error(
-        "build_amalgamation",
-        lambda: Amalgamation(
+    made = variant() if callable(variant) else variant
+    or_user_error("build_amalgamation: ", lambda: find_variant(made))
+    return or_user_error(
+        "Amalgamation: ",
+        lambda: bound_amalgamation(
             {
                 own: [t.layers[k][0] for t, k in zip(teachers.teachers, names)]
                 for own, names in chosen.items()
             },
             {layer: own_layers[layer].channels for layer in chosen},
-            variant() if callable(variant) else variant,
-            mixing,
+            made,
             auxiliaries=len(teachers.auxiliaries),
-            auxiliary_weight=auxiliary_weight,
             teacher_layers=chosen,
         ),
     )
@@ -408,43 +245,25 @@ def _layers_for(
     return chosen
 
 
-@gin.configurable(denylist=["tasks"])
-def build_gradnorm(
-    tasks: int,
-    alpha: float = 1.5,
-    floor: float = 0.02,
-    norm: str = "l2",
-    adaptive: bool = True,
-    layer: str = "compress",
-) -> GradNorm:
-    """Builds the rule of the paper; `adaptive=False` keeps the weights at 1 / n."""
-    return _or_user_error(
-        "build_gradnorm",
-        lambda: GradNorm(
-            tasks, alpha, floor, norm, trainable_weights=adaptive, layer=layer
-        ),
-    )
-
-
 @gin.configurable
 def build_balancing(
-    tasks: Sequence[str], rule: Callable[[int], Rule] = build_gradnorm
+    tasks: Sequence[str], rule: Callable[[int], Rule] = bound_gradnorm
 ) -> Rule:
     """Builds the rule that balances the tasks.
 
     Args:
       tasks: the student's tasks.
-      rule: makes it of the number of tasks: a class of `soka_tf.soka.balancing`,
-        `build_gradnorm`, or any other that gin knows.
+      rule: makes it of the number of tasks: a class of `soka_tf.soka.balancing`, or
+        any other that gin knows.
 
     Raises:
       UserError: if that makes no rule, or refuses its bindings.
     """
-    made = _made_by("rule", rule, len(tasks))
+    made = made_by("rule", rule, len(tasks))
     if not isinstance(made, Rule):
         raise UserError(
-            "build_balancing.rule must be a reference to a rule: @build_gradnorm, "
-            "@Fixed, @Uncertainty, @UPGrad or a gin configurable that makes a "
+            "build_balancing.rule must be a reference to a rule: @GradNorm, @Fixed, "
+            "@Uncertainty, @UPGrad or a gin configurable that makes a "
             f"soka_tf.soka.balancing.rule.Rule. Received: {made!r}."
         )
     return made
@@ -454,111 +273,39 @@ def build_balancing(
 def build_adversary(
     tasks: Sequence[str],
     enabled: bool = False,
-    start_step: int = 25000,
-    weight: float = 0.004,
-    width: float = 1.0,
-    strides: Sequence[int] = (4, 4, 4),
     noise_sigma: float = 0.1,
     depth_noise_sigma: float = 0.03,
-    weight_decay: float = 1e-5,
-    synchronized_batch_norm: bool = True,
+    seed: int = 0,
 ) -> Optional[Adversary]:
     """Builds the CGAN term, or nothing where it is not enabled.
 
     Args:
       tasks: the student's tasks; each gets a discriminator.
       enabled: whether there is one.
-      start_step: first step with it (supplement: 25 000).
-      weight: of the adversarial loss (supplement: 0.004 beside 0.996).
-      width: of the discriminators, 1 is the original's.
-      strides: of their first three convolutions.
       noise_sigma: standard deviation of the instance noise at step 0.
       depth_noise_sigma: the same for depth tasks.
-      weight_decay: L2 coefficient, ten times the student's.
-      synchronized_batch_norm: whether BatchNorm is by the batch of all replicas.
+      seed: of the noise.
     """
     if not enabled:
         return None
     targets = get_targets(tasks)
-    return Adversary(
+    return bound_adversary(
         {
-            task.name: Discriminator(
+            task.name: made_by(
+                "Discriminator",
+                bound_discriminator,
                 task.channels,
-                width=width,
-                strides=strides,
-                synchronized=synchronized_batch_norm,
                 name=f"discriminator_{task.name}",
             )
             for task in targets
         },
-        start_step,
-        weight,
-        {
-            task.name: depth_noise_sigma if _is_depth(task) else noise_sigma
+        noise={
+            task.name: depth_noise_sigma
+            if task.encoding.kind == "log_depth"
+            else noise_sigma
             for task in targets
         },
-        weight_decay,
-    )
-
-
-@gin.configurable
-def build_model(
-    student: Student,
-    teachers: TeacherPool,
-    balancing: Rule,
-    amalgamation: Optional[Amalgamation],
-    adversary: Optional[Adversary],
-    max_steps: int,
-    joint_steps: int = 1000,
-    joint_amalgamation: bool = True,
-    joint_weighting: bool = False,
-    initial_losses_step: int = 10,
-    soft_weight: float = 0.05,
-    soft_loss: str = "l1",
-    weighted_collaboration: bool = False,
-    train_compress: bool = True,
-    settle_share: float = 0.0,
-    weight_decay: float = 1e-6,
-    weight_decay_kind: str = "l2_loss",
-    seed: int = 0,
-    new_batch_in_collaboration: bool = False,
-    frozen_statistics: str = "batch",
-    order: str = "alternating",
-) -> SokaModel:
-    """Joins the parts; see `soka_tf.soka.model.SokaModel` for the arguments.
-
-    Its `settle_step` follows from `settle_share`, the share of the last steps of
-    `max_steps` that run with the moving statistics of BatchNorm (0 for none), and its
-    `weight_decay` is that of the kind "l2_loss" only.
-    """
-    if not 0.0 <= settle_share <= 1.0:
-        raise UserError(
-            f"build_model.settle_share must be in [0, 1]. Received: {settle_share}."
-        )
-    settle_step = round(max_steps * (1.0 - settle_share)) if settle_share else None
-    return _or_user_error(
-        "build_model",
-        lambda: SokaModel(
-            student,
-            teachers,
-            balancing,
-            amalgamation,
-            adversary,
-            joint_steps,
-            joint_amalgamation,
-            joint_weighting,
-            initial_losses_step,
-            soft_weight,
-            soft_loss,
-            weighted_collaboration,
-            train_compress,
-            settle_step,
-            weight_decay if weight_decay_kind == "l2_loss" else 0.0,
-            seed,
-            new_batch_in_collaboration,
-            frozen_statistics,
-            order,
-        ),
+        seed=seed,
     )
 
 
@@ -572,10 +319,8 @@ def build_optimizers(
     task_weights_optimizer: str = "adam",
     task_weights_rate: float = 1e-4,
     discriminator_rate: float = 1e-5,
-    weight_decay: float = 1e-6,
-    weight_decay_kind: str = "l2_loss",
-) -> Players:
-    """Builds an optimizer for every player.
+) -> Tuple[Dict[str, Optimizer], LearningRateSchedule]:
+    """Builds an optimizer for every player; the weights decay by the bound `decay`.
 
     Args:
       max_steps: length of the run; the rates of encoder and decoders reach 0 there.
@@ -587,17 +332,19 @@ def build_optimizers(
       task_weights_optimizer: "adam" or "sgd".
       task_weights_rate: of the task weights at step 0 (paper, Fig. 5: 1e-3, 1e-4).
       discriminator_rate: of the discriminators' plain SGD (the original: 1e-5).
-      weight_decay: of encoder and decoders (paper: 1e-6).
-      weight_decay_kind: see `soka_tf.runs.optimizers`.
+
+    Returns:
+      Player -> its optimizer, and the learning rate of encoder and decoders.
     """
 
     def poly(rate: float):
         return poly_schedule(rate, max_steps, power)
 
     # Decay that the optimizer applies by itself fades with the learning rate.
-    decay = poly(weight_decay) if weight_decay_kind == "tfa" else weight_decay
-    schedule = poly(learning_rate)
-    own = (optimizer, schedule, decay, weight_decay_kind)
+    of_weights = decay()
+    rate = poly(of_weights.rate) if of_weights.kind == "tfa" else of_weights.rate
+    learning = poly(learning_rate)
+    own = (optimizer, learning, rate, of_weights.kind)
     optimizers = {
         "encoder": make_optimizer(*own),
         "decoders": make_optimizer(*own),
@@ -605,36 +352,9 @@ def build_optimizers(
         "task_weights": make_optimizer(task_weights_optimizer, poly(task_weights_rate)),
         "discriminators": make_optimizer("sgd", discriminator_rate),
     }
-    return Players(optimizers, schedule)
+    return optimizers, learning
 
 
 def count_trainable(network: Any) -> int:
     """Trainable scalars of a network."""
     return sum(v.shape.num_elements() for v in network.trainable_variables)
-
-
-def _is_depth(task: Task) -> bool:
-    return task.encoding.kind == "log_depth"
-
-
-def _made_by(binding: str, reference: Any, *arguments: Any, **keywords: Any) -> Any:
-    """What a bound configurable makes; what is bound itself where it is none.
-
-    Args:
-      binding: names it in errors where it has no name of its own.
-      reference: what is bound.
-      *arguments: of the call.
-      **keywords: of the call.
-    """
-    if not callable(reference):
-        return reference
-    name = getattr(reference, "__name__", binding)
-    return _or_user_error(name, lambda: reference(*arguments, **keywords))
-
-
-def _or_user_error(binding: str, build: Any) -> Any:
-    """What a constructor refuses came from a binding: the user's to mend."""
-    try:
-        return build()
-    except ValueError as error:
-        raise UserError(f"{binding}: {error}") from error

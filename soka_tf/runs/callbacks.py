@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +27,17 @@ _PHASE_OF_PLAYER = {
     "task_weights": "weighting",
     "discriminator": "competition",
 }
+
+
+class Every(NamedTuple):
+    """Every so many steps, and after the last: short runs have their curves, too."""
+
+    steps: int
+    last: Optional[int] = None
+
+    def due(self, step: int) -> bool:
+        """Whether a step is one of them."""
+        return step % self.steps == 0 or step == self.last
 
 
 class StepCallback(tf.keras.callbacks.Callback):
@@ -210,11 +221,10 @@ class MetricLog(StepCallback):
         self,
         path: str,
         columns: Sequence[str],
-        every_steps: int,
+        every: Every,
         learning_rate: Any,
         writer: tf.summary.SummaryWriter,
         not_finite: NotFinite,
-        last_step: Optional[int] = None,
         further: Callable[[int], Mapping[str, float]] = lambda step: {},
     ):
         """Prepares the log.
@@ -222,19 +232,17 @@ class MetricLog(StepCallback):
         Args:
           path: of metrics.csv.
           columns: log names, in the order of the columns.
-          every_steps: steps between two reports.
+          every: when it reports.
           learning_rate: the schedule of the encoder's optimizer.
           writer: TensorBoard's.
           not_finite: checked before every report.
-          last_step: reported in any case, so that a short run has its curves, too.
           further: returns what else was measured after a step; where there is
             anything the step is reported in any case, too.
         """
         super().__init__()
-        self._last_step = last_step
         self._path = path
         self._columns = ["step", "stage", "seconds", "learning_rate", *columns]
-        self._every_steps = every_steps
+        self._every = every
         self._learning_rate = learning_rate
         self._writer = writer
         self._not_finite = not_finite
@@ -269,13 +277,12 @@ class MetricLog(StepCallback):
         self._began = time.monotonic()
 
     def on_step(self, logs: Mapping[str, Any]) -> None:
-        """Reports every N steps and the last, and wherever more was measured."""
+        """Reports where that is due, and wherever more was measured."""
         movement = {k: v for k, v in logs.items() if k.startswith("movement")}
         if movement:
             self._write_summaries(movement)
         further = self._further(self.step)
-        due = self.step % self._every_steps == 0 or self.step == self._last_step
-        if not due and not further:
+        if not self._every.due(self.step) and not further:
             return
         values = {k: float(v) for k, v in logs.items() if k not in movement}
         self.model.reset_metrics()

@@ -20,8 +20,8 @@ except ImportError as error:  # some folder named gin is accepted by Python, too
         f"gin-config is not installed: python -m pip install gin-config ({error})"
     ) from error
 
-# The bindings that `parse_gin` found in its base.
-_of_base: Dict[str, Any] = {}
+# The bindings that `parse_gin` found in files.
+_in_files: Dict[str, Any] = {}
 _QUOTES_HINT = "; a text needs quotes: name = 'text'"
 
 
@@ -81,13 +81,11 @@ def parse_gin(
       UserError: for anything gin does not accept; names the file or the flag, the
         binding, and near names.
     """
-    for place, statement in _of_files([base] if base else []):
+    for place, statement in _of_files([*([base] if base else []), *gin_files]):
         _bind(place, statement)
-    _of_base.clear()
-    _of_base.update(_bound())
-    for place, statement in _of_files(gin_files):
-        _bind(place, statement)
-    known = _macros(_bound())
+    _in_files.clear()
+    _in_files.update(_bound())
+    known = _macros(_in_files)
     for place, statement in _of_params(gin_params):
         _bind(place, statement)
     try:
@@ -166,7 +164,7 @@ def unused_bindings() -> List[str]:
 
     To be called after the build. Returns "scope/name.parameter" (macros: "name"),
     sorted; a binding overridden by an explicit argument counts as unused. Left out are
-    base's own values of parts that this run does without, such as a rule not chosen.
+    the files' values of parts that this run does without, such as a rule not chosen.
     """
     used: Set[str] = set()
     for key in _bindings(_parse(gin.operative_config_str(), "operative configuration")):
@@ -178,7 +176,7 @@ def unused_bindings() -> List[str]:
         key
         for key, value in _bound().items()
         if key not in used
-        and (key.rpartition(".")[0] in built or _of_base.get(key) != value)
+        and (key.rpartition(".")[0] in built or _in_files.get(key) != value)
     )
 
 
@@ -319,24 +317,38 @@ def _bind(place: str, statement: Any) -> None:
         gin.parse_config(text)
     except Exception as error:  # gin raises nearly every built-in exception
         message = _in_words(str(error).split("\n  In ")[0])
-        raise UserError(f"{place}: {message}{_near_names(message)}") from error
+        near = _near_names(message, getattr(statement, "arg_name", None))
+        raise UserError(f"{place}: {message}{near}") from error
 
 
-def _near_names(message: str) -> str:
-    """Near names for gin's commonest complaints."""
-    unknown = re.match(r"No configurable matching (?:reference )?'@?([^'()]+)", message)
+def _near_names(message: str, bound: Optional[str]) -> str:
+    """Near names for gin's commonest complaints, of whoever binds such a parameter."""
+    unknown = re.match(r"No configurable matching (reference )?'@?([^'()]+)", message)
+    elsewhere = [key for key in _bound() if key.endswith(f".{bound}")]
+    there = f"; there is {' and '.join(elsewhere)}" if elsewhere else ""
     if unknown:
-        names = {key.split("/")[-1].rpartition(".")[0] for key in _bound()} - {""}
-        return did_you_mean(unknown[1], names)
+        there = "" if unknown[1] else there  # a reference, of whatever is bound to it
+        keys = elsewhere if there else _bound()
+        names = {key.split("/")[-1].rpartition(".")[0] for key in keys} - {""}
+        return did_you_mean(unknown[2], names) or there
     parameter = re.match(
         r"Configurable '(.+)' doesn't have a parameter named '(.+)'", message
     )
     if parameter:
         reference = gin.config.ConfigurableReference(parameter[1], False)
-        known = sorted(inspect.signature(reference.configurable.wrapped).parameters)
+        known = sorted(parameters_of(reference.configurable.wrapped))
         near = did_you_mean(parameter[2], known)
-        return near or f"; it has {', '.join(known) or 'none'}"
+        return near or there or f"; it has {', '.join(known) or 'none'}"
     return ""
+
+
+def parameters_of(configurable: Any) -> Dict[str, inspect.Parameter]:
+    """The parameters of a function or of what constructs a class, but for self."""
+    if isinstance(configurable, type) and configurable.__init__ is not object.__init__:
+        configurable = configurable.__init__  # Keras' classes have a __new__ of any
+    parameters = dict(inspect.signature(configurable).parameters)
+    parameters.pop("self", None)
+    return parameters
 
 
 def _describe_unset(message: str) -> str:

@@ -26,7 +26,7 @@ FREE_BINDINGS = (
     "run.validate_every_steps",
     "run.validation_images",
     "build_data.check_files",
-    "build_data.rooms_dir",
+    "rooms.dir",
     "build_strategy.name",
     "build_strategy.logical_cpus",
     "strategy",

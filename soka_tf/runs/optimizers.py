@@ -3,6 +3,7 @@
 The paper names neither optimizer nor kind of decay: docs/deviations.md.
 """
 
+import dataclasses
 import warnings
 from typing import Union
 
@@ -13,6 +14,24 @@ from soka_tf.errors import UserError
 OPTIMIZERS = ("adam", "sgd")
 DECAYS = ("none", "l2_loss", "tfa", "keras")
 Rate = Union[float, tf.keras.optimizers.schedules.LearningRateSchedule]
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightDecay:
+    """How the weights of encoder and decoders decay (paper: 1e-6, no kind).
+
+    Attributes:
+      rate: the coefficient.
+      kind: what it means, see `make_optimizer`.
+    """
+
+    rate: float = 1e-6
+    kind: str = "l2_loss"
+
+    @property
+    def in_loss(self) -> float:
+        """The L2 coefficient of the loss; 0 where the optimizer decays the weights."""
+        return self.rate if self.kind == "l2_loss" else 0.0
 
 
 def make_optimizer(

@@ -17,8 +17,10 @@ from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
 from soka_tf.runs import build
 from soka_tf.runs.auxiliary import Selection, select_auxiliary
+from soka_tf.runs.bindings import or_user_error
 from soka_tf.runs.checkpoints import copy_state
 from soka_tf.runs.config import with_binding
+from soka_tf.runs.data import build_data, default_cache_dir
 from soka_tf.runs.folder import refuse_differences
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import build_strategy, describe_devices, worker_index
@@ -100,8 +102,8 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
     with strategy.scope():
         teachers = build.load_pool(teacher_files)
         model = assemble_model(settings, teachers)
-        players = build.build_optimizers(settings.max_steps)
-        model.compile(players.optimizers, settings.jit_compile)
+        optimizers, learning_rate = build.build_optimizers(settings.max_steps)
+        model.compile(optimizers, settings.jit_compile)
     _advise(settings, model)
     model.movement_every_steps = settings.movement_every_steps
     return Run(
@@ -109,7 +111,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         model,
         teacher_files,
         find_data(),
-        players.learning_rate,
+        learning_rate,
         gin.operative_config_str(),
         selection,
         strategy,
@@ -149,11 +151,11 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
     model = run.model
     with run.strategy.scope():
         fresh = assemble_model(settings, model.teachers)
-        players = build.build_optimizers(settings.max_steps)
-        fresh.compile(players.optimizers, settings.jit_compile)
+        optimizers, _ = build.build_optimizers(settings.max_steps)
+        fresh.compile(optimizers, settings.jit_compile)
     copy_state(fresh, model)
-    model.seed = seed
     if model.adversary is not None:  # its noise has the seed as a constant
+        model.adversary = dataclasses.replace(model.adversary, seed=seed)
         model.make_train_function(force=True)
     return dataclasses.replace(
         run,
@@ -170,7 +172,7 @@ def split_file(model_dir: str) -> str:
 
 
 def _find_data(settings: Settings, model_dir: str) -> Data:
-    return build.build_data(
+    return build_data(
         settings.task_names,
         settings.image_size,
         split_file(model_dir),
@@ -180,18 +182,21 @@ def _find_data(settings: Settings, model_dir: str) -> Data:
 
 def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
     """Builds the model of a run from the bindings, not yet compiled."""
-    names = settings.task_names
+    names, steps = settings.task_names, settings.max_steps
+    schedule = or_user_error("schedule.", lambda: build.schedule(max_steps=steps))
+    decay = build.decay().in_loss
+    objective = or_user_error("objective.", lambda: build.objective(weight_decay=decay))
     with compute_in(settings.precision, "run.precision"):
         student = build.build_student(names, seed=settings.seed)
         build.initialize_student(student, teachers)
-        model = build.build_model(
-            student,
-            teachers,
+        parts = (
             build.build_balancing(names),
             build.build_amalgamation(student, teachers),
-            build.build_adversary(names),
-            settings.max_steps,
-            seed=settings.seed,
+            build.build_adversary(names, seed=settings.seed),
+        )
+        model = or_user_error(
+            "objective: ",
+            lambda: SokaModel(student, teachers, *parts, schedule, objective),
         )
     if settings.by_labels:
         _check_label_losses(settings, model)
@@ -216,7 +221,7 @@ def _check_label_losses(settings: Settings, model: SokaModel) -> None:
 
 def _amalgamated_layers(settings: Settings, model: SokaModel) -> Wanted:
     """The layers whose activations a step of the run asks the teachers for."""
-    only_joint = settings.max_steps <= model.joint_steps
+    only_joint = settings.max_steps <= model.schedule.joint_steps
     needed = model.joint_amalgamation or not only_joint
     return model.amalgamated_layers if needed else {}
 
@@ -235,7 +240,7 @@ def teacher_cache(
     """
     return TeacherCache(
         settings.teacher_cache_dir
-        or os.path.join(build.default_cache_dir(), "teacher_outputs"),
+        or os.path.join(default_cache_dir(), "teacher_outputs"),
         pool or model.teachers,
         settings.image_size,
         settings.antialias,

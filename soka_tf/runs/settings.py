@@ -25,7 +25,7 @@ class Settings:
       tasks: names of the student's tasks, any alias.
       image_size: side in pixels of all images and maps.
       batch_size: images of a step, over all replicas; with
-        `build_model.new_batch_in_collaboration` of each of its two batches.
+        `schedule.new_batch_in_collaboration` of each of its two batches.
       max_steps: steps of the run, the joint start included (paper: 600 000).
       seed: of the initial values, the order of the images and the instance noise.
       antialias: whether images are smoothed before they are reduced; the original

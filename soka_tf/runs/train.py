@@ -14,6 +14,7 @@ from soka_tf.errors import UserError
 from soka_tf.runs import build, checkpoints
 from soka_tf.runs.callbacks import (
     FAILURES,
+    Every,
     MetricLog,
     NotFinite,
     Progress,
@@ -165,11 +166,10 @@ def _measurements(
     log = MetricLog(
         os.path.join(run.output_dir, "metrics.csv"),
         columns,
-        settings.log_every_steps,
+        Every(settings.log_every_steps, settings.max_steps),
         run.learning_rate,
         writer,
         not_finite,
-        settings.max_steps,
         *(validation.values_at for validation in validations),
     )
     return [*validations, log]
@@ -200,8 +200,7 @@ def _validation(run: Run, not_finite: NotFinite, best: float) -> Validation:
     return Validation(
         measure,
         checkpoints.BestStudent(model.student, folder, best),
-        settings.validate_every_steps,
-        settings.max_steps,
+        Every(settings.validate_every_steps, settings.max_steps),
         not_finite,
     )
 

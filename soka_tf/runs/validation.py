@@ -7,7 +7,7 @@ import tensorflow as tf
 from absl import logging
 
 from soka_tf.errors import UserError, reason
-from soka_tf.runs.callbacks import FAILURES, NotFinite, StepCallback
+from soka_tf.runs.callbacks import FAILURES, Every, NotFinite, StepCallback
 from soka_tf.runs.checkpoints import BestStudent
 from soka_tf.runs.strategy import raise_if_worker_lost
 from soka_tf.soka.student import Student
@@ -84,8 +84,7 @@ class Validation(StepCallback):
         self,
         measure: Callable[[], Mapping[str, float]],
         best: BestStudent,
-        every_steps: int,
-        last_step: int,
+        every: Every,
         not_finite: NotFinite,
     ):
         """Prepares the measurements.
@@ -93,15 +92,13 @@ class Validation(StepCallback):
         Args:
           measure: such as `soft_errors`; least "validation/mean" is best.
           best: offered every student that was measured.
-          every_steps: steps between two measurements.
-          last_step: measured in any case.
+          every: when it measures.
           not_finite: checked first, for such a student cannot be the best.
         """
         super().__init__()
         self._measure = measure
         self._best = best
-        self._every_steps = every_steps
-        self._last_step = last_step
+        self._every = every
         self._not_finite = not_finite
         self._values: Mapping[str, float] = {}
         self._measured_step: Optional[int] = None
@@ -111,8 +108,8 @@ class Validation(StepCallback):
         return self._values if step == self._measured_step else {}
 
     def on_step(self, logs: Mapping[str, Any]) -> None:
-        """Measures every N steps and after the last."""
-        if self.step % self._every_steps and self.step != self._last_step:
+        """Measures where that is due."""
+        if not self._every.due(self.step):
             return
         self._not_finite.check(self.step, logs, weights=True)
         try:

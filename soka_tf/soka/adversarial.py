@@ -3,7 +3,8 @@
 The supplement gives its weights and its start only: docs/deviations.md.
 """
 
-from typing import Dict, Mapping, NamedTuple
+import dataclasses
+from typing import Dict, Mapping
 
 import tensorflow as tf
 
@@ -15,7 +16,8 @@ REAL_LABEL = 0.9  # one-sided label smoothing of the original; fake is 0
 GENERATOR_LABEL = 1.0
 
 
-class Adversary(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Adversary:
     """The CGAN term: one discriminator a task and how it enters (supplement, 1).
 
     Attributes:
@@ -24,13 +26,15 @@ class Adversary(NamedTuple):
       weight: of the adversarial loss; the soft target's is 1 - weight.
       noise: task -> standard deviation of the instance noise at step 0.
       weight_decay: L2 coefficient of the discriminators, ten times the student's.
+      seed: of the instance noise.
     """
 
     discriminators: Dict[str, Discriminator]
     start_step: int = 25000
     weight: float = 0.004
-    noise: Mapping[str, float] = {}
+    noise: Mapping[str, float] = dataclasses.field(default_factory=dict)
     weight_decay: float = 1e-5
+    seed: int = 0
 
     def mix(self, soft: tf.Tensor, deceits: tf.Tensor) -> tf.Tensor:
         """The decoders' losses with the generator's in them, float32 [n]."""
@@ -41,7 +45,6 @@ class Adversary(NamedTuple):
         images: tf.Tensor,
         predictions: Mapping[str, tf.Tensor],
         step: tf.Tensor,
-        seed: int,
         noise: int,
         training: bool,
     ) -> tf.Tensor:
@@ -51,16 +54,13 @@ class Adversary(NamedTuple):
           images: float32 [B, H, W, 3].
           predictions: task -> the student's maps [B, H, W, C].
           step: int64 scalar, steps since the start.
-          seed: of the run.
           noise: tells this pass from others of the step; the next n - 1 numbers, too.
           training: of the discriminators.
         """
         losses = []
         for i, (task, prediction) in enumerate(predictions.items()):
             with statistics(self.discriminators[task], "keep"):
-                logits = self.judge(
-                    images, task, prediction, step, seed, noise + i, training
-                )
+                logits = self.judge(images, task, prediction, step, noise + i, training)
             losses.append(generator_loss(logits))
         return tf.stack(losses)
 
@@ -70,12 +70,11 @@ class Adversary(NamedTuple):
         task: str,
         maps: tf.Tensor,
         step: tf.Tensor,
-        seed: int,
         noise: int,
         training: bool,
     ) -> tf.Tensor:
         """A discriminator's logits on noisy maps; arguments as of `deceit_losses`."""
-        key = tf.stack([tf.constant(seed, tf.int64), step * 1000 + noise])
+        key = tf.stack([tf.constant(self.seed, tf.int64), step * 1000 + noise])
         maps = instance_noise(maps, step, self.noise.get(task, 0.0), key)
         pair = tf.concat([images, tf.cast(maps, images.dtype)], axis=-1)
         return self.discriminators[task](pair, training=training)

@@ -5,7 +5,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Union
 
 import tensorflow as tf
 
-from soka_tf.soka.variants import VARIANTS, AmalgamationLosses, Variant
+from soka_tf.soka.variants import AmalgamationLosses, Variant, find_variant
 
 MIXINGS = ("matrix", "diagonal")
 
@@ -100,12 +100,11 @@ class Amalgamation(tf.keras.layers.Layer):
         self,
         teacher_channels: Mapping[str, Sequence[int]],
         channels: Mapping[str, int],
-        variant: Union[str, Variant] = "reconstruction",
+        variant: Union[str, Variant],
         mixing: str = "matrix",
         auxiliaries: int = 0,
         auxiliary_weight: float = 0.1,
         teacher_layers: Optional[Mapping[str, Sequence[str]]] = None,
-        name: str = "amalgamation",
         **kwargs,
     ):
         """Creates the module.
@@ -114,23 +113,17 @@ class Amalgamation(tf.keras.layers.Layer):
           teacher_channels: the student's layer -> channels of what every teacher gives
             there, targets first, auxiliaries last.
           channels: layer -> channels of the student there.
-          variant: one of `VARIANTS`, or a `Variant`: how the student is drawn to
-            sigma, and what trains W and C.
+          variant: of `find_variant`: how the student is drawn to sigma, and what
+            trains W and C.
           mixing: one of `MIXINGS`, the form of W.
           auxiliaries: how many of the teachers, the last ones, are auxiliary.
           auxiliary_weight: weight of an auxiliary's reconstruction error, those of
             the targets' teachers being 1. Used by `reconstruction` only.
           teacher_layers: layer -> what that activation is called in every teacher;
             None where it is called as in the student.
-          name: the Keras name.
           **kwargs: of the Keras layer.
         """
-        super().__init__(name=name, autocast=False, **kwargs)
-        if not isinstance(variant, Variant) and variant not in tuple(VARIANTS):
-            raise ValueError(
-                f"variant must be one of {tuple(VARIANTS)}, or a "
-                f"soka_tf.soka.variants.Variant. Received: {variant!r}."
-            )
+        super().__init__(autocast=False, **{"name": "amalgamation", **kwargs})
         if mixing not in MIXINGS:
             raise ValueError(f"mixing must be one of {MIXINGS}. Received: {mixing!r}.")
         if not channels or set(channels) != set(teacher_channels):
@@ -138,8 +131,7 @@ class Amalgamation(tf.keras.layers.Layer):
                 "Amalgamation needs the same layers of teachers and student. Received: "
                 f"{sorted(teacher_channels)} and {sorted(channels)}."
             )
-        self.variant = variant
-        self._variant = variant if isinstance(variant, Variant) else VARIANTS[variant]()
+        self.variant, self._variant = variant, find_variant(variant)
         self.mixing = mixing
         self.auxiliaries = auxiliaries
         self.auxiliary_weight = auxiliary_weight
@@ -160,7 +152,7 @@ class Amalgamation(tf.keras.layers.Layer):
                 channels[layer],
                 mixing,
                 reconstruct=self._variant.reconstructs,
-                name=f"{name}_{layer}",
+                name=f"{self.name}_{layer}",
             )
             for layer in channels
         }

@@ -1,4 +1,4 @@
-"""The model that `fit` trains: its settings, its stages, and the step of each.
+"""The model that `fit` trains: its stages, and the step of each.
 
 Section 3.4 of the paper, Steps 1 to 6; the phases themselves are in
 `soka_tf.soka.phases`. Who moves in which phase:
@@ -35,14 +35,13 @@ from soka_tf.soka import phases
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.rule import Rule
-from soka_tf.soka.distillation import KINDS
 from soka_tf.soka.ledger import PHASES, Ledger, Page
 from soka_tf.soka.players import Players
+from soka_tf.soka.settings import Objective, Schedule
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
 
 STAGES = ("joint", "cycle", "cycle_gan")
-FROZEN_STATISTICS = ("batch", "moving")
 
 
 class Mode(NamedTuple):
@@ -63,21 +62,8 @@ class SokaModel(tf.keras.Model):
         balancing: Rule,
         amalgamation: Optional[Amalgamation] = None,
         adversary: Optional[Adversary] = None,
-        joint_steps: int = 1000,
-        joint_amalgamation: bool = True,
-        joint_weighting: bool = False,
-        initial_losses_step: int = 10,
-        soft_weight: float = 0.05,
-        soft_loss: str = "l1",
-        weighted_collaboration: bool = False,
-        train_compress: bool = True,
-        settle_step: Optional[int] = None,
-        weight_decay: float = 0.0,
-        seed: int = 0,
-        new_batch_in_collaboration: bool = False,
-        frozen_statistics: str = "batch",
-        order: str = "alternating",
-        name: str = "soka",
+        schedule: Optional[Schedule] = None,
+        objective: Optional[Objective] = None,
     ):
         """Wires the players.
 
@@ -87,67 +73,21 @@ class SokaModel(tf.keras.Model):
           balancing: the rule that has the task weights omega.
           amalgamation: MIA; None trains by soft targets alone.
           adversary: the CGAN term; None for none.
-          joint_steps: length of the joint start, Step 2 (paper: 1000).
-          joint_amalgamation: whether L_A takes part in the joint start.
-          joint_weighting: whether the rule acts in joint steps, too, its shares of
-            the encoder included; GradNorm, as in its own paper, from the step that
-            took L_i(0) on. Otherwise the task weights stay as they begin.
-          initial_losses_step: joint step at which L_i(0) of GradNorm is taken.
-          soft_weight: alpha of Eq. 8, in front of the soft-target losses (0.05).
-          soft_loss: "l2" or "l1", see `soka_tf.soka.distillation`.
-          weighted_collaboration: whether n omega_i multiplies L_i in Eq. 8; as printed
-            it does not. Not with a rule that has shares of the encoder of its own.
-          train_compress: whether what is behind the encoder's shared layer is trained.
-          settle_step: from this step on BatchNorm's moving statistics stand still and
-            are used in place of the batch's, by student and discriminators; None
-            for never. The student then meets images as it will in use.
-          weight_decay: L2 coefficient added to the loss of whoever moves; 0 where
-            the optimizers decay the weights themselves.
-          seed: of the instance noise.
-          new_batch_in_collaboration: whether collaboration and weighting see other
-            images than the competition of the same cycle. A step's batch then holds
-            the images of two, see `train_step`.
-          frozen_statistics: with which statistics BatchNorm normalises in a part that
-            rests while another one moves, "batch" or "moving".
-          order: "alternating", as the paper: the encoder steps against the decoders
-            as the competition left them; or "simultaneous": both step from where
-            the cycle began, and the decoders run once.
-          name: the Keras name.
+          schedule: which phases a step has, and what they see; None for the defaults.
+          objective: what encoder and decoders minimise; None for the defaults.
 
         Raises:
-          ValueError: if a setting is unknown, the simultaneous order shall see other
-            images or statistics in the collaboration than in the competition, or two
-            things shall weight the encoder's losses.
+          ValueError: if teachers and student have different tasks, or two things shall
+            weight the encoder's losses.
         """
-        super().__init__(name=name)
+        super().__init__(name="soka")
+        schedule, objective = schedule or Schedule(), objective or Objective()
         if tuple(teachers.targets) != student.tasks:
             raise ValueError(
                 "Teachers and student must have the same tasks in the same order. "
                 f"Received: {list(teachers.targets)} and {list(student.tasks)}."
             )
-        if soft_loss not in KINDS:
-            raise ValueError(
-                f"soft_loss must be one of {KINDS}. Received: {soft_loss!r}."
-            )
-        if frozen_statistics not in FROZEN_STATISTICS:
-            raise ValueError(
-                f"frozen_statistics must be one of {FROZEN_STATISTICS}. "
-                f"Received: {frozen_statistics!r}."
-            )
-        if order not in phases.ORDERS:
-            raise ValueError(
-                f"order must be one of {phases.ORDERS}. Received: {order!r}."
-            )
-        if order == "simultaneous" and (
-            new_batch_in_collaboration or frozen_statistics != "batch"
-        ):
-            raise ValueError(
-                "order = 'simultaneous' has one pass of the decoders for competition "
-                "and collaboration. Received with it: new_batch_in_collaboration = "
-                f"{new_batch_in_collaboration}, frozen_statistics = "
-                f"{frozen_statistics!r}. Bind False and 'batch', or 'alternating'."
-            )
-        if weighted_collaboration and balancing.shares_encoder:
+        if objective.weighted_collaboration and balancing.shares_encoder:
             raise ValueError(
                 f"the rule {balancing.name!r} weights the encoder's losses itself. "
                 "Received with it: weighted_collaboration = True. Bind False."
@@ -157,22 +97,10 @@ class SokaModel(tf.keras.Model):
         self.balancing = balancing
         self.amalgamation = amalgamation
         self.adversary = adversary
-        # A NamedTuple hides its content from Keras; the discriminators must be seen.
+        # A dataclass hides its content from Keras; the discriminators must be seen.
         self.discriminators = dict(adversary.discriminators) if adversary else {}
-        self.joint_steps = joint_steps
-        self.joint_amalgamation = joint_amalgamation and amalgamation is not None
-        self.joint_weighting = joint_weighting
-        self.initial_losses_step = initial_losses_step
-        self.soft_weight = soft_weight
-        self.soft_loss = soft_loss
-        self.weighted_collaboration = weighted_collaboration
-        self.train_compress = train_compress
-        self.settle_step = settle_step
-        self.weight_decay = weight_decay
-        self.seed = seed
-        self.new_batch_in_collaboration = new_batch_in_collaboration
-        self.frozen_statistics = frozen_statistics
-        self.order = order
+        self.schedule = schedule
+        self.objective = objective
         self.movement_every_steps = 0
         self.step = tf.Variable(
             0,
@@ -181,9 +109,7 @@ class SokaModel(tf.keras.Model):
             name="step",
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
-        self.players = Players(
-            student, balancing, amalgamation, adversary, train_compress, weight_decay
-        )
+        self.players = Players(student, balancing, amalgamation, adversary, objective)
         self.ledger = Ledger(student.tasks, adversary is not None, balancing)
         self._step_on_host = 0
         self._compiled_steps: Dict[Mode, Any] = {}
@@ -191,7 +117,12 @@ class SokaModel(tf.keras.Model):
     @property
     def batches_per_step(self) -> int:
         """How many batches' images the batch of a step holds."""
-        return 2 if self.new_batch_in_collaboration else 1
+        return 2 if self.schedule.new_batch_in_collaboration else 1
+
+    @property
+    def joint_amalgamation(self) -> bool:
+        """Whether L_A takes part in the joint start."""
+        return self.schedule.joint_amalgamation and self.amalgamation is not None
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -249,7 +180,7 @@ class SokaModel(tf.keras.Model):
 
     def stage_at(self, step: int) -> str:
         """The stage of a step: "joint", "cycle" or "cycle_gan"."""
-        if step < self.joint_steps:
+        if step < self.schedule.joint_steps:
             return "joint"
         if self.adversary is not None and step >= self.adversary.start_step:
             return "cycle_gan"
@@ -260,7 +191,8 @@ class SokaModel(tf.keras.Model):
         phase = PHASES[term if term in PHASES else term.rsplit("/", 1)[0]]
         if self.stage_at(step) != "joint":
             return phase
-        return phase if self.joint_weighting and phase == "weighting" else "joint"
+        weighs = self.schedule.joint_weighting and phase == "weighting"
+        return phase if weighs else "joint"
 
     def fit(self, *args, **kwargs):
         """Keras' `fit`, from the step that `self.step` holds."""
@@ -277,9 +209,10 @@ class SokaModel(tf.keras.Model):
 
     def _run_step(self, iterator) -> Dict[str, tf.Tensor]:
         step, every = self._step_on_host, self.movement_every_steps
+        settle_step = self.schedule.settle_step
         mode = Mode(
             self.stage_at(step),
-            self.settle_step is None or step < self.settle_step,
+            settle_step is None or step < settle_step,
             bool(every) and step % every == 0,
         )
         if mode not in self._compiled_steps:
@@ -336,7 +269,8 @@ class SokaModel(tf.keras.Model):
         step = phases.Step(
             mode.stage,
             training=mode.batch_statistics,
-            frozen_training=mode.batch_statistics and self.frozen_statistics == "batch",
+            frozen_training=mode.batch_statistics
+            and self.schedule.frozen_statistics == "batch",
             page=Page(
                 self.players.variables if mode.measures_movement else None,
                 self.around_phase,
@@ -372,7 +306,7 @@ class SokaModel(tf.keras.Model):
 
     def _batches(self, data: Mapping[str, Any], stage: str) -> List[Mapping[str, Any]]:
         """The batch of the competition, and that of the collaboration if another."""
-        if not self.new_batch_in_collaboration:
+        if not self.schedule.new_batch_in_collaboration:
             return [data]
         # Every other image, so that replicas, whose shares of a batch are neighbours,
         # see together in each phase what a single one would see, in its order.

@@ -24,8 +24,6 @@ from soka_tf.soka.ledger import Page
 from soka_tf.soka.players import Tensors, scaled, unscaled
 from soka_tf.teachers.pool import TeacherOutputs
 
-# Of the competition and the collaboration of a cycle.
-ORDERS = ("alternating", "simultaneous")
 Values = Dict[str, tf.Tensor]  # term -> float32 scalar, by the names of ledger.PHASES
 Taught = Tuple[tf.Tensor, TeacherOutputs]  # images and what the teachers say of them
 
@@ -85,65 +83,59 @@ class Pulls(NamedTuple):
 def joint(game, step: Step, taught: Taught) -> Values:
     """Step 2: encoder and decoders together; then the task weights, if bound."""
     images, targets = taught
-    student, players, rule = game.student, game.players, game.balancing
-    shares_encoder = game.joint_weighting and rule.shares_encoder
+    players, rule, mia = game.players, game.balancing, None
+    weighting = game.schedule.joint_weighting
+    sharing = weighting and rule.shares_encoder
+    scale = _scale_of_pulls(game, "encoder", "decoders", weighting=weighting)
     with step.page.phase("joint"):
         with tf.GradientTape(persistent=True) as tape:
-            features = student.encoder(images, training=step.training)
-            predictions = student.decode(
-                features["representation"], training=step.training
-            )
+            features = game.student.encoder(images, training=step.training)
+            shared = features["representation"]
+            predictions = game.student.decode(shared, training=step.training)
             each = _soft_losses(game, predictions, targets)
             losses = tf.stack(each)
-            total = tf.reduce_sum(rule.task_weights * losses)
-            factor = 1.0
+            total, factor = tf.reduce_sum(rule.task_weights * losses), 1.0
             if game.joint_amalgamation:
                 mia = game.amalgamation(targets.features, features)
                 # n omega_i: at equal weights that is Eq. 8, which has no omega.
-                factor = game.soft_weight * len(game.tasks)
+                factor = game.objective.soft_weight * len(game.tasks)
                 total = factor * total + mia.transfer
-                own_scale = players.loss_scale("amalgamation")
-                own_loss = scaled(mia.amalgamation, own_scale)
-            scale = _scale_of_pulls(
-                game, "encoder", "decoders", weighting=game.joint_weighting
-            )
             total = scaled(total, scale)
-            if game.joint_amalgamation:
-                transfer = scaled(mia.transfer, scale)
             # Of the stacked losses, each would be pulled through all decoders.
             each = [scaled(loss, scale) for loss in each]
-        shared = features["representation"]
-        if shares_encoder:
+        if sharing:
             pulls, of_decoders = _gradients_of_each(game, tape, each, shared)
             of_decoders = [factor * gradient for gradient in of_decoders]
         else:
             moving = players.optimized["encoder"], players.optimized["decoders"]
             of_encoder, of_decoders = tape.gradient(total, moving)
-            if game.joint_weighting:
-                pulls = [tape.gradient(loss, shared) for loss in each]
-        if game.joint_weighting:
+            pulls = [tape.gradient(loss, shared) for loss in each] if weighting else []
+        if weighting:
             seen = see(game, tape, shared, Pulls(losses, pulls, scale))
-        if shares_encoder:
+        if sharing:
             shares = rule.encoder_shares(seen)
             factors = tf.unstack(factor / len(pulls) * shares)
             ends, at_ends = [shared], [_weighted_sum(factors, pulls)]
-            if game.joint_amalgamation:
-                ends, at_ends = [*ends, transfer], [*at_ends, tf.ones([])]
+            if mia is not None:
+                ends.append(mia.transfer)
+                at_ends.append(scaled(tf.ones([]), scale))
             of_encoder = tape.gradient(ends, players.optimized["encoder"], at_ends)
         players.apply("encoder", of_encoder, scale)
         players.apply("decoders", of_decoders, scale)
-        if game.joint_amalgamation:
+        if mia is not None:
             own = players.optimized["amalgamation"]
-            players.apply("amalgamation", tape.gradient(own_loss, own), own_scale)
-    due = game.step >= game.initial_losses_step
+            own_scale = players.loss_scale("amalgamation")
+            gradients = tape.gradient(mia.amalgamation, own, own_scale)
+            players.apply("amalgamation", gradients, own_scale)
+    due = game.step >= game.schedule.initial_losses_step
     rule.record_initial(mean_over_replicas(losses), due)
     values = game.named("loss/soft", losses)
-    if game.joint_weighting:
+    if weighting:
         values.update(weigh(game, step, seen, scale))
-    if shares_encoder:
+    if sharing:
         values.update(game.named("encoder_share", shares))
     values.update(game.named("task_weight", rule.task_weights))
-    if game.joint_amalgamation:
+    if mia is not None:
         values["loss/transfer"] = mia.transfer
         values["loss/amalgamation"] = mia.amalgamation
     return values
@@ -166,7 +158,7 @@ def cycle(game, step: Step, competing: Taught, collaborating: Taught) -> Values:
             outputs = game.student.encoder(competing[0], training=step.frozen_training)
         shown = outputs["representation"]
 
-    simultaneous = game.order == "simultaneous"
+    simultaneous = game.schedule.order == "simultaneous"
     with step.page.phase("competition"):
         if simultaneous:
             values, pulls = compete_and_pull(game, step, competing, shown)
@@ -268,9 +260,7 @@ def discriminate(
     """The discriminators' step, on the predictions the decoders competed with."""
 
     def judge(task, maps, noise):
-        return game.adversary.judge(
-            images, task, maps, game.step, game.seed, noise, step.training
-        )
+        return game.adversary.judge(images, task, maps, game.step, noise, step.training)
 
     with tf.GradientTape() as tape:
         losses = []
@@ -316,15 +306,18 @@ def collaborate(
     With a rule that shares the encoder, or with `weighted_collaboration`, every L_i
     has a factor of its own.
     """
-    factors: List[Any] = [game.soft_weight] * len(pulls.gradients)
+    alpha = game.objective.soft_weight
+    factors: List[Any] = [alpha] * len(pulls.gradients)
     features, values = encoded.features, {}
     if game.balancing.shares_encoder:
         shares = game.balancing.encoder_shares(seen)
         values.update(game.named("encoder_share", shares))
-        factors = [game.soft_weight * share for share in tf.unstack(shares)]
-    elif game.weighted_collaboration:
+        factors = [alpha * share for share in tf.unstack(shares)]
+    elif game.objective.weighted_collaboration:
         weights = tf.unstack(tf.convert_to_tensor(game.balancing.task_weights))
-        factors = [game.soft_weight * len(weights) * weight for weight in weights]
+        factors = [
+            game.objective.soft_weight * len(weights) * weight for weight in weights
+        ]
     gradients = {"representation": _weighted_sum(factors, pulls.gradients)}
     if game.amalgamation is not None:
         found, transfer = amalgamate(game, features, targets, pulls.scale)
@@ -345,7 +338,7 @@ def collaborate(
         encoder.trunk.trainable_variables,
         output_gradients=list(gradients.values()),
     )
-    if game.train_compress:
+    if game.objective.train_compress:
         encoder_gradients = encoder_gradients + pulled[1:]
     game.players.apply("encoder", encoder_gradients, pulls.scale)
     return values
@@ -476,7 +469,7 @@ def _soft_losses(
     game, predictions: Mapping[str, tf.Tensor], targets: TeacherOutputs
 ) -> Tensors:
     losses = soft_target_losses(
-        predictions, targets.predictions, game.soft_loss, targets.weights
+        predictions, targets.predictions, game.objective.soft_loss, targets.weights
     )
     return list(losses.values())
 
@@ -489,5 +482,5 @@ def _deceits(
     noise: int,
 ) -> tf.Tensor:
     return game.adversary.deceit_losses(
-        images, predictions, game.step, game.seed, noise, step.frozen_training
+        images, predictions, game.step, noise, step.frozen_training
     )

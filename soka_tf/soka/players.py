@@ -10,6 +10,7 @@ from soka_tf.networks.replicas import replica_count
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.rule import Rule
+from soka_tf.soka.settings import Objective
 from soka_tf.soka.student import Student
 
 Tensors = List[tf.Tensor]
@@ -28,10 +29,9 @@ class Players:
         self,
         student: Student,
         balancing: Rule,
-        amalgamation: Optional[Amalgamation] = None,
-        adversary: Optional[Adversary] = None,
-        train_compress: bool = True,
-        weight_decay: float = 0.0,
+        amalgamation: Optional[Amalgamation],
+        adversary: Optional[Adversary],
+        objective: Objective,
     ):
         """Seats the players.
 
@@ -40,15 +40,14 @@ class Players:
           balancing: the rule that has the task weights omega.
           amalgamation: MIA, or None.
           adversary: the CGAN term, or None.
-          train_compress: whether what is behind the encoder's shared layer is trained.
-          weight_decay: L2 coefficient of encoder and decoders, added to the gradient.
+          objective: whether what is behind the encoder's shared layer is trained, and
+            the L2 coefficient of encoder and decoders, added to the gradient.
         """
         self._student = student
         self._balancing = balancing
         self._amalgamation = amalgamation
         self._adversary = adversary
-        self._train_compress = train_compress
-        self._weight_decay = weight_decay
+        self._objective = objective
         self.optimizers: Dict[str, Optimizer] = {}
         self.scales_losses = False
 
@@ -69,11 +68,12 @@ class Players:
     @property
     def optimized(self) -> Dict[str, List[tf.Variable]]:
         """Optimizer's name -> the variables it moves, networks in the tasks' order."""
-        encoder = self._student.encoder
+        encoder, last = self._student.encoder, []
+        if self._objective.train_compress:
+            last = encoder.compress.trainable_variables
         variables = {
             # The trunk first, then what makes the representation.
-            "encoder": encoder.trunk.trainable_variables
-            + (encoder.compress.trainable_variables if self._train_compress else []),
+            "encoder": encoder.trunk.trainable_variables + last,
             "decoders": [
                 v
                 for decoder in self._student.ordered_decoders
@@ -150,7 +150,7 @@ class Players:
         variables = self.optimized[player]
         decay = 0.0
         if player in ("encoder", "decoders"):
-            decay = self._weight_decay
+            decay = self._objective.weight_decay
         elif player == "discriminators":
             decay = self._adversary.weight_decay
         if decay:

@@ -3,7 +3,7 @@
 docs/deviations.md says why there are four.
 """
 
-from typing import TYPE_CHECKING, List, NamedTuple, Sequence
+from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Union
 
 import tensorflow as tf
 
@@ -127,6 +127,18 @@ VARIANTS = {
     "outer_product": OuterProduct,
     "reconstruction": Reconstruction,
 }
+
+
+def find_variant(variant: Union[str, Variant]) -> Variant:
+    """The variant of a name of `VARIANTS`; a `Variant` is itself, else ValueError."""
+    if isinstance(variant, Variant):
+        return variant
+    if variant not in tuple(VARIANTS):
+        raise ValueError(
+            f"variant must be one of {tuple(VARIANTS)}, or a "
+            f"soka_tf.soka.variants.Variant. Received: {variant!r}."
+        )
+    return VARIANTS[variant]()
 
 
 def distance_of_directions(student: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:

@@ -74,7 +74,7 @@ def test_remote_folder_trains_a_step_and_is_evaluated(tiny, remote, tmp_path):
         tmp_path,
         "images_dir = None",
         f"taskonomy_dir = {remote!r}",
-        "build_data.validation_fraction = 0.5",
+        "split.validation_fraction = 0.5",
         "build_data.check_files = True",
         "max_steps = 1",
     )

@@ -23,7 +23,7 @@ def test_damaged_images_are_each_named_once_and_replaced(tiny, tmp_path, caplog)
     after = {1: lambda: (os.truncate(cut, 100), removed.unlink())}
     # Epochs of two steps, so that images read ahead come again.
     images = (f"images_dir = {str(folder)!r}", "batch_size = 4")
-    joint = ("max_steps = 10", "build_model.joint_steps = 10")
+    joint = ("max_steps = 10", "schedule.joint_steps = 10")
     train(tiny, tmp_path / "run", *images, *joint, after=after)
     for path, why in (
         (garbage, "it is not an image of a known kind"),

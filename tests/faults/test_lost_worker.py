@@ -13,7 +13,7 @@ def test_worker_killed_ends_the_others_and_all_go_on_to_the_same_bits(tiny, tmp_
     def start(model_dir, fault="none"):
         programs = [(str(CHILD), each) for each in ("none", fault)]
         # Without a joint start there is one graph to trace.
-        params = ("build_model.joint_steps = 0", "run.validate_every_steps = 3")
+        params = ("schedule.joint_steps = 0", "run.validate_every_steps = 3")
         return start_workers(tiny, model_dir, *params, programs=programs)
 
     finish(*start(tmp_path / "whole"))

@@ -28,7 +28,7 @@ class Plain(Backbone):
 
 
 def test_backbone_of_this_file_is_trained_resumed_and_exported(tiny, tmp_path):
-    params = ["max_steps = 4", "build_model.joint_steps = 2"]
+    params = ["max_steps = 4", "schedule.joint_steps = 2"]
     run = tiny.build(tmp_path, *params, "build_student.backbone = @Plain")
     encoder = run.model.student.encoder
     before = [v.numpy() for v in encoder.trainable_variables]
@@ -51,7 +51,7 @@ def test_backbone_of_this_file_is_trained_resumed_and_exported(tiny, tmp_path):
 
 @pytest.mark.parametrize("binding, message", [
     ("build_student.backbone = 'Plain'", "backbone must be .* Received: 'Plain'"),
-    ("build_student.backbone = @build_gradnorm", "backbone must be .*representation_c"),
+    ("build_student.backbone = @UPGrad", "backbone must be .*representation_c"),
     ("Plain.stride = 3", r"decoders undo, one of .* 16\). Received: 3, of Plain"),
     ("Plain.cut = 'c4'", r"layers must be some of \['c4', 'representation'\]"),
 ])  # fmt: skip

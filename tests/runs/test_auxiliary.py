@@ -3,6 +3,7 @@
 import json
 import types
 
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +13,8 @@ from soka_tf.data.sources import taskonomy
 from soka_tf.errors import UserError
 from soka_tf.runs import auxiliary
 from soka_tf.runs.auxiliary import CHOICE_FILE, log_selection, select_auxiliary
+
+pytestmark = pytest.mark.usefixtures("fresh_gin")
 
 DEPTH_EDGES = ("depth_zbuffer", "edge_texture")
 
@@ -42,9 +45,10 @@ def compared_once():
         yield
 
 
-def select(samples, model_dir, tasks=DEPTH_EDGES, **bindings):
-    bindings = {"auxiliary": "auto", "images": 60, **bindings}
-    return select_auxiliary(tasks, lambda: samples, 64, False, model_dir, **bindings)
+def select(samples, model_dir, tasks=DEPTH_EDGES, auxiliary="auto", **bindings):
+    for name, value in {"images": 60, **bindings}.items():
+        gin.bind_parameter(f"similarity.{name}", value)
+    return select_auxiliary(tasks, lambda: samples, 64, False, model_dir, auxiliary)
 
 
 def never():

@@ -59,11 +59,11 @@ def writer():
 
 @pytest.fixture
 def log(tmp_path, writer):
-    def make(model, every_steps=2, **arguments):
+    def make(model, every_steps=2, last_step=None, **arguments):
         return callbacks.MetricLog(
             str(tmp_path / "metrics.csv"),
             ["loss"],
-            every_steps,
+            callbacks.Every(every_steps, last_step),
             rate,
             writer,
             callbacks.NotFinite(model),
@@ -189,7 +189,8 @@ def test_metric_log_writes_scalars_and_movement_for_tensorboard(tmp_path):
     writer = tf.summary.create_file_writer(str(tmp_path))
     path, model = str(tmp_path / "metrics.csv"), Model()
     not_finite = callbacks.NotFinite(model)
-    log = callbacks.MetricLog(path, ["loss"], 2, rate, writer, not_finite)
+    every = callbacks.Every(2)
+    log = callbacks.MetricLog(path, ["loss"], every, rate, writer, not_finite)
 
     def logs(step):
         moved = {"movement/joint/encoder": 0.25} if step == 1 else {}

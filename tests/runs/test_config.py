@@ -147,6 +147,11 @@ def test_parse_gin_unknown_parameter_names_flag_and_near_name(shipped):
     assert "did you mean minutes?" in message
 
 
+def test_parse_gin_parameter_of_another_configurable_is_shown_there(shipped):
+    for former in ("teapot.cup = 1", "Kettle.cup = 1"):
+        assert message_of([], [former]).endswith("; there is brew.cup")
+
+
 def test_parse_gin_unknown_parameter_of_a_class_lists_its_parameters(shipped):
     assert "it has litres, owner" in message_of([], ["Kettle.colour = 1"])
 
@@ -238,12 +243,13 @@ def test_unused_bindings_includes_macros(shipped):
     assert config.unused_bindings() == ["size"]
 
 
-def test_unused_bindings_of_a_part_that_is_not_built_are_those_that_base_has_not(
-    shipped,
+def test_unused_bindings_of_a_part_that_is_not_built_are_those_of_no_file(
+    shipped, tmp_path
 ):
-    base = shipped / "base.gin"
+    base, own = shipped / "base.gin", tmp_path / "own.gin"
     base.write_text(base.read_text() + "Kettle.litres = 1.5\n")
-    config.parse_gin([], [])
+    own.write_text("Kettle.litres = 1.0\n")
+    config.parse_gin([str(own)], [])
     brew()
     assert config.unused_bindings() == []
     config.parse_gin([], ["Kettle.litres = 2.0"])

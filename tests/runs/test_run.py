@@ -37,24 +37,24 @@ STEPS = 6
 # Joint start, cycle; with the CGAN from step 4 on.
 PLAIN = (
     f"max_steps = {STEPS}",
-    "build_model.joint_steps = 2",
-    "build_model.initial_losses_step = 1",
+    "schedule.joint_steps = 2",
+    "schedule.initial_losses_step = 1",
     "run.checkpoint_every_steps = 3",
     # Smooth and slow: what differs by rounding stays near.
-    "build_model.soft_loss = 'l2'",
-    "build_model.joint_amalgamation = False",
+    "objective.soft_loss = 'l2'",
+    "schedule.joint_amalgamation = False",
     "build_optimizers.learning_rate = 0.003",
     "build_optimizers.amalgamation_rate = 0.001",
     "build_optimizers.task_weights_rate = 0.005",
 )
 WITH_GAN = (
     "max_steps = 4",
-    "build_model.joint_steps = 1",
-    "build_model.initial_losses_step = 0",
+    "schedule.joint_steps = 1",
+    "schedule.initial_losses_step = 0",
     "run.checkpoint_every_steps = 2",
     f"weight_decay_kind = {DECOUPLED_DECAY!r}",
     "build_adversary.enabled = True",
-    "build_adversary.start_step = 1",
+    "Adversary.start_step = 1",
 )
 
 
@@ -183,7 +183,7 @@ def test_run_all_steps_done_says_so_and_trains_nothing(tiny, finished, caplog):
 
 
 @pytest.mark.parametrize(
-    "further", [(), ("build_model.new_batch_in_collaboration = True",)]
+    "further", [(), ("schedule.new_batch_in_collaboration = True",)]
 )
 def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path, further):
     params = (*WITH_GAN, *further)
@@ -225,8 +225,8 @@ def test_reseeded_run_is_that_of_its_seed_from_the_first_weight_to_the_last(
 def test_run_with_a_batch_for_each_phase_takes_both_from_the_chain(
     tiny, tmp_path, monkeypatch
 ):
-    params = ("max_steps = 1", "build_model.joint_steps = 0")
-    choice = "build_model.new_batch_in_collaboration = True"
+    params = ("max_steps = 1", "schedule.joint_steps = 0")
+    choice = "schedule.new_batch_in_collaboration = True"
     run = tiny.build(tmp_path, *params, choice)
     seen = []
 
@@ -252,7 +252,7 @@ def test_run_of_one_task_is_trained_measured_and_exported(tiny, tmp_path, cycles
     files = ["gin/rooms/soka.gin", "gin/methods/n_to_n.gin"]
     params = ["max_steps = 2", "run.validate_every_steps = 2"]
     if cycles:  # a weight that may move has nowhere to go
-        params += ["build_model.joint_steps = 0", "build_gradnorm.adaptive = True"]
+        params += ["schedule.joint_steps = 0", "GradNorm.adaptive = True"]
     run = tiny.build(tmp_path / "run", *params, files=files)
     train(run, str(tmp_path / "run"))
     assert run.model.balancing.task_weights.numpy() == pytest.approx([1.0], abs=1e-6)
@@ -287,7 +287,7 @@ _PROGRAM = """
 """
 KILLED = (
     "max_steps = 7",
-    "build_model.joint_steps = 0",
+    "schedule.joint_steps = 0",
     "run.checkpoint_every_steps = 3",
 )
 
@@ -387,9 +387,9 @@ def test_run_with_cached_teachers_never_runs_them_and_loses_only_rounding(
         ([], {"block3", "representation"}),
         (["build_amalgamation.layers = ('block3',)"], {"block3"}),
         (["build_amalgamation.variant = None"], set()),
-        (["build_model.joint_steps = 100"], set()),
+        (["schedule.joint_steps = 100"], set()),
         (
-            ["build_model.joint_steps = 100", "build_model.joint_amalgamation = True"],
+            ["schedule.joint_steps = 100", "schedule.joint_amalgamation = True"],
             {"block3", "representation"},
         ),
     ],
@@ -415,12 +415,12 @@ def test_run_with_flips_trains_and_refuses_cached_teachers(tiny, tmp_path):
 
 
 def test_run_other_bindings_are_refused_with_both_values(tiny, finished):
-    other = (*PLAIN, "batch_size = 3", "build_model.soft_weight = 0.1")
+    other = (*PLAIN, "batch_size = 3", "objective.soft_weight = 0.1")
     with pytest.raises(UserError) as refused:
         tiny.build(finished, *other)
     message = plain_message(refused.value)
     assert "batch_size: 2 -> 3" in message
-    assert "build_model.soft_weight: 0.05 -> 0.1" in message
+    assert "objective.soft_weight: 0.05 -> 0.1" in message
     assert message.count("->") == 2 and "\n" not in message
 
 
@@ -604,7 +604,7 @@ def test_run_never_opens_a_label(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "read_pixels", read_pixels)
     params = (
         "max_steps = 2",
-        "build_model.joint_steps = 1",
+        "schedule.joint_steps = 1",
         "images_dir = None",
         f"taskonomy_dir = {str(root)!r}",
         "build_data.check_files = True",

@@ -34,7 +34,7 @@ def test_run_by_labels_loss_is_the_masked_error_to_them_and_no_teacher_is_run(
     tiny, tmp_path, monkeypatch
 ):
     params = ["max_steps = 2", "batch_size = 4", *tiny.with_labels]
-    params.append("build_model.soft_loss = 'l2'")  # as `masked_error`
+    params.append("objective.soft_loss = 'l2'")  # as `masked_error`
     run = tiny.build(tmp_path, *params, files=DMTL)
     samples = run.data.train
     assert len(samples) == 4 and any("edge_texture" not in s.files for s in samples)
@@ -85,11 +85,11 @@ def test_run_by_labels_loss_is_the_masked_error_to_them_and_no_teacher_is_run(
         ),
         (["run.augmentation = 'flip'"], "run.augmentation = 'flip' exclude each other"),
         (
-            ["build_amalgamation.variant = 'literal'", "build_model.joint_steps = 1"],
+            ["build_amalgamation.variant = 'literal'", "schedule.joint_steps = 1"],
             "no teachers' features.*build_amalgamation.variant = None.*dmtl.gin",
         ),
         (
-            ["build_adversary.enabled = True", "build_model.joint_steps = 1"],
+            ["build_adversary.enabled = True", "schedule.joint_steps = 1"],
             "build_adversary.enabled = True exclude each other",
         ),
         (["taskonomy_dir = None"], "edge_texture: .*images of.*Bind taskonomy_dir"),
@@ -110,6 +110,6 @@ def test_dry_run_by_labels_names_missing_ones(tiny):
 
 def test_run_by_labels_never_amalgamating_may_bind_a_variant(tiny, tmp_path):
     params = [*tiny.with_labels, "build_amalgamation.variant = 'literal'"]
-    params.append("build_model.joint_amalgamation = False")
+    params.append("schedule.joint_amalgamation = False")
     run = tiny.build(tmp_path / "run", "max_steps = 1", *params, files=DMTL)
     assert run.settings.by_labels and run.model.amalgamation is not None

@@ -58,8 +58,7 @@ def validating(model, folder, means, every_steps=1, last_step=100):
         checkpoints.BestStudent(
             student, str(folder), checkpoints.stored_mean(str(folder))
         ),
-        every_steps,
-        last_step,
+        callbacks.Every(every_steps, last_step),
         callbacks.NotFinite(model),
     )
 

@@ -306,10 +306,10 @@ def model_dir(tiny, tmp_path, fresh_gin):
     bindings = tiny.params(
         "tasks = ['depth_zbuffer', 'normal']",
         "images_dir = None",
-        f"build_data.rooms_dir = {str(tmp_path / 'rooms')!r}",
-        "build_data.rooms = 1",
-        "build_data.train_views = 2",
-        "build_data.validation_views = 1",
+        f"rooms.dir = {str(tmp_path / 'rooms')!r}",
+        "rooms.count = 1",
+        "rooms.train_views = 2",
+        "rooms.validation_views = 1",
     )
     parse_gin(["gin/rooms/soka.gin"], bindings)
     claim(str(folder), gin.config_str())

@@ -27,7 +27,7 @@ def joint_step(model, images):
     learned uncertainty takes its step; GradNorm's has a test of its own.
     """
     taught = run_teachers(model, images)
-    shares = encoder_shares(model, images) if model.joint_weighting else None
+    shares = encoder_shares(model, images) if model.schedule.joint_weighting else None
     with tf.GradientTape(persistent=True) as tape:
         predictions, features = run_student(model, images)
         losses = soft_losses(model, taught, predictions)
@@ -35,18 +35,22 @@ def joint_step(model, images):
         encoder_loss = total if shares is None else tf.reduce_mean(shares * losses)
         if model.joint_amalgamation:
             transfer, own = amalgamation_losses(model, taught, features)
-            total = model.soft_weight * len(model.tasks) * total + transfer
-            encoder_loss = model.soft_weight * len(model.tasks) * encoder_loss
+            total = model.objective.soft_weight * len(model.tasks) * total + transfer
+            encoder_loss = model.objective.soft_weight * len(model.tasks) * encoder_loss
             encoder_loss += transfer
-        encoder_loss += penalty(model.weight_decay, moving_encoder(model))
-        decoder_loss = total + penalty(model.weight_decay, moving_decoders(model))
+        encoder_loss += penalty(model.objective.weight_decay, moving_encoder(model))
+        decoder_loss = total + penalty(
+            model.objective.weight_decay, moving_decoders(model)
+        )
     move(model, tape, encoder_loss, "encoder", moving_encoder(model))
     move(model, tape, decoder_loss, "decoders", moving_decoders(model))
     if model.joint_amalgamation:
         mine = model.amalgamation.trainable_variables
         move(model, tape, own, "amalgamation", mine)
-    record_initial_losses(model, losses, model.step >= model.initial_losses_step)
-    if model.joint_weighting:
+    record_initial_losses(
+        model, losses, model.step >= model.schedule.initial_losses_step
+    )
+    if model.schedule.joint_weighting:
         uncertainty_step(model, losses)
     model.step.assign_add(1)
 
@@ -92,7 +96,7 @@ def competition(model, images, adversarial):
         if adversarial:
             losses = mixed(model, losses, deceits(model, images, predictions, 0))
         total = tf.reduce_sum(model.balancing.task_weights * losses)
-        total += penalty(model.weight_decay, variables)
+        total += penalty(model.objective.weight_decay, variables)
     put_back(kept)
     move(model, tape, total, "decoders", variables)
     if adversarial:
@@ -126,12 +130,12 @@ def collaboration(model, images, adversarial, noise=300):
         if adversarial:
             losses = mixed(model, losses, deceits(model, images, predictions, noise))
         shares = tf.ones(len(model.tasks))
-        if model.weighted_collaboration:
+        if model.objective.weighted_collaboration:
             shares = len(model.tasks) * tf.stop_gradient(model.balancing.task_weights)
         if own_shares is not None:
             shares = own_shares
-        total = model.soft_weight * tf.reduce_sum(shares * losses)
-        total += penalty(model.weight_decay, variables)
+        total = model.objective.soft_weight * tf.reduce_sum(shares * losses)
+        total += penalty(model.objective.weight_decay, variables)
         if model.amalgamation is not None:
             transfer, own = amalgamation_losses(model, taught, features)
             total += transfer
@@ -184,7 +188,7 @@ def weighting(model, images, adversarial, encoder_at_start, noise=300):
 
     put_back(kept)
     assign(encoder.trainable_variables, encoder_now)
-    if not state.trainable_weights:
+    if not state.adaptive:
         return
     optimizer = model.optimizers["task_weights"]
     optimizer.apply_gradients([(gradient, state.task_weights)])
@@ -250,7 +254,7 @@ def run_teachers(model, images):
 
 def run_student(model, images, resting=None):
     """Predictions and features, normalised as in training, or as told who rests."""
-    batch = model.frozen_statistics == "batch"
+    batch = model.schedule.frozen_statistics == "batch"
     features = model.student.encoder(images, training=batch or resting != "encoder")
     predictions = {
         task: model.student.decoders[task](
@@ -266,7 +270,7 @@ def soft_losses(model, taught, predictions):
     losses = []
     for task in model.tasks:
         error = predictions[task] - taught[task]["prediction"]
-        size = tf.abs(error) if model.soft_loss == "l1" else tf.square(error)
+        size = tf.abs(error) if model.objective.soft_loss == "l1" else tf.square(error)
         losses.append(tf.reduce_mean(size))
     return tf.stack(losses)
 
@@ -281,7 +285,7 @@ def amalgamation_losses(model, taught, features):
 
 def deceits(model, images, predictions, noise):
     """The generator's losses, float32 [n]."""
-    batch = model.frozen_statistics == "batch"
+    batch = model.schedule.frozen_statistics == "batch"
     found = [
         logits(model, images, task, predictions[task], noise + i, training=batch)
         for i, task in enumerate(model.tasks)
@@ -296,7 +300,7 @@ def mixed(model, soft, deceit):
 def logits(model, images, task, maps, noise, training=True):
     step = tf.cast(model.step, tf.float32)
     sigma = model.adversary.noise.get(task, 0.0) / (1 + 0.2 * step / 1000)
-    seed = tf.stack([model.seed, model.step * 1000 + noise])
+    seed = tf.stack([model.adversary.seed, model.step * 1000 + noise])
     maps = maps + sigma * tf.random.stateless_normal(maps.shape, seed)
     pair = tf.concat([images, maps], -1)
     return model.discriminators[task](pair, training=training)
@@ -322,7 +326,7 @@ def moving_encoder(model):
     compress = compress + encoder.get_layer("compress1/BatchNorm").trainable_weights
     names = {id(v) for v in compress}
     trunk = [v for v in encoder.trainable_variables if id(v) not in names]
-    return trunk + (compress if model.train_compress else [])
+    return trunk + (compress if model.objective.train_compress else [])
 
 
 def moving_decoders(model):

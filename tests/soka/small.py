@@ -1,5 +1,6 @@
 """A SOKA model of a few thousand weights, and its state as plain arrays."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -13,6 +14,7 @@ from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
+from soka_tf.soka.settings import Objective, Schedule
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
@@ -97,7 +99,8 @@ def build(
 ):
     """A compiled model; `variant` None is without MIA, `gan` the first GAN step.
 
-    `rule` makes another rule than GradNorm from the number of tasks.
+    `rule` makes another rule than GradNorm from the number of tasks; `options` are
+    those of `Schedule` and `Objective`.
     """
     names = AUXILIARIES[:auxiliaries]
     pool = TeacherPool({t: teacher(t) for t in tasks}, {t: teacher(t) for t in names})
@@ -138,10 +141,16 @@ def build(
         **options,
     }
     rule = rule or functools.partial(GradNorm, **(gradnorm or {}))
-    balancing = rule(len(tasks))
-    model = SokaModel(student, pool, balancing, amalgamation, adversary, **options)
+    parts = student, pool, rule(len(tasks)), amalgamation, adversary
+    model = SokaModel(*parts, *settings(**options))
     model.compile(optimizers or sgd_optimizers(), run_eagerly=run_eagerly)
     return model
+
+
+def settings(**options):
+    fields = {field.name for field in dataclasses.fields(Objective)}
+    objective = {name: options.pop(name) for name in fields & set(options)}
+    return Schedule(**options), Objective(**objective)
 
 
 def batches(steps, seed=0, batch_size=3):

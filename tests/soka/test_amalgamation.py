@@ -29,10 +29,11 @@ def activations(count, seed=0, widths=None):
     return teachers, student
 
 
-def build(count=3, widths=None, scatter=True, **options):
+def build(count=3, widths=None, scatter=True, variant="reconstruction", **options):
     layer = Amalgamation(
         {name: widths or [width] * count for name, width in LAYERS.items()},
         LAYERS,
+        variant,
         **options,
     )
     if scatter:
@@ -289,9 +290,9 @@ def test_impossible_arguments_are_refused(options, message):
 
 def test_layers_that_differ_are_refused():
     with pytest.raises(ValueError, match=r"same layers.*\['block3'\] and \['block4'\]"):
-        Amalgamation({"block3": [4]}, {"block4": 4})
+        Amalgamation({"block3": [4]}, {"block4": 4}, "literal")
     with pytest.raises(ValueError, match="same layers"):
-        Amalgamation({}, {})
+        Amalgamation({}, {}, "literal")
 
 
 def test_config_round_trip_builds_the_same_layer():

@@ -34,7 +34,7 @@ CASES = {
         variant=None,
         gan=0,
         soft_loss="l1",
-        gradnorm=dict(trainable_weights=False),
+        gradnorm=dict(adaptive=False),
     ),
     "new_batch": dict(new_batch_in_collaboration=True, gan=1),
     "moving_statistics": dict(frozen_statistics="moving", gan=1),
@@ -66,7 +66,7 @@ MOVED = ("encoder/", "decoder/normal/", "optimizer/encoder/")
 def plain_cycle(model, batch):
     adversary = model.adversary
     adversarial = adversary is not None and int(model.step) >= adversary.start_step
-    if model.new_batch_in_collaboration:
+    if model.schedule.new_batch_in_collaboration:
         reference.cycle(model, batch[::2], adversarial, batch[1::2])
     else:
         reference.cycle(model, batch, adversarial)

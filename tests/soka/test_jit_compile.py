@@ -1,5 +1,6 @@
 """The step compiled by XLA against the graph's."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -21,7 +22,7 @@ def build(jit_compile, precision="float32", **options):
     with smooth.activations(), compute_in(precision):
         model = small.build(joint_steps=1, run_eagerly=False, **options)
     if model.adversary is not None:  # XLA draws other numbers from the same seed
-        model.adversary = model.adversary._replace(noise={})
+        model.adversary = dataclasses.replace(model.adversary, noise={})
     model.compile(model.optimizers, jit_compile=jit_compile)
     return model
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
+from soka_tf.soka.settings import Objective
 from tests.soka import small
 from tests.stacks import DECOUPLED_DECAY
 
@@ -156,7 +157,7 @@ def test_compile_without_an_optimizer_of_a_player_is_refused():
 def test_impossible_settings_are_refused():
     model = small.build(auxiliaries=0, variant=None)
     with pytest.raises(ValueError, match="soft_loss must be one of .*'huber'"):
-        SokaModel(model.student, model.teachers, GradNorm(2), soft_loss="huber")
+        Objective(soft_loss="huber")
     turned = small.build(tasks=small.TASKS[::-1], auxiliaries=0, variant=None)
     with pytest.raises(ValueError, match="the same tasks in the same order"):
         SokaModel(model.student, turned.teachers, GradNorm(2))

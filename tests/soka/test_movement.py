@@ -1,6 +1,7 @@
 """Who moves in which phase, to the last bit; and who never does."""
 
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
@@ -66,10 +67,14 @@ def watched_phases(seen):
 
 def one_step(model, stage):
     """Runs a step of a stage; returns start, phases, end and the logs."""
-    model.joint_steps = 1 if stage.startswith("joint") else 0
-    model.joint_amalgamation = stage == "joint_with_amalgamation"
-    model.joint_weighting = stage == "joint_with_weighting"
-    model.initial_losses_step = 0 if model.joint_weighting else 100
+    weighs = stage == "joint_with_weighting"
+    model.schedule = dataclasses.replace(
+        model.schedule,
+        joint_steps=1 if stage.startswith("joint") else 0,
+        joint_amalgamation=stage == "joint_with_amalgamation",
+        joint_weighting=weighs,
+        initial_losses_step=0 if weighs else 100,
+    )
     model.step.assign(10 if stage == "cycle_gan" else 0)
     model.movement_every_steps = 1
     start, seen = small.trained_state(model), []

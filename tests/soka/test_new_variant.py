@@ -31,7 +31,7 @@ class Cosine(Variant):
 
 @pytest.mark.usefixtures("fresh_gin")
 def test_variant_of_this_file_is_bound_and_trains(tiny, tmp_path):
-    params = ["max_steps = 3", "build_model.joint_steps = 1", "Cosine.scale = 0.5"]
+    params = ["max_steps = 3", "schedule.joint_steps = 1", "Cosine.scale = 0.5"]
     params += ["build_amalgamation.variant = @Cosine"]
     run = tiny.build(tmp_path, *params)
     variables = run.model.amalgamation.trainable_variables

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from soka_tf.errors import UserError
-from soka_tf.runs import build
+from soka_tf.soka.settings import Schedule
 from tests.soka import small
+
+ALL = dict(max_steps=9, settle_share=1.0)  # of the steps
 
 
 def statistics_and_weights_moved(before, after):
@@ -17,7 +18,7 @@ def statistics_and_weights_moved(before, after):
 
 @pytest.mark.parametrize("stage", [{"joint_steps": 9}, {}, {"gan": 0}])
 def test_settled_step_moves_weights_and_no_statistic(stage):
-    model = small.build(settle_step=0, **stage)
+    model = small.build(**ALL, **stage)
     before = small.trained_state(model)
     small.fit(model, small.batches(1))
     statistics, weights = statistics_and_weights_moved(
@@ -29,7 +30,7 @@ def test_settled_step_moves_weights_and_no_statistic(stage):
 
 
 def test_steps_before_settling_move_the_statistics():
-    model = small.build(settle_step=1)
+    model = small.build(max_steps=2, settle_share=0.5)
     before = small.trained_state(model)
     images = small.batches(2)
     small.fit(model, images[:1])
@@ -40,7 +41,7 @@ def test_steps_before_settling_move_the_statistics():
 
 
 def test_settled_losses_are_those_of_the_student_in_use():
-    model = small.build(settle_step=0, joint_steps=9)
+    model = small.build(**ALL, joint_steps=9)
     images = small.batches(1)
     predictions = model.student(images[0], training=False)
     taught = model.teachers(images[0])
@@ -52,5 +53,5 @@ def test_settled_losses_are_those_of_the_student_in_use():
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_impossible_share_is_refused_by_name(share):
-    with pytest.raises(UserError, match="build_model.settle_share.*Received"):
-        build.build_model(None, None, None, None, None, 100, settle_share=share)
+    with pytest.raises(ValueError, match="settle_share.*Received"):
+        Schedule(settle_share=share, max_steps=100)

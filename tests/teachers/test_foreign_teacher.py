@@ -8,6 +8,10 @@ from soka_tf.data.pipeline import image_dataset
 from soka_tf.data.sources import folder
 from soka_tf.errors import UserError
 from soka_tf.runs import build
+from soka_tf.soka.balancing.gradnorm import GradNorm
+from soka_tf.soka.model import SokaModel
+from soka_tf.soka.settings import Schedule
+from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
 from soka_tf.teachers import Teacher
 from soka_tf.teachers.cache import TeacherCache
@@ -48,16 +52,16 @@ class TwoConvolutions(Teacher):
         return sum(k.shape.num_elements() for k in self.kernels)
 
 
-def build_model(pool, layers=PAIRS, steps=100):
-    student = build.build_student(
-        TASKS, None, (1, 1, 1, 1), 1 / 32, (2, 2, 1, 1), 8, 1 / 64, 3
-    )
+def make_student():
+    return Student(small.encoder(), {task: small.decoder(task) for task in TASKS})
+
+
+def build_model(pool, layers=PAIRS):
+    student = make_student()
     build.initialize_student(student, pool)
     amalgamation = build.build_amalgamation(student, pool, layers=layers)
-    balancing = build.build_balancing(TASKS)
-    model = build.build_model(
-        student, pool, balancing, amalgamation, None, steps, 1, initial_losses_step=0
-    )
+    schedule = Schedule(joint_steps=1, initial_losses_step=0)
+    model = SokaModel(student, pool, GradNorm(2), amalgamation, None, schedule)
     model.compile(small.sgd_optimizers(), run_eagerly=True)
     return model
 
@@ -138,7 +142,7 @@ def test_similarity_is_of_any_layer_that_a_teacher_has():
 
 
 def test_what_a_foreign_teacher_cannot_do_is_refused_by_name(pool):
-    student = build.build_student(TASKS, None, (1, 1, 1, 1), 1 / 32)
+    student = make_student()
     with pytest.raises(UserError, match="'normal' has no encoder to lend"):
         build.initialize_student(student, pool, encoder="normal")
     with pytest.raises(UserError, match="'normal' must be a .*Teacher.*: function"):

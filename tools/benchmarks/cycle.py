@@ -14,6 +14,7 @@ from soka_tf.runs.optimizers import make_optimizer
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
+from soka_tf.soka.settings import Objective, Schedule
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
 from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
@@ -136,6 +137,7 @@ def _build_model(width: float, teachers_precision: str, order: str) -> SokaModel
     amalgamation = Amalgamation(
         {layer: [channels[layer]] * len(teachers.teachers) for layer in LAYERS},
         channels,
+        "reconstruction",
         auxiliaries=1,
     )
     return SokaModel(
@@ -143,9 +145,8 @@ def _build_model(width: float, teachers_precision: str, order: str) -> SokaModel
         teachers,
         GradNorm(len(TASKS)),
         amalgamation,
-        joint_amalgamation=True,
-        weight_decay=1e-6,
-        order=order,
+        schedule=Schedule(order=order),
+        objective=Objective(weight_decay=1e-6),
     )
 
 

@@ -76,7 +76,7 @@ def _build(
     settings = Settings()
     pool = build.load_pool(build.find_teachers(settings.task_names, auxiliaries))
     model = assemble_model(settings, pool)
-    model.compile(build.build_optimizers(settings.max_steps).optimizers)
+    model.compile(build.build_optimizers(settings.max_steps)[0])
     size = settings.image_size
     shape = (settings.batch_size, size, size, 3)
     images = np.random.default_rng(0).uniform(-1, 1, shape)

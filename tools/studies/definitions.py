@@ -153,7 +153,7 @@ def _of(task: str, *metrics: str) -> List[Column]:
     return [(task, metric) for metric in metrics]
 
 
-_NEW_BATCH = "build_model.new_batch_in_collaboration = True"
+_NEW_BATCH = "schedule.new_batch_in_collaboration = True"
 _RMSES = [(task, "rmse") for task in PAIR]
 
 
@@ -637,8 +637,8 @@ def _long_runs(scale: Scale) -> Study:
         "build_optimizers.learning_rate = 0.002",
         # Features are lent already: what is left to learn is in the answers, and in
         # BatchNorm's moving statistics, with which the teachers ended.
-        "build_model.soft_weight = 0.2",
-        "build_model.settle_share = 0.6",
+        "objective.soft_weight = 0.2",
+        "schedule.settle_share = 0.6",
     )
     auxiliary = f"auxiliary = {PAIRS[PAIR]}"
     rows = [Row("teacher", ()), Row("KD + MIA + ACCT", (_soka(scale),))]
@@ -712,13 +712,13 @@ def _questions_of_amalgamation(scale: Scale) -> List[Study]:
             scale,
             "joint_start",
             "The joint start with the amalgamated features or without",
-            "`build_model.joint_amalgamation`. Step 2 names inputs and predictions "
+            "`schedule.joint_amalgamation`. Step 2 names inputs and predictions "
             "only; its loss is then ten times that of Eq. 8, and Adam's second "
             "moments make the encoder's steps small for as long as they remember it.",
             "with",
             {
                 "soft targets only": soka(
-                    "joint_soft", "build_model.joint_amalgamation = False"
+                    "joint_soft", "schedule.joint_amalgamation = False"
                 )
             },
         ),
@@ -732,17 +732,15 @@ def _questions_of_weights(scale: Scale) -> List[Study]:
             scale,
             "collaboration",
             "Collaboration loss weighted or not",
-            "`build_model.weighted_collaboration`: whether omega_i multiplies L_i in "
+            "`objective.weighted_collaboration`: whether omega_i multiplies L_i in "
             "Eq. 8, which as printed has none.",
             "not weighted",
             {
-                "weighted": soka(
-                    "weighted", "build_model.weighted_collaboration = True"
-                ),
+                "weighted": soka("weighted", "objective.weighted_collaboration = True"),
                 "weighted, alpha 3": soka(
                     "weighted_alpha_3",
-                    "build_model.weighted_collaboration = True",
-                    "build_gradnorm.alpha = 3.0",
+                    "objective.weighted_collaboration = True",
+                    "GradNorm.alpha = 3.0",
                 ),
             },
         ),
@@ -750,13 +748,13 @@ def _questions_of_weights(scale: Scale) -> List[Study]:
             scale,
             "gradnorm_alpha",
             "GradNorm's exponent, and fixed weights",
-            "`build_gradnorm.alpha` of Eq. 7, and `build_gradnorm.adaptive = False`: "
+            "`GradNorm.alpha` of Eq. 7, and `GradNorm.adaptive = False`: "
             "weights of 1 / n throughout.",
             "alpha 1.5",
             {
-                "alpha 0.5": soka("alpha_0.5", "build_gradnorm.alpha = 0.5"),
-                "alpha 3": soka("alpha_3", "build_gradnorm.alpha = 3.0"),
-                "fixed weights": soka("fixed", "build_gradnorm.adaptive = False"),
+                "alpha 0.5": soka("alpha_0.5", "GradNorm.alpha = 0.5"),
+                "alpha 3": soka("alpha_3", "GradNorm.alpha = 3.0"),
+                "fixed weights": soka("fixed", "GradNorm.adaptive = False"),
             },
         ),
         _question(
@@ -771,12 +769,12 @@ def _questions_of_weights(scale: Scale) -> List[Study]:
             scale,
             "gradnorm_w",
             "What GradNorm's W is",
-            "`build_gradnorm.layer`: the kernel of the last shared layer, or the "
+            "`GradNorm.layer`: the kernel of the last shared layer, or the "
             "shared representation itself.",
             "last shared layer",
             {
                 "representation": soka(
-                    "w_representation", "build_gradnorm.layer = 'representation'"
+                    "w_representation", "GradNorm.layer = 'representation'"
                 )
             },
         ),
@@ -790,7 +788,7 @@ def _questions_of_training(scale: Scale) -> List[Study]:
             scale,
             "batch",
             "Same batch or a new one for the collaboration",
-            "`build_model.new_batch_in_collaboration`: whether collaboration and "
+            "`schedule.new_batch_in_collaboration`: whether collaboration and "
             "weighting see other images than the competition.",
             "same batch",
             {"new batch": soka("new_batch", _NEW_BATCH)},
@@ -799,15 +797,15 @@ def _questions_of_training(scale: Scale) -> List[Study]:
             scale,
             "batch_norm",
             "BatchNorm: of frozen parts, and at the end",
-            "`build_model.frozen_statistics`: with which statistics a frozen part "
-            "normalises. `build_model.settle_share`: for which share of the steps, at "
+            "`schedule.frozen_statistics`: with which statistics a frozen part "
+            "normalises. `schedule.settle_share`: for which share of the steps, at "
             "the end, moving statistics are used by all.",
             "batch's, settling",
             {
                 "moving ones": soka(
-                    "frozen_moving", "build_model.frozen_statistics = 'moving'"
+                    "frozen_moving", "schedule.frozen_statistics = 'moving'"
                 ),
-                "no settling": soka("no_settling", "build_model.settle_share = 0.0"),
+                "no settling": soka("no_settling", "schedule.settle_share = 0.0"),
             },
         ),
         _question(
@@ -821,7 +819,7 @@ def _questions_of_training(scale: Scale) -> List[Study]:
                     PAIR,
                     "soka_gan",
                     f"auxiliary = {PAIRS[PAIR]}",
-                    f"build_adversary.start_step = {scale.steps // 2}",
+                    f"Adversary.start_step = {scale.steps // 2}",
                 )
             },
         ),
@@ -829,8 +827,8 @@ def _questions_of_training(scale: Scale) -> List[Study]:
             scale,
             "soft_loss",
             "Squared or absolute soft loss",
-            "`build_model.soft_loss`: Eq. 5 squares.",
+            "`objective.soft_loss`: Eq. 5 squares.",
             "l1",
-            {"l2": soka("l2", "build_model.soft_loss = 'l2'")},
+            {"l2": soka("l2", "objective.soft_loss = 'l2'")},
         ),
     ]

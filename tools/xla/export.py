@@ -76,12 +76,12 @@ def export_step(
         "step": step,
         "batch_size": batch_size,
         "precision": settings.precision,
-        "order": model.order,
+        "order": model.schedule.order,
         "logs": sorted(concrete.structured_outputs),
         "inputs": [_describe(name, kind, v.numpy()) for name, kind, v in arrays],
     }
     os.makedirs(out_dir, exist_ok=True)
-    order = f"_{model.order}" if step.startswith("cycle") else ""
+    order = f"_{model.schedule.order}" if step.startswith("cycle") else ""
     path = os.path.join(out_dir, f"{step}{order}_{batch_size}")
     with replacing(f"{path}.hlo.gz") as name, gzip.open(name, "wb") as file:
         file.write(hlo)
@@ -115,7 +115,7 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
                 save_teacher(teacher, os.path.join(folder, f"{task}.safetensors"))
         files = build.find_teachers(settings.task_names, auxiliaries)
         model = assemble_model(settings, build.load_pool(files))
-    model.compile(build.build_optimizers(settings.max_steps).optimizers)
+    model.compile(build.build_optimizers(settings.max_steps)[0])
     return model, settings
 
 

@@ -10,8 +10,8 @@ out=$1 python=${2:-python}
 export_steps() { # networks, its gin file, precision, teachers' precision, order, steps
   $python tools/xla_step.py export --out="$out/$1_$3" --gin_file="$2" \
     --gin_param="run.precision = '$3'" --gin_param="load_pool.precision = '$4'" \
-    --gin_param="build_model.order = '$5'" --random_teachers "${@:6}" \
-    --gin_param="build_model.joint_amalgamation = True" \
+    --gin_param="schedule.order = '$5'" --random_teachers "${@:6}" \
+    --gin_param="schedule.joint_amalgamation = True" \
     --gin_param="build_adversary.enabled = False"
 }
 more=(--step=joint --step=student --step=teachers --step=cycle)

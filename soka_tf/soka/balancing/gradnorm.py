@@ -102,7 +102,7 @@ class GradNorm(Rule):
         alpha: float = 1.5,
         floor: float = 0.02,
         norm: str = "l2",
-        trainable_weights: bool = True,
+        adaptive: bool = True,
         initial_weights: Optional[Sequence[float]] = None,
         layer: str = "compress",
     ):
@@ -113,7 +113,7 @@ class GradNorm(Rule):
           alpha: GradNorm's exponent (the paper does not give it).
           floor: smallest weight; 0 <= floor < 1 / n.
           norm: "l2" or "squared_l2", see `gradnorm_gradient`.
-          trainable_weights: False keeps the weights at their initial values.
+          adaptive: False keeps the weights at their initial values.
           initial_weights: of sum 1; 1 / n each unless told (0.5 for two tasks).
           layer: W of Eq. 7, at which the norms are taken: "compress", the kernel of
             the last layer that all tasks share, or "representation", that layer's
@@ -132,7 +132,7 @@ class GradNorm(Rule):
         self.floor = floor
         self.norm = norm
         self.layer = layer
-        self.trainable_weights = trainable_weights
+        self.adaptive = adaptive
         initial = checked_weights(initial_weights, tasks, "initial_weights")
         self.task_weights = replicated_variable(initial, "task_weights")
         self.initial_losses = replicated_variable([0.0] * tasks, "initial_losses")
@@ -144,13 +144,13 @@ class GradNorm(Rule):
 
     @property
     def optimized(self) -> List[tf.Variable]:
-        """The weights, whether they are trainable or not: checkpoints have slots."""
+        """The weights, whether they are adaptive or not: checkpoints have slots."""
         return [self.task_weights]
 
     @property
     def learns(self) -> bool:
-        """Whether the weights are trainable."""
-        return self.trainable_weights
+        """Whether the weights are adaptive."""
+        return self.adaptive
 
     def record_initial(self, losses: tf.Tensor, due: tf.Tensor) -> None:
         """Keeps L_i(0): the first losses seen once `due` (a bool) is true.
@@ -191,7 +191,7 @@ class GradNorm(Rule):
         recorded = tf.reduce_all(self.initial_losses > 0.0)
         loss = tf.where(recorded, loss, 0.0)
         gradient = tf.where(recorded, gradient, 0.0)
-        if self.trainable_weights:
+        if self.adaptive:
             optimizer.apply_gradients([(gradient / replicas, self.task_weights)])
             new = renormalize(self.task_weights, self.floor)
             moved = recorded

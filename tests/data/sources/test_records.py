@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,7 +16,7 @@ from soka_tf.data.rooms import draw
 from soka_tf.data.sources import records, taskonomy
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
-from soka_tf.runs.build import build_data
+from soka_tf.runs.data import build_data
 from soka_tf.tasks import get_targets
 
 TASKS = ["depth_zbuffer", "edge_texture"]
@@ -50,10 +51,13 @@ def _same(one, other):
     tf.nest.map_structure(np.testing.assert_array_equal, list(one), list(other))
 
 
+@pytest.mark.usefixtures("fresh_gin")
 def test_records_give_the_splits_and_batches_of_the_files_bit_for_bit(folder, packed):
-    options = dict(tasks=TASKS, image_size=16, validation_fraction=0.34)
-    here = build_data(taskonomy_dir=str(folder), **options)
-    there = build_data(records_dir=packed, images_dir="ignored", **options)
+    gin.bind_parameter("split.validation_fraction", 0.34)
+    gin.bind_parameter("folders.taskonomy_dir", str(folder))
+    here = build_data(TASKS, 16)
+    gin.bind_parameter("folders.records_dir", packed)
+    there = build_data(TASKS, 16)
     for one, other in zip(here[:2], there[:2]):
         assert [s.key for s in one] == [s.key for s in other]
         assert [s.point for s in one] == [s.point for s in other]

@@ -180,7 +180,7 @@ def test_weights_stay_until_all_initial_losses_are_recorded(initial):
 
 
 def test_weights_not_trainable_never_move():
-    state = GradNorm(2, trainable_weights=False, initial_weights=[0.3, 0.7])
+    state = GradNorm(2, adaptive=False, initial_weights=[0.3, 0.7])
     state.initial_losses.assign([1.0, 1.0])
     optimizer = tf.keras.optimizers.legacy.SGD(1.0)
     loss = state.step(Seen(tf.constant([0.1, 0.9]), tf.constant([1.0, 5.0])), optimizer)

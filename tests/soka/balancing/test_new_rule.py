@@ -34,7 +34,7 @@ class LossRatio(Rule):
 
 @pytest.mark.usefixtures("fresh_gin")
 def test_rule_of_this_file_is_bound_trained_saved_and_resumed(tiny, tmp_path):
-    params = ["max_steps = 3", "build_model.joint_steps = 1"]
+    params = ["max_steps = 3", "schedule.joint_steps = 1"]
     params += ["build_balancing.rule = @LossRatio", "LossRatio.momentum = 0.5"]
     run = tiny.build(tmp_path, *params)
     rule = run.model.balancing

@@ -1,0 +1,141 @@
+"""From bindings to the images of a run."""
+
+import os
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
+
+import gin
+
+from soka_tf.data import samples as sampling
+from soka_tf.data.reading import RGB
+from soka_tf.data.samples import MASK_DOMAIN, Data, Sample, drop_damaged
+from soka_tf.data.sources import folder, records, taskonomy
+from soka_tf.data.sources import rooms as drawn
+from soka_tf.errors import UserError
+from soka_tf.runs.bindings import made_by
+from soka_tf.tasks import get_targets
+
+rooms = gin.external_configurable(drawn.Rooms, "rooms")
+split = gin.external_configurable(
+    sampling.split_samples, "split", denylist=["samples", "path"]
+)
+
+
+@gin.configurable("folders", denylist=["domains"])
+def find_in_folders(
+    domains: Sequence[str],
+    records_dir: Optional[str] = None,
+    images_dir: Optional[str] = None,
+    taskonomy_dir: Optional[str] = None,
+    buildings: Optional[Sequence[str]] = None,
+) -> Optional[Tuple[List[Sample], str]]:
+    """The samples of the first folder there is, and its name; None without any.
+
+    Args:
+      domains: label domains wanted beside rgb.
+      records_dir: shards that hold the files of either of the next.
+      images_dir: any folder of images; trains without labels.
+      taskonomy_dir: root of a Taskonomy folder (docs: three layouts).
+      buildings: of Taskonomy, or of records of it; None for all that are there.
+    """
+    if records_dir:
+        found = records.find(records_dir, domains, buildings)
+        return found, f"records in {records_dir}"
+    if images_dir:
+        return folder.find(images_dir), f"images of {images_dir}"
+    if taskonomy_dir:
+        found = taskonomy.find(taskonomy_dir, domains, buildings)
+        return found, f"Taskonomy folder {taskonomy_dir}"
+    return None
+
+
+@gin.configurable
+def build_data(
+    tasks: Sequence[str],
+    image_size: int,
+    split_file: Optional[str] = None,
+    draw: bool = True,
+    train_labels: bool = False,
+    source: Optional[Callable[[List[str]], Union[List[Sample], Data]]] = None,
+    check_files: bool = True,
+) -> Data:
+    """Finds the images: a source's, those of the bound `folders`, else of `rooms`.
+
+    Args:
+      tasks: the student's tasks, for the labels of the validation images.
+      image_size: side in pixels; rooms are drawn at this size.
+      split_file: where a folder's split is kept; None to keep it nowhere.
+      draw: whether missing rooms are drawn; False only looks what is there.
+      train_labels: whether the images to train on must have labels, too.
+      source: finds samples with labels of the domains it is given, beside rgb: a list
+        to be checked and split, or a `Data`. Used before all others.
+      check_files: whether every image is opened once beforehand; not those of rooms.
+
+    Raises:
+      UserError: if there are no images, or no labels where they are needed.
+    """
+    domains = [MASK_DOMAIN, *(task.name for task in get_targets(tasks))]
+    if source is not None:
+        found = _of_source(source, domains)
+    else:
+        found = find_in_folders(domains)
+    if found is None:
+        bound = rooms()
+        place = bound.dir or default_cache_dir()
+        return drawn.find(bound, place, domains, image_size, draw, train_labels)
+    data, name = found
+    if not isinstance(data, Data):
+        whole = drop_damaged(data, [RGB])[0] if check_files else data
+        data = Data(*_split(whole, name, split_file), name)
+    if train_labels:
+        _check_labels(data.train, domains[1:], data.source)
+    return data
+
+
+def _of_source(source: Any, domains: List[str]) -> Tuple[Any, str]:
+    """What a source from outside finds, looked over, and its name."""
+    name = getattr(source, "__name__", repr(source))
+    found = made_by(name, source, list(dict.fromkeys(domains)))
+    for samples in found[:2] if isinstance(found, Data) else [found]:
+        if not isinstance(samples, list) or not all(
+            isinstance(sample, Sample) and RGB in sample.files for sample in samples
+        ):
+            raise UserError(
+                "build_data.source must be a reference to a source: a gin configurable "
+                "that takes the names of domains and returns a list of "
+                "soka_tf.data.samples.Sample, all with an rgb file, or a Data of such. "
+                f"Received: {name}, which is {type(found).__name__}."
+            )
+    return found, f"source @{name}"
+
+
+def _split(
+    samples: List[Sample], source: str, path: Optional[str]
+) -> Tuple[List[Sample], List[Sample]]:
+    if len(samples) < 2:
+        raise UserError(
+            f"{source}: {len(samples)} readable image; at least 2 are needed, one "
+            "to train on and one to validate on; damaged ones are left out."
+        )
+    train, validation = split(samples, path=path)
+    if not validation:
+        raise UserError(
+            "split.validation_fraction must leave an image to validate on. "
+            f"Received: 0 of {len(samples)} images."
+        )
+    return train, validation
+
+
+def _check_labels(samples: List[Sample], domains: List[str], source: str) -> None:
+    missing = [d for d in domains if not any(d in sample.files for sample in samples)]
+    if missing:
+        raise UserError(
+            f"run.supervision = 'labels' needs labels of {', '.join(missing)}: "
+            f"{source}, to train on, have none. Bind taskonomy_dir or records_dir to "
+            "images with labels (and images_dir = None), bind none of them for drawn "
+            "rooms, or bind run.supervision = 'teachers'."
+        )
+
+
+def default_cache_dir() -> str:
+    """Where generated images are kept: $SOKA_TF_CACHE, else ~/.cache/soka_tf."""
+    return os.environ.get("SOKA_TF_CACHE") or os.path.expanduser("~/.cache/soka_tf")

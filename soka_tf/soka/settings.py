@@ -1,0 +1,108 @@
+"""What of the method can be set: the schedule of the phases, and their losses."""
+
+import dataclasses
+from typing import Optional
+
+from soka_tf.soka.distillation import KINDS
+
+ORDERS = ("alternating", "simultaneous")
+FROZEN_STATISTICS = ("batch", "moving")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Which phases a step has, and what they see (section 3.4).
+
+    Attributes:
+      joint_steps: length of the joint start, Step 2 (paper: 1000).
+      joint_amalgamation: whether L_A takes part in the joint start.
+      joint_weighting: whether the rule acts in joint steps, too, its shares of the
+        encoder included; GradNorm, as in its own paper, from the step that took
+        L_i(0) on. Otherwise the task weights stay as they begin.
+      initial_losses_step: joint step at which L_i(0) of GradNorm is taken.
+      order: of competition and collaboration: "alternating", as the paper: the encoder
+        steps against the decoders as the competition left them; or "simultaneous":
+        both step from where the cycle began, and the decoders run once.
+      new_batch_in_collaboration: whether collaboration and weighting see other images
+        than the competition of the same cycle. A step's batch then holds the images
+        of two, see `SokaModel.train_step`.
+      frozen_statistics: with which statistics BatchNorm normalises in a part that
+        rests while another one moves, "batch" or "moving".
+      settle_share: of the steps of the run, the last ones: in these BatchNorm's moving
+        statistics stand still and are used in place of the batch's, by student and
+        discriminators, so that the student meets images as it will in use; 0 for none.
+      max_steps: of the run; needed for a `settle_share` only.
+
+    Raises:
+      ValueError: if a setting is unknown, or the simultaneous order shall see other
+        images or statistics in the collaboration than in the competition.
+    """
+
+    joint_steps: int = 1000
+    joint_amalgamation: bool = True
+    joint_weighting: bool = False
+    initial_losses_step: int = 10
+    order: str = "alternating"
+    new_batch_in_collaboration: bool = False
+    frozen_statistics: str = "batch"
+    settle_share: float = 0.0
+    max_steps: Optional[int] = None
+
+    def __post_init__(self):
+        _check(self, "order", ORDERS)
+        _check(self, "frozen_statistics", FROZEN_STATISTICS)
+        if not 0.0 <= self.settle_share <= 1.0:
+            raise ValueError(
+                f"settle_share must be in [0, 1]. Received: {self.settle_share}."
+            )
+        if self.settle_share and self.max_steps is None:
+            raise ValueError("settle_share is one of max_steps. Received: None.")
+        if self.order == "simultaneous" and (
+            self.new_batch_in_collaboration or self.frozen_statistics != "batch"
+        ):
+            raise ValueError(
+                "order = 'simultaneous' has one pass of the decoders for competition "
+                "and collaboration. Received with it: new_batch_in_collaboration = "
+                f"{self.new_batch_in_collaboration}, frozen_statistics = "
+                f"{self.frozen_statistics!r}. Bind False and 'batch', or 'alternating'."
+            )
+
+    @property
+    def settle_step(self) -> Optional[int]:
+        """The first step with the moving statistics; None for never."""
+        if not self.settle_share:
+            return None
+        return round(self.max_steps * (1.0 - self.settle_share))
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What encoder and decoders minimise (Eqs. 5 and 8).
+
+    Attributes:
+      soft_loss: "l2" or "l1", see `soka_tf.soka.distillation`.
+      soft_weight: alpha of Eq. 8, in front of the soft-target losses (0.05).
+      weighted_collaboration: whether n omega_i multiplies L_i in Eq. 8; as printed it
+        does not. Not with a rule that has shares of the encoder of its own.
+      train_compress: whether what is behind the encoder's shared layer is trained.
+      weight_decay: L2 coefficient added to the loss of whoever moves; 0 where the
+        optimizers decay the weights themselves.
+
+    Raises:
+      ValueError: if the soft loss is unknown.
+    """
+
+    soft_loss: str = "l1"
+    soft_weight: float = 0.05
+    weighted_collaboration: bool = False
+    train_compress: bool = True
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        _check(self, "soft_loss", KINDS)
+
+
+def _check(settings, name: str, allowed) -> None:
+    value = getattr(settings, name)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {allowed}. Received: {value!r}.")
