@@ -2,28 +2,27 @@ r"""Exports steps of training as XLA programs; times and trains them without Ten
 
     python tools/xla_step.py export --out=runs/xla --step=cycle --batch=16 --values \
         --gin_file=gin/rooms/soka.gin
-    python tools/xla_step.py run runs/xla/cycle_alternating_16.json
     python tools/xla_step.py run runs/xla/cycle_alternating_16.json \
         --images=IMAGES.npy --steps=100 --save=END.npz
     python tools/xla_step.py checkpoint --values=END.npz --model_dir=runs/from_jax \
         --gin_file=gin/rooms/soka.gin
     python tools/xla_step.py survey runs/xla
 
-run (times a step, or trains on --images) and survey need numpy and jax alone. The
-commands of soka_tf go on from what checkpoint writes.
+run (without --images it times) and survey need numpy and jax alone. The commands of
+soka_tf go on from what checkpoint writes.
 """
 
-import argparse
-import os
+import importlib
+import pathlib
 import sys
+from argparse import ArgumentParser, RawTextHelpFormatter
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 
 def main() -> None:
     """Parses the command and does it."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     names = ("export", "checkpoint", "run", "survey")
     export, checkpoint, run, survey = map(commands.add_parser, names)
@@ -37,37 +36,30 @@ def main() -> None:
     for command in (export, checkpoint):
         command.add_argument("--gin_file", action="append", default=[])
         command.add_argument("--gin_param", action="append", default=[])
-    run.add_argument("program", help="a .json of export")
+    run.add_argument("program", type=pathlib.Path, help="a .json of export")
     run.add_argument("--images", help=".npy [N, S, S, 3], or .npz by inputs' names")
     run.add_argument("--steps", type=int, default=100, help="with --images")
     run.add_argument("--every", type=int, default=1, help="steps a row")
     run.add_argument("--values", help=".npz to start from; the program's own, or drawn")
     run.add_argument("--save", help=".npz for the variables at the end")
-    survey.add_argument("folder")
+    survey.add_argument("folder", type=pathlib.Path)
     survey.add_argument("--seconds", type=float, default=420, help="at most")
     for command in (run, survey):
         command.add_argument("--repeats", type=int, default=20, help="timed rounds")
     args = parser.parse_args()
-    if args.command in ("export", "checkpoint"):
-        from absl import flags
+    module = "export" if args.command in ("export", "checkpoint") else "run"
 
+    def work() -> None:
+        getattr(importlib.import_module(f"tools.xla.{module}"), args.command)(args)
+
+    if module == "export":
         from soka_tf import cli
 
-        cli.run(lambda: _with_tensorflow(args), flags.FlagValues(), sys.argv[:1])
+        cli.run(work, cli.flags.FlagValues(), sys.argv[:1])
     try:
-        from tools.xla import run as with_jax
-
-        getattr(with_jax, args.command)(args)
+        work()
     except OSError as error:
         sys.exit(f"xla_step.py: error: {error}")
-
-
-def _with_tensorflow(args: argparse.Namespace) -> None:
-    from soka_tf.runs.config import parse_gin
-    from tools.xla import export
-
-    parse_gin(args.gin_file, args.gin_param)
-    getattr(export, args.command)(args)
 
 
 if __name__ == "__main__":

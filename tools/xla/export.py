@@ -1,14 +1,12 @@
 """Writes steps of a configured run as XLA programs: the half that needs TensorFlow.
 
 NAME.hlo.gz is an HloModuleProto, whose input_output_alias says which result is the
-next value of which input. NAME.json has step, batch_size, precision, logs (names of
-the first results, scalars) and inputs, in the program's order: [{name, kind ("data" or
-"variable"), shape, dtype, mean, std, min, max}]. NAME.npz has the variables by name.
+next value of which input. NAME.json names its first results, "logs" (scalars), and its
+"inputs", data first: [{name, shape, dtype, mean, std, min, max}]. NAME.npz has them.
 """
 
 import argparse
 import gzip
-import os
 from typing import Any, Dict, Tuple
 
 import gin
@@ -18,7 +16,7 @@ from tensorflow.python.util.nest import flatten_with_joined_string_paths
 
 from soka_tf.disk import replacing, write_json
 from soka_tf.errors import UserError
-from soka_tf.runs import auxiliary, build, checkpoints, folder
+from soka_tf.runs import auxiliary, build, checkpoints, config, folder
 from soka_tf.runs.run import assemble_model, build_run
 from soka_tf.runs.settings import Settings
 from soka_tf.soka.model import STAGES, Mode, SokaModel
@@ -32,64 +30,19 @@ STEPS = (*STAGES, "student", "teachers", "naive")
 
 
 def export(args: argparse.Namespace) -> None:
-    """Writes `--step` by `--batch` and prints their descriptions' paths."""
+    """Writes each step for each batch size; prints the descriptions' paths."""
     for step in set(args.step) - set(STEPS):
-        known = ", ".join(STEPS)
-        raise UserError(f"--step must be one of {known}. Received: {step}.")
+        raise UserError(f"--step must be one of {', '.join(STEPS)}. Received: {step}.")
+    config.parse_gin(args.gin_file, args.gin_param)
     built = build_model(args.random_teachers)
     for size in args.batch:
         for step in args.step:
             print(export_step(*built, step, size, args.out, args.values))
 
 
-def export_step(
-    model: SokaModel, settings: Settings, step: str, batch: int, out: str, values: bool
-) -> str:
-    """Writes one of `STEPS` into a folder; returns the path of its description."""
-    data = _example(model, settings, step, batch)
-    flat = tf.nest.flatten(data)
-
-    @tf.function(jit_compile=True, autograph=False)
-    def program(*flat):
-        given = tf.nest.pack_sequence_as(data, flat)
-        if step == "naive":
-            reference.cycle(model, given["rgb"])
-            return {"step": model.step.read_value()}
-        if step == "teachers":
-            taught = model.teachers(given["rgb"], model.amalgamated_layers)
-            tensors = tf.nest.flatten([taught.predictions, taught.features])
-            # Of every output, or XLA leaves out what nobody asks for.
-            return {f"mean/{i}": tf.reduce_mean(t) for i, t in enumerate(tensors)}
-        return model.train_step(given, Mode("joint" if step == "student" else step))
-
-    concrete = program.get_concrete_function(*flat)
-    named = {v.handle.ref(): (n, v) for n, v in variables_by_name(model).items()}
-    others = {v.handle.ref(): v for v in concrete.graph.variables}
-    arrays = {name: t.numpy() for name, t in flatten_with_joined_string_paths(data)}
-    for i, key in enumerate(tensor.ref() for tensor in concrete.captured_inputs):
-        name, value = named.get(key, (f"other/{i}", others.get(key, key.deref())))
-        arrays[name] = value.numpy()
-    about = {"step": step, "batch_size": batch, "precision": settings.precision}
-    about.update(logs=sorted(concrete.structured_outputs), inputs=[])
-    for i, (name, array) in enumerate(arrays.items()):
-        of = {"name": name, "kind": "data" if i < len(flat) else "variable"}
-        of.update(shape=array.shape, dtype=str(array.dtype))
-        for statistic in ("mean", "std", "min", "max"):
-            of[statistic] = float(getattr(np, statistic)(array.astype(np.float64)))
-        about["inputs"].append(of)
-    order = f"_{model.order}" if step.startswith("cycle") else ""
-    path = os.path.join(out, f"{step}{order}_{batch}")
-    write_json(f"{path}.json", about, indent=None)
-    with replacing(f"{path}.hlo.gz") as name, gzip.open(name, "wb") as file:
-        file.write(program.experimental_get_compiler_ir(*flat)(stage="hlo_serialized"))
-    if values:
-        with replacing(f"{path}.npz") as name, open(name, "wb") as file:
-            np.savez(file, **dict(list(arrays.items())[len(flat) :]))
-    return f"{path}.json"
-
-
 def checkpoint(args: argparse.Namespace) -> None:
     """Makes the variables of a .npz the checkpoint of a run of the bindings."""
+    config.parse_gin(args.gin_file, args.gin_param)
     run, saved = build_run(args.model_dir), np.load(args.values)
     for name, variable in variables_by_name(run.model).items():
         if name in saved and saved[name].shape != variable.shape:
@@ -100,6 +53,60 @@ def checkpoint(args: argparse.Namespace) -> None:
     keep = run.settings.keep_checkpoints
     manager = checkpoints.manager_of(run.model, args.model_dir, keep)
     print(manager.save(checkpoint_number=int(run.model.step.numpy())))
+
+
+def export_step(
+    model: SokaModel, settings: Settings, step: str, batch: int, out: str, values: bool
+) -> str:
+    """Writes one of `STEPS` into a folder; returns the path of its description."""
+    if step == "cycle_gan" and model.adversary is None:
+        raise UserError("--step=cycle_gan needs build_adversary.enabled = True.")
+    shape = [batch * model.batches_per_step, *[settings.image_size] * 2]
+    data: Dict[str, Any] = {"rgb": tf.random.uniform([*shape, 3], -1, 1)}
+    if settings.by_labels and step in STAGES:
+        maps = {t.name: tf.zeros([*shape, t.channels]) for t in settings.targets}
+        weights = {name: tf.ones([*shape, 1]) for name in maps}
+        data["teachers"] = {"predictions": maps, "features": {}, "weights": weights}
+    elif step == "student":
+        taught = model.teachers(data["rgb"], model.amalgamated_layers)
+        data["teachers"] = taught._asdict()
+    flat = tf.nest.flatten(data)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def program(*flat):
+        given = tf.nest.pack_sequence_as(data, flat)
+        if step == "naive":
+            reference.cycle(model, given["rgb"])
+            return {"step": model.step.read_value()}
+        if step == "teachers":
+            taught = model.teachers(given["rgb"], model.amalgamated_layers)
+            # Of every output, or XLA leaves out what nobody asks for.
+            means = map(tf.reduce_mean, tf.nest.flatten(taught))
+            return {f"mean/{i}": mean for i, mean in enumerate(means)}
+        return model.train_step(given, Mode("joint" if step == "student" else step))
+
+    concrete = program.get_concrete_function(*flat)
+    named = {v.handle.ref(): (n, v) for n, v in variables_by_name(model).items()}
+    others = {v.handle.ref(): v for v in concrete.graph.variables}
+    arrays = {name: t.numpy() for name, t in flatten_with_joined_string_paths(data)}
+    for i, key in enumerate(tensor.ref() for tensor in concrete.captured_inputs):
+        name, value = named.get(key, (f"{step}/{i}", others.get(key, key.deref())))
+        arrays[name] = value.numpy()
+    about = {"logs": sorted(concrete.structured_outputs), "inputs": []}
+    for name, array in arrays.items():
+        of = {"name": name, "shape": array.shape, "dtype": str(array.dtype)}
+        for statistic in ("mean", "std", "min", "max"):
+            of[statistic] = float(getattr(np, statistic)(array.astype(np.float64)))
+        about["inputs"].append(of)
+    order = f"_{model.order}" if step.startswith("cycle") else ""
+    path = f"{out}/{step}{order}_{batch}"
+    write_json(f"{path}.json", about, indent=None)
+    with replacing(f"{path}.hlo.gz") as name, gzip.open(name, "wb") as file:
+        file.write(program.experimental_get_compiler_ir(*flat)(stage="hlo_serialized"))
+    if values:
+        with replacing(f"{path}.npz") as name, open(name, "wb") as file:
+            np.savez(file, **arrays)
+    return f"{path}.json"
 
 
 def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
@@ -124,12 +131,10 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
 def variables_by_name(model: SokaModel) -> Dict[str, tf.Variable]:
     """The state of a step, by names that depend on the configuration alone."""
     owners = {**model.players.variables, "balancing": model.balancing.variables}
-    owners.update(
-        {f"optimizer/{k}": o.variables() for k, o in model.optimizers.items()}
-    )
-    owners.update(
-        {f"teacher/{t.task.name}": t.variables for t in model.teachers.teachers}
-    )
+    for player, optimizer in model.players.optimizers.items():
+        owners[f"optimizer/{player}"] = optimizer.variables()
+    for teacher in model.teachers.teachers:
+        owners[f"teacher/{teacher.task.name}"] = teacher.variables
     owners["means"] = [v for metric in model.metrics for v in metric.variables]
     named: Dict[str, tf.Variable] = {"step": model.step}
     for owner, variables in owners.items():
@@ -137,21 +142,3 @@ def variables_by_name(model: SokaModel) -> Dict[str, tf.Variable]:
             name = f"{owner}/{variable.name.split(':')[0]}"
             named[f"{name}/{i}" if name in named else name] = variable
     return named
-
-
-def _example(model: SokaModel, settings: Settings, step: str, size: int) -> Any:
-    """A step's data, of noise."""
-    if step == "cycle_gan" and model.adversary is None:
-        raise UserError("--step=cycle_gan needs build_adversary.enabled = True.")
-    shape = (size * model.batches_per_step, *[settings.image_size] * 2)
-    data: Dict[str, Any] = {"rgb": tf.random.uniform([*shape, 3], -1, 1)}
-    if settings.by_labels and step in STAGES:
-        channels = {task.name: task.channels for task in settings.targets}
-        maps = {k: tf.random.uniform([*shape, n]) for k, n in channels.items()}
-        weights = {name: tf.ones([*shape, 1]) for name in channels}
-        data["teachers"] = {"predictions": maps, "features": {}, "weights": weights}
-    elif step == "student":
-        taught = model.teachers(data["rgb"], model.amalgamated_layers)
-        features = {layer: tuple(values) for layer, values in taught.features.items()}
-        data["teachers"] = {"predictions": taught.predictions, "features": features}
-    return data
