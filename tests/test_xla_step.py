@@ -1,6 +1,7 @@
 """Steps exported as XLA programs, run by JAX, against TensorFlow."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -122,6 +123,16 @@ def test_what_jax_trained_goes_on_in_tensorflow(exported, tiny, fresh_gin, tmp_p
     student = checkpoints.restore_student(str(model_dir), run.settings)
     kernels = [v for v in student.encoder.variables if "kernel" in v.name]
     assert any(np.all(v.numpy() == 0.25) for v in kernels)
+
+
+def test_survey_ends_with_a_row_for_every_program_one_broken(exported, tmp_path):
+    pytest.importorskip("jax", reason="needs jax: pip install jax")
+    for suffix in (".json", ".hlo.gz"):
+        shutil.copy(exported / f"cycle_alternating_2{suffix}", tmp_path)
+    (tmp_path / "joint_2.json").write_text("{}")
+    *_, good, bad = call("survey", tmp_path, "--repeats=1").stdout.splitlines()
+    assert "cycle_alternating_2 |" in good and good.endswith("| True |")
+    assert "joint_2 | nan" in bad and "inputs" in bad
 
 
 def test_unknown_step_is_refused(tmp_path):

@@ -1,1 +1,0 @@
-"""A training step as an XLA program, run without TensorFlow."""
