@@ -16,15 +16,16 @@ pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 help:
 	@echo "make demo    train, evaluate and export a small student on rooms (minutes)"
 	@echo "make test    run the tests"
-	@echo "make test-full  run a paper's run at full size, too (minutes, 4 GB)"
+	@echo "make test-full  run all cases, several processes, full size (minutes, 4 GB)"
 	@echo "make lint    check style and format"
 	@echo "make clean   remove $(VENV) and everything built; runs/ stays"
 
 demo: $(VENV)/ready
 	@$(python) -m soka_tf.train --gin_file=gin/rooms/demo.gin --model_dir=runs/demo
 
+# Each of two workers has a core; `test-full` has TensorFlow's threads as users have them.
 test: $(VENV)/ready-dev
-	@$(pytest)
+	@TF_NUM_INTRAOP_THREADS=1 $(pytest)
 
 test-full: $(VENV)/ready-dev
 	@$(pytest) -m "not benchmark" --durations=25

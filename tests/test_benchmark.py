@@ -116,6 +116,7 @@ def untraced():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.mark.slow
 def test_methods_of_a_tiny_study_measure_every_case(tiny, fresh_gin, untraced):
     measured = methods.measure_methods(["gin/rooms/study.gin"], tiny.params(), 1)
     cases = {"kd", "kd_mia", "soka"}
