@@ -1,5 +1,6 @@
 """Fixtures for every test."""
 
+import gc
 import os
 import pathlib
 
@@ -24,6 +25,12 @@ _LONG = (
 def pytest_collection_modifyitems(items):
     """Sorts the tests' files, not what is in them."""
     items.sort(key=lambda i: _LONG.index(i.path.name) if i.path.name in _LONG else 99)
+
+
+def pytest_collection_finish():
+    """Leaves what is imported by now out of all garbage collections: 0.3 s each."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
