@@ -23,9 +23,8 @@ help:
 demo: $(VENV)/ready
 	@$(python) -m soka_tf.train --gin_file=gin/rooms/demo.gin --model_dir=runs/demo
 
-# Each of two workers has a core; `test-full` has TensorFlow's threads as users have them.
 test: $(VENV)/ready-dev
-	@TF_NUM_INTRAOP_THREADS=1 $(pytest)
+	@$(pytest)
 
 test-full: $(VENV)/ready-dev
 	@$(pytest) -m "not benchmark" --durations=25
