@@ -403,6 +403,7 @@ def test_shipped_teachers_of_depth_and_edges_get_a_strong_auxiliary(shipped):
     assert choice.ranking[-1].gain < min(strong) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "targets", [["normal", "keypoints3d"], ["depth_zbuffer", "normal"]]
 )

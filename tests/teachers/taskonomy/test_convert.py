@@ -155,12 +155,9 @@ def test_both_formats_give_the_same_bits(converted, task, arguments):
     assert tuple(teachers[0].encoder.get_config()["units"]) == expected
 
 
+@pytest.mark.slow  # without files: test_root_of_a_scope_...
 @pytest.mark.parametrize(
-    "task, root",
-    [
-        pytest.param("vanishing_point", "feedforward/", marks=pytest.mark.slow),
-        ("point_matching", "siamese/"),
-    ],
+    "task, root", [("vanishing_point", "feedforward/"), ("point_matching", "siamese/")]
 )
 def test_encoders_under_feedforward_and_siamese_are_found(
     published, converted, task, root
