@@ -16,7 +16,7 @@ pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 help:
 	@echo "make demo    train, evaluate and export a small student on rooms (minutes)"
 	@echo "make test    run the tests"
-	@echo "make test-full  run a paper's run at full size, too (minutes, 4 GB)"
+	@echo "make test-full  run all cases, several processes, full size (minutes, 4 GB)"
 	@echo "make lint    check style and format"
 	@echo "make clean   remove $(VENV) and everything built; runs/ stays"
 

@@ -10,6 +10,7 @@ from tools.benchmarks import inference, teachers
 UNITS = (1, 1, 1, 1)
 
 
+@pytest.mark.slow
 def test_inference_of_tiny_networks_compares_students_with_teachers():
     sizes = inference.Scale(UNITS, 1 / 32, 32, (1,), 1)
     measured = inference.measure_inference(sizes)

@@ -49,7 +49,9 @@ def main():
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    import sys
+    # What fails does so alike, with or without; to import it takes seconds.
+    cli.run(main, FLAGS, tensorflow="--name=you" in sys.argv)
 '''
 
 
@@ -131,7 +133,7 @@ def test_run_fault_of_the_program_keeps_its_traceback(greet):
 def test_run_reader_gone_ends_quietly(tmp_path):
     (tmp_path / "greet.py").write_text(_COMMAND)
     process = subprocess.Popen(
-        [sys.executable, "-m", "greet", "--name=you", "--times=200000"],
+        [sys.executable, "-m", "greet", "--name=reader", "--times=200000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=dict(os.environ, PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}"),

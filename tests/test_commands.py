@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests import tiny_runs
+from tests.tools import run_command
 
 RATIOS = {"rmse", "rel", "delta1", "delta2", "delta3"}
 TASKS = ("depth_zbuffer", "normal")
@@ -173,12 +174,24 @@ def check_evaluation(content):
 # Mistakes
 
 
-def assert_one_line(process, *parts):
-    assert process.returncode == 2, process.stderr
-    assert process.stdout == ""
-    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+def assert_one_line(code, out, err, *parts):
+    assert code == 2, err
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
     for part in parts:
-        assert part in process.stderr
+        assert part in err
+
+
+@pytest.fixture
+def refused(tmp_path, capsys, monkeypatch, fresh_gin):
+    """Returns a function that runs a command here and expects one line of error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *arguments, parts):
+        done = run_command(name, *arguments, capsys=capsys, monkeypatch=monkeypatch)
+        assert_one_line(*done, *parts)
+
+    return run
 
 
 def test_train_help_shows_only_our_flags(tmp_path):
@@ -213,33 +226,31 @@ def test_command_is_imported_without_tensorflow(name):
 @pytest.mark.parametrize("name", ["train", "evaluate", "export"])
 def test_command_without_model_dir_says_so(name, tmp_path):
     done = command(name, cwd=tmp_path)
-    assert_one_line(done, f"soka_tf.{name}: error: --", "is required")
+    said = (f"soka_tf.{name}: error: --", "is required")
+    assert_one_line(done.returncode, done.stdout, done.stderr, *said)
 
 
-def test_train_misspelt_flag_names_the_nearest(tmp_path):
-    done = command("train", "--gin_fil=x", "--model_dir=y", cwd=tmp_path)
-    assert_one_line(done, "unknown flag --gin_fil; did you mean --gin_file")
+def test_train_misspelt_flag_names_the_nearest(refused):
+    said = "unknown flag --gin_fil; did you mean --gin_file"
+    refused("train", "--gin_fil=x", "--model_dir=y", parts=[said])
 
 
-def test_train_misspelt_binding_names_the_nearest(tmp_path):
-    done = command(
-        "train", "--model_dir=run", "--gin_param=max_step = 100", cwd=tmp_path
-    )
-    assert_one_line(done, "--gin_param 'max_step = 100'", "did you mean max_steps")
+def test_train_misspelt_binding_names_the_nearest(refused, tmp_path):
+    said = ("--gin_param 'max_step = 100'", "did you mean max_steps")
+    refused("train", "--model_dir=run", "--gin_param=max_step = 100", parts=said)
     assert not list(tmp_path.iterdir())
 
 
-def test_evaluate_into_a_file_is_refused_before_anything_is_read(tmp_path):
+def test_evaluate_into_a_file_is_refused_before_anything_is_read(refused, tmp_path):
     (tmp_path / "file").write_text("")
-    done = command("evaluate", "--model_dir=run", "--out_dir=file", cwd=tmp_path)
-    assert_one_line(done, "--out_dir must be a folder. Received: file")
+    said = "--out_dir must be a folder. Received: file"
+    refused("evaluate", "--model_dir=run", "--out_dir=file", parts=[said])
 
 
 @pytest.mark.parametrize("name", ["evaluate", "export"])
-def test_command_on_a_folder_without_a_run_says_so(name, tmp_path):
+def test_command_on_a_folder_without_a_run_says_so(name, refused, tmp_path):
     flags = ["--model_dir=nowhere"]
     if name == "export":
         flags.append("--export_dir=export")
-    done = command(name, *flags, cwd=tmp_path)
-    assert_one_line(done, "nowhere: not the folder of a run")
+    refused(name, *flags, parts=["nowhere: not the folder of a run"])
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ from soka_tf.data import encodings
 from soka_tf.data.sources import folder
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
+from tests.tools import run_command
 
 TASKS = (get_task("depth_zbuffer"), get_task("edge_texture"))
 NAMES = [task.name for task in TASKS]
@@ -165,13 +166,13 @@ def test_command_predicts_with_an_export(tmp_path):
     assert not re.search(r"Traceback|cuda|Warning", done.stderr)
 
 
-def test_command_without_an_export_fails_in_one_line(tmp_path):
-    done = command(
-        f"--saved_model={tmp_path}", "--images=.", "--out_dir=out", cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "is not a SavedModel" in done.stderr
+def test_command_without_an_export_fails_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [f"--saved_model={tmp_path}", "--images=.", "--out_dir=out"]
+    done = run_command("predict", *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) == 1
+    assert "is not a SavedModel" in done.err
 
 
 def test_help_does_not_import_tensorflow(tmp_path):

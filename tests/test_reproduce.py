@@ -559,6 +559,7 @@ def test_reproduce_of_a_damaged_run_still_writes_the_other_studies(tmp_path, cap
     assert "246.460" in (tmp_path / "table2.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_reproduce_trains_resumes_and_reports(tmp_path, capsys, tiny):
     params = tiny.params("schedule.joint_steps = 1", "run.log_every_steps = 1")
     given = ("teachers_dir", "images_dir")  # by flags

@@ -30,6 +30,19 @@ def load_tool(name: str) -> ModuleType:
     return tool
 
 
+def run_command(name: str, *arguments: str, capsys, monkeypatch) -> Result:
+    """Runs python -m soka_tf.<name> in this process to its end."""
+    spec = importlib.util.find_spec(f"soka_tf.{name}")
+    command = importlib.util.module_from_spec(spec)  # its flags not yet parsed
+    monkeypatch.setitem(sys.modules, spec.name, command)
+    spec.loader.exec_module(command)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.run(command.main, command.FLAGS, [spec.name, *map(str, arguments)])
+    printed = capsys.readouterr()
+    return Result(ended.value.code, printed.out, printed.err)
+
+
 def run_tool(name: str, *arguments: str, capsys) -> Result:
     """Runs a tool with these arguments to its end."""
     tool = load_tool(name)

@@ -32,6 +32,7 @@ def disk(folder):
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk_costs_what_it_refuses_and_only_the_last_checkpoint_is_an_error(
     tiny, whole, tmp_path, caplog
 ):

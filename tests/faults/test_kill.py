@@ -12,7 +12,6 @@ CHAINS = [
     [
         ("kill_in_phase:collaboration:3", -signal.SIGKILL, 2),
         ("kill_while_saving:4:100000", -signal.SIGXFSZ, 2),
-        ("send:SIGINT:5", 130, 4),
     ],
     [
         ("kill_in_phase:joint:1", -signal.SIGKILL, None),
@@ -20,6 +19,7 @@ CHAINS = [
         ("kill_in_phase:weighting:4", -signal.SIGKILL, 2),
         ("kill_in_phase:competition:5", -signal.SIGKILL, 4),
         ("send:SIGTERM:5", -signal.SIGTERM, 4),
+        ("send:SIGINT:5", 130, 4),
     ],
 ]
 

@@ -183,7 +183,13 @@ def test_run_all_steps_done_says_so_and_trains_nothing(tiny, finished, caplog):
 
 
 @pytest.mark.parametrize(
-    "further", [(), ("schedule.new_batch_in_collaboration = True",)]
+    "further",
+    [
+        (),
+        pytest.param(
+            ("schedule.new_batch_in_collaboration = True",), marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path, further):
     params = (*WITH_GAN, *further)
@@ -247,7 +253,7 @@ def test_run_with_a_batch_for_each_phase_takes_both_from_the_chain(
     np.testing.assert_allclose(seen[1], expected[1::2], atol=1e-6)
 
 
-@pytest.mark.parametrize("cycles", [False, True])
+@pytest.mark.parametrize("cycles", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_run_of_one_task_is_trained_measured_and_exported(tiny, tmp_path, cycles):
     files = ["gin/rooms/soka.gin", "gin/methods/n_to_n.gin"]
     params = ["max_steps = 2", "run.validate_every_steps = 2"]
@@ -304,6 +310,7 @@ def start(model_dir, params, lingers=0.0):
     )
 
 
+@pytest.mark.slow  # eagerly: tests/faults/test_kill.py
 def test_run_killed_and_started_again_ends_like_an_uninterrupted_one(tiny, tmp_path):
     """Real processes, compiled graphs, SIGKILL."""
     folder, params = tmp_path / "killed", tiny.params(*KILLED)

@@ -60,6 +60,12 @@ SIMULTANEOUS = (
     *("plain", "three_tasks_two_auxiliaries", "outer_product_gan", "adam"),
     *("uncertainty", "upgrad"),
 )
+# What only these have, others have together.
+SLOW = {
+    *("literal_without_auxiliary", "no_amalgamation", "new_batch"),
+    *("moving_statistics", "norms_of_activations", "fixed"),
+}
+SLOW_SIMULTANEOUS = {"three_tasks_two_auxiliaries", "outer_product_gan", "adam"}
 MOVED = ("encoder/", "decoder/normal/", "optimizer/encoder/")
 
 
@@ -100,13 +106,19 @@ def build(case, **further):
     return small.build(**options)
 
 
-@pytest.mark.parametrize("case", CASES)
+def slow(case, cases):
+    return pytest.param(case, marks=pytest.mark.slow) if case in cases else case
+
+
+@pytest.mark.parametrize("case", [slow(case, SLOW) for case in CASES])
 def test_cycle_equals_its_plain_form_in_every_cycle(case):
     steps = 3 if case == "plain" else 2
     assert_every_step_is_equal(build(case), plain_cycle, steps)
 
 
-@pytest.mark.parametrize("case", SIMULTANEOUS)
+@pytest.mark.parametrize(
+    "case", [slow(case, SLOW_SIMULTANEOUS) for case in SIMULTANEOUS]
+)
 def test_simultaneous_cycle_equals_its_plain_form_in_every_cycle(case):
     model = build(case, order="simultaneous")
     gan_from = model.adversary.start_step if model.adversary else 1000
@@ -142,11 +154,19 @@ def test_simultaneous_order_with_a_pass_of_its_own_is_refused(choice):
     [
         dict(variant=None, auxiliaries=0, weight_decay=1e-2),
         dict(joint_amalgamation=True, auxiliaries=1),
-        dict(joint_amalgamation=True, variant="literal", train_compress=False),
+        pytest.param(
+            dict(joint_amalgamation=True, variant="literal", train_compress=False),
+            marks=pytest.mark.slow,
+        ),
         dict(joint_weighting=True, rule=UPGrad, tasks=THREE, weight_decay=1e-2),
-        dict(joint_weighting=True, rule=UPGrad, joint_amalgamation=True),
+        pytest.param(
+            dict(joint_weighting=True, rule=UPGrad, joint_amalgamation=True),
+            marks=pytest.mark.slow,
+        ),
         dict(joint_weighting=True, rule=Uncertainty, joint_amalgamation=True),
-        dict(rule=Uncertainty, joint_amalgamation=True),
+        pytest.param(
+            dict(rule=Uncertainty, joint_amalgamation=True), marks=pytest.mark.slow
+        ),
     ],
     ids=[
         "soft_targets_and_decay",
@@ -166,7 +186,7 @@ def test_joint_step_equals_its_plain_form_in_every_step(options):
 
 
 @pytest.mark.parametrize("order", ["alternating", "simultaneous"])
-@pytest.mark.parametrize("joint_steps", [0, 1])
+@pytest.mark.parametrize("joint_steps", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_upgrad_on_tasks_that_conflict_moves_the_encoder_elsewhere(order, joint_steps):
     ends, shares = {}, {}
     for rule in (Fixed, UPGrad):

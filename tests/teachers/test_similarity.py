@@ -394,6 +394,7 @@ def shipped(tmp_path_factory):
     return rsa.compare_teachers(names, None, samples, 64, progress=False), names
 
 
+@pytest.mark.slow
 def test_shipped_teachers_of_depth_and_edges_get_a_strong_auxiliary(shipped):
     choice = choose_auxiliary(*shipped, ["depth_zbuffer", "edge_texture"])
     assert choice.auxiliary in ("normal", "edge_occlusion", "keypoints3d")
@@ -402,6 +403,7 @@ def test_shipped_teachers_of_depth_and_edges_get_a_strong_auxiliary(shipped):
     assert choice.ranking[-1].gain < min(strong) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "targets", [["normal", "keypoints3d"], ["depth_zbuffer", "normal"]]
 )

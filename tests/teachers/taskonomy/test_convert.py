@@ -139,9 +139,9 @@ SMALL = ("--encoder=26", "--slots")
     "task, arguments",
     [
         ("normal", ()),
-        ("normal", SMALL),
-        ("colorization", ("--pth_layout=zip",)),
-        ("point_matching", ()),
+        pytest.param("normal", SMALL, marks=pytest.mark.slow),
+        pytest.param("colorization", ("--pth_layout=zip",), marks=pytest.mark.slow),
+        pytest.param("point_matching", (), marks=pytest.mark.slow),
     ],
 )
 def test_both_formats_give_the_same_bits(converted, task, arguments):
@@ -155,6 +155,7 @@ def test_both_formats_give_the_same_bits(converted, task, arguments):
     assert tuple(teachers[0].encoder.get_config()["units"]) == expected
 
 
+@pytest.mark.slow  # without files: test_root_of_a_scope_...
 @pytest.mark.parametrize(
     "task, root", [("vanishing_point", "feedforward/"), ("point_matching", "siamese/")]
 )
@@ -168,6 +169,7 @@ def test_encoders_under_feedforward_and_siamese_are_found(
     assert_drawn(teacher)
 
 
+@pytest.mark.slow  # in every run: test_check_passes_by_its_exit_code_...
 @pytest.mark.parametrize(
     "task, arguments",
     [
@@ -194,6 +196,7 @@ def test_converted_teacher_equals_the_original(
         assert both["decoder/decoder_output"].tolerance <= 5e-5
 
 
+@pytest.mark.slow
 def test_loaded_teacher_of_held_out_weights_equals_its_networks(converted):
     kind = "visual_prior" if HAS_TORCH else "taskbank"
     teacher = load_once(converted("depth_zbuffer", kind, *HELD_OUT))
@@ -221,6 +224,7 @@ def test_loaded_teacher_of_held_out_weights_equals_its_networks(converted):
     assert not teacher.encoder.trainable_variables
 
 
+@pytest.mark.slow
 def test_colorization_is_shown_the_lightness_of_colours(converted):
     path = converted("colorization", "taskbank", "--pth_layout=zip")
     teacher = load_once(path)

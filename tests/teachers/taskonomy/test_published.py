@@ -55,6 +55,12 @@ def test_torch_names_belong_to_the_same_tensorflow_names(
     } == {row["torch"]: row["tf"] for row in rows if row["tf"]}
 
 
+@pytest.mark.parametrize("root", ["", "feedforward/", "siamese/"])
+def test_root_of_a_scope_is_found_whatever_else_is_there(root):
+    names = ["siamese/other/weights", f"{root}encoder/conv1/weights", "siamese_fc/w"]
+    assert taskbank.root_of(names, "encoder") == root
+
+
 def test_heads_have_the_variables_of_the_originals(golden):
     listed = golden("variables.json")["heads"]
     assert {get_task(name).name for name in listed} == set(taskbank.HEADS)
