@@ -165,10 +165,10 @@ def _measure_peaks() -> Dict[str, Any]:
 
 
 def _time(work: Callable[..., Any], repeats: int, *arguments: Any) -> List[float]:
-    """Seconds of a call, round by round, after three to warm up."""
+    """Seconds of a call, round by round, after three to warm up; for 20 s at most."""
     # A GPU runs while Python prepares the next call: several are timed together.
     together, ends = 1 if jax.default_backend() == "cpu" else 5, []
-    for _ in range(3 + repeats):
+    while len(ends) < 3 + repeats and (len(ends) < 5 or ends[-1] < ends[0] + 20):
         jax.block_until_ready([work(*arguments) for _ in range(together)][-1])
         ends.append(time.perf_counter())
     return (np.diff(ends)[2:] / together).tolist()
