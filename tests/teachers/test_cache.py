@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from soka_tf.data import store
 from soka_tf.data.pipeline import image_dataset
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
@@ -276,9 +277,10 @@ def test_folder_of_other_settings_under_this_name_is_refused(tiny, filled):
     message = "'image_size': 99}, this run needs {'image_size': 16}. Remove or rename"
     with pytest.raises(UserError, match=message):
         filled.fill(find_images(tiny.images))
-    path.write_text("garbage")
-    with pytest.raises(UserError, match="manifest.json: cannot be read"):
-        filled.fill(find_images(tiny.images))
+    for content in ("garbage", "[]", "[" * 10**5):
+        path.write_text(content)
+        with pytest.raises(UserError, match="manifest.json: cannot be read"):
+            filled.fill(find_images(tiny.images))
 
 
 # Interrupted, spoilt, changed
@@ -290,18 +292,18 @@ def test_interrupted_filling_goes_on_where_it_was(
     monkeypatch.setattr(caches, "_SHARD_RECORDS", 2)
     samples = find_images(tiny.images)
     cache = make(tiny, tmp_path)
-    serialize = caches._serialize
+    features = caches._features
     calls = iter(range(100))
 
     def stops(image, outputs):
         if next(calls) == 9:  # the second shard of the second teacher
             raise KeyboardInterrupt
-        return serialize(image, outputs)
+        return features(image, outputs)
 
-    monkeypatch.setattr(caches, "_serialize", stops)
+    monkeypatch.setattr(caches, "_features", stops)
     with pytest.raises(KeyboardInterrupt):
         cache.fill(samples)
-    monkeypatch.setattr(caches, "_serialize", serialize)
+    monkeypatch.setattr(caches, "_features", features)
     assert [len(shards(cache, task)) for task in cache.records] == [3, 1, 0]
     assert not list(tmp_path.rglob("*.tmp"))
     # What kill -9 leaves.
@@ -331,11 +333,20 @@ def spoil_index(shard):
     shard.with_suffix(".json").write_text('{"bytes": ')
 
 
+def point_outside(shard):
+    path = shard.with_suffix(".json")
+    index = json.loads(path.read_text())
+    next(iter(index["records"].values()))[1] = 1 << 62
+    path.write_text(json.dumps(index))
+
+
 def lose_index(shard):
     shard.with_suffix(".json").unlink()
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, spoil_index, lose_index])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_a_bit, spoil_index, point_outside, lose_index]
+)
 def test_damaged_shard_is_named_once_and_computed_again(
     tiny, filled, computed, caplog, damage
 ):
@@ -402,7 +413,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_computed(
 ):
     cache = make(tiny, tmp_path, PAIR[:1], ())
     needed = 6 * cache.image_bytes
-    room = [needed + caches._DISK_MARGIN - 1]
+    room = [needed + store.DISK_MARGIN - 1]
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, room[0]))
     message = (

@@ -194,39 +194,13 @@ def test_find_buildings_and_folders_that_are_not_there(packed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place, value",
-    [
-        (0, 7),
-        (2, -1),
-        (2, 1 << 63),
-        (3, 1 << 40),
-        (4, "0f3a9b1c"),
-        (5, "/../../secret.png"),
-        (None, []),
-    ],
-)
-def test_find_hostile_index_is_damaged(copied, place, value):
-    path = os.path.join(copied, "rgb-00001-of-00002.json")
-    with open(path) as file:
-        index = json.load(file)
-    if place is None:
-        index["files"][0] = value
-    else:
-        index["files"][0][place] = value
-    with open(path, "w") as file:
-        json.dump(index, file)
-    with pytest.raises(UserError, match="missing, unfinished or damaged"):
-        records.find(copied, TASKS)
-
-
-@pytest.mark.parametrize(
-    "change", [{"shards": 10**12}, {"shards": "x"}, {"domains": ["../rgb"]}]
+    "change",
+    [{"shards": 10**12}, {"shards": "x"}, {"domains": ["../rgb"]}, "[" * 10**5],
 )
 def test_find_hostile_manifest_is_refused(copied, change):
-    path = os.path.join(copied, "records.json")
-    with open(path) as file:
-        manifest = {**json.load(file), **change}
-    with open(path, "w") as file:
-        json.dump(manifest, file)
+    path = copied / "records.json"
+    if isinstance(change, dict):
+        change = json.dumps({**json.loads(path.read_text()), **change})
+    path.write_text(change)
     with pytest.raises(UserError, match="records.json: cannot be read"):
         records.find(copied, TASKS)
