@@ -18,10 +18,11 @@ from soka_tf.data import store
 from soka_tf.data.pipeline import image_dataset
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
-from soka_tf.teachers import cache as caches
 from soka_tf.teachers import pool as pools
-from soka_tf.teachers.cache import TeacherCache, TeacherRecords
+from soka_tf.teachers import records as kept
+from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.pool import find_teachers, load_pool
+from soka_tf.teachers.records import TeacherRecords
 from soka_tf.teachers.taskonomy.network import (
     load_teacher,
     save_teacher,
@@ -289,10 +290,10 @@ def test_folder_of_other_settings_under_this_name_is_refused(tiny, filled):
 def test_interrupted_filling_goes_on_where_it_was(
     tiny, tmp_path, monkeypatch, computed, caplog
 ):
-    monkeypatch.setattr(caches, "_SHARD_RECORDS", 2)
+    monkeypatch.setattr(kept, "_SHARD_RECORDS", 2)
     samples = find_images(tiny.images)
     cache = make(tiny, tmp_path)
-    features = caches._features
+    features = kept._features
     calls = iter(range(100))
 
     def stops(image, outputs):
@@ -300,10 +301,10 @@ def test_interrupted_filling_goes_on_where_it_was(
             raise KeyboardInterrupt
         return features(image, outputs)
 
-    monkeypatch.setattr(caches, "_features", stops)
+    monkeypatch.setattr(kept, "_features", stops)
     with pytest.raises(KeyboardInterrupt):
         cache.fill(samples)
-    monkeypatch.setattr(caches, "_features", features)
+    monkeypatch.setattr(kept, "_features", features)
     assert [len(shards(cache, task)) for task in cache.records] == [3, 1, 0]
     assert not list(tmp_path.rglob("*.tmp"))
     # What kill -9 leaves.
@@ -434,7 +435,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_computed(
 def test_disk_that_fills_up_midway_is_told_and_leaves_whole_shards(
     tiny, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(caches, "_SHARD_RECORDS", 2)
+    monkeypatch.setattr(kept, "_SHARD_RECORDS", 2)
     cache = make(tiny, tmp_path, PAIR[:1], ())
     real, count = tf.io.TFRecordWriter.write, iter(range(100))
 
