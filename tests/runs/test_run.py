@@ -239,7 +239,10 @@ def test_run_with_a_batch_for_each_phase_takes_both_from_the_chain(
         train(run, str(tmp_path))
     size, settings = 2, run.settings
     chain = pipeline.image_dataset(
-        run.data.train, settings.image_size, 2 * size, settings.seed, steps=1
+        run.data.train,
+        pipeline.Batches(settings.image_size, 2 * size),
+        settings.seed,
+        steps=1,
     )
     expected = next(iter(chain))["rgb"].numpy()
     assert [len(images) for images in seen] == [size, size]

@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf.data import store
-from soka_tf.data.pipeline import image_dataset
+from soka_tf.data.pipeline import Batches, image_dataset
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
 from soka_tf.teachers import pool as pools
@@ -107,10 +107,13 @@ def computed(monkeypatch):
     return counts
 
 
-def batch_of(cache, samples, **arguments):
+def batch_of(cache, samples, antialias=False):
     """All images in the order of seed 3, with what the cache says of them."""
     dataset = image_dataset(
-        samples, SIZE, len(samples), 3, teachers=cache.reader(samples), **arguments
+        samples,
+        Batches(SIZE, len(samples), antialias),
+        seed=3,
+        teachers=cache.reader(samples),
     )
     return next(iter(dataset))
 
@@ -164,9 +167,9 @@ def test_cached_images_come_in_the_same_order_also_from_the_middle(whole, tiny):
     samples = find_images(tiny.images)
     for start in (0, 5):
         arguments = dict(seed=3, start_step=start, steps=7)
-        plain = image_dataset(samples, SIZE, 2, **arguments)
+        plain = image_dataset(samples, Batches(SIZE, 2), **arguments)
         cached = image_dataset(
-            samples, SIZE, 2, **arguments, teachers=whole.reader(samples)
+            samples, Batches(SIZE, 2), **arguments, teachers=whole.reader(samples)
         )
         for one, other in zip(plain, cached):
             np.testing.assert_array_equal(one["rgb"], other["rgb"])

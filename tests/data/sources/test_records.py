@@ -11,6 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf.data import files, pipeline, reading
+from soka_tf.data.pipeline import Batches
 from soka_tf.data.rooms import draw
 from soka_tf.data.sources import records, taskonomy
 from soka_tf.data.sources.folder import find as find_images
@@ -58,11 +59,15 @@ def test_records_give_the_splits_and_batches_of_the_files_bit_for_bit(folder, pa
         assert [s.key for s in one] == [s.key for s in other]
         assert [s.point for s in one] == [s.point for s in other]
         assert all(files.parse_part(p) for s in other for p in s.files.values())
-    shown = dict(image_size=8, batch_size=4, seed=2, start_step=3, steps=5)
+    shown = dict(batches=Batches(8, 4), seed=2, start_step=3, steps=5)
     _same(*(pipeline.image_dataset(data.train, **shown) for data in (here, there)))
     tasks = get_targets(TASKS)
     measured = [
-        list(pipeline.labelled_dataset(data.validation + data.train, tasks, 16, 3))
+        list(
+            pipeline.labelled_dataset(
+                data.validation + data.train, tasks, Batches(16, 3)
+            )
+        )
         for data in (here, there)
     ]
     _same(*measured)
@@ -97,7 +102,7 @@ def test_records_in_another_file_system_give_the_same(folder, packed):
         here, there = (
             records.find(where, TASKS) for where in (packed, "ram://records")
         )
-        shown = dict(image_size=8, batch_size=4, seed=2, steps=2)
+        shown = dict(batches=Batches(8, 4), seed=2, steps=2)
         _same(*(pipeline.image_dataset(found, **shown) for found in (here, there)))
     finally:
         tf.io.gfile.rmtree("ram://records")
@@ -112,7 +117,7 @@ def test_records_one_flipped_byte_is_one_warning_and_the_next_image(copied, capl
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
     replaced = [*samples[:2], samples[3], *samples[3:]]
-    shown = dict(image_size=8, batch_size=4, seed=2, steps=6)
+    shown = dict(batches=Batches(8, 4), seed=2, steps=6)
     caplog.clear()
     _same(*(pipeline.image_dataset(found, **shown) for found in (replaced, samples)))
     assert len(caplog.records) == 1
@@ -162,7 +167,7 @@ def test_write_records_resized_are_small_pngs_rounded_to_8_bits(folder, tmp_path
     small = records.find(out, ["depth_zbuffer"])
     pixels = reading.read_pixels(small[0].files["rgb"], "rgb")
     assert pixels.shape == (8, 8, 3)
-    shown = dict(image_size=8, batch_size=4, seed=2, steps=2)
+    shown = dict(batches=Batches(8, 4), seed=2, steps=2)
     for one, other in zip(
         pipeline.image_dataset(samples, **shown), pipeline.image_dataset(small, **shown)
     ):
