@@ -93,7 +93,7 @@ def rooms_samples(
         folder = drawing.rooms_folder_name(seed, image_size)
         root = os.path.join(data_dir, part, folder)
         drawing.generate_rooms(
-            root, seed, count, each, image_size, domains, first_room=first
+            root, seed, range(first, first + count), each, image_size, domains
         )
         roots.append(root)
     return tuple(taskonomy.find(root, domains) for root in roots)

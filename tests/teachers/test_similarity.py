@@ -243,7 +243,8 @@ def test_teacher_rdm_that_fails_names_the_teacher_and_closes_its_file(
 def test_teacher_rdm_too_large_for_the_disk_is_refused(monkeypatch):
     usage = rsa.shutil._ntuple_diskusage(100, 99, 1)
     monkeypatch.setattr(rsa.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(UserError, match="take 3.5 KiB; .* has 1 bytes free. Take fewer images .* TMPDIR"):
+    message = "take 3.5 KiB; .* has 1 bytes free. Take fewer images .* TMPDIR"
+    with pytest.raises(UserError, match=message):
         compute_teacher_rdm(build(), in_batches(draw_images()), 7, memory_bytes=0)
 
 

@@ -54,7 +54,7 @@ def find(
             (train_views, validation_views, labelled),
         ):
             drawing.generate_rooms(
-                root, seed, rooms, views, image_size, drawn, first_view=first
+                root, seed, rooms, range(first, first + views), image_size, drawn
             )
     views = train_views + validation_views
     train, validation = [], []
