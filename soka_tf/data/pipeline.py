@@ -315,14 +315,7 @@ def shown_image(
     seed: int,
     position: tf.Tensor,
 ) -> tf.Tensor:
-    """One image as the networks see it, at a place of the chain.
-
-    Args:
-      pixels: uint8 [height, width, 3].
-      batches: its size.
-      augmentation: one of `AUGMENTATIONS`.
-      seed: of the flips.
-      position: int64 scalar.
+    """An image, uint8 [height, width, 3], as shown at a position of the chain.
 
     Returns:
       float32 [image_size, image_size, 3] in [-1, 1].

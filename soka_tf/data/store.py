@@ -14,18 +14,7 @@ import json
 import os
 import re
 import zlib
-from typing import (
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Sequence,
-    Tuple,
-)
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import tensorflow as tf
 
@@ -39,9 +28,10 @@ _THREADS = 8
 # Of shard.tfrecord, shard.json and manifests, from this and earlier versions.
 _LEFTOVER = re.compile(r".+\.(tfrecord|json)(\.\w+)?\.tmp")
 
-# A part's key and its place: offset in the shard, length, CRC-32, name for people.
-Row = Tuple[Any, Sequence[Any]]
 Index = Dict[str, Any]
+# A part's key and its place: offset in the shard, length, CRC-32, name for people.
+Rows = Callable[[Index], Iterable[Tuple[Any, List[Any]]]]
+Parts = List[Tuple[Any, files.Part]]
 
 
 class ShardWriter:
@@ -88,7 +78,7 @@ class ShardWriter:
         part = record if content is None else content
         return [start + record.index(part), len(part), zlib.crc32(part)]
 
-    def finish(self, name: str, index: Mapping[str, Any]) -> str:
+    def finish(self, name: str, index: Index) -> str:
         """Gives the shard its name, replacing one of this name, and writes its index.
 
         Args:
@@ -112,7 +102,7 @@ class ShardWriter:
         return shard
 
 
-def example(values: Mapping[str, bytes]) -> bytes:
+def example(values: Dict[str, bytes]) -> bytes:
     """The serialized tf.train.Example of some bytes by name."""
     feature = {
         name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
@@ -122,7 +112,7 @@ def example(values: Mapping[str, bytes]) -> bytes:
     return tf.train.Example(features=features).SerializeToString(deterministic=True)
 
 
-def example_bytes(values: Mapping[str, bytes]) -> int:
+def example_bytes(values: Dict[str, bytes]) -> int:
     """What such an example takes in a shard."""
     return _FRAME_BEFORE + len(example(values)) + _FRAME_AFTER
 
@@ -133,14 +123,15 @@ def index_of(shard: str) -> str:
 
 
 def read_index(
-    shard: str, rows: Callable[[Index], Iterable[Row]]
-) -> Optional[Tuple[Index, List[Tuple[Any, files.Part]]]]:
-    """Reads and checks a shard's index; the shard's own bytes are not read.
+    shard: str, rows: Rows, whole: bool = False
+) -> Optional[Tuple[Index, Parts]]:
+    """Reads and checks a shard's index.
 
     Args:
       shard: its path.
       rows: finds keys and places in the index; what it stumbles on (KeyError,
         TypeError, ValueError, AttributeError) makes the index damaged.
+      whole: whether to read and check every part, too.
 
     Returns:
       The index, and keys with parts of the shard and of nothing else; None if shard or
@@ -152,32 +143,22 @@ def read_index(
         index = read_json(index_of(shard), 6 * size + 1024)
         if index["bytes"] != size:
             return None
-        return index, [(key, _part(shard, size, *place)) for key, place in rows(index)]
+        parts = [(key, _part(shard, size, *place)) for key, place in rows(index)]
+        for _, part in parts if whole else ():
+            files.read_part(part)
+        return index, parts
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def read_whole(
-    shard: str, rows: Callable[[Index], Iterable[Row]]
-) -> Optional[Tuple[Index, List[Tuple[Any, files.Part]]]]:
-    """As `read_index`, and None if a part's bytes are not those that were written."""
-    found = read_index(shard, rows)
-    try:
-        for _, part in found[1] if found else ():
-            files.read_part(part)
-    except OSError:
-        return None
-    return found
-
-
-def read_shards(
-    folder: str, rows: Callable[[Index], Iterable[Row]]
-) -> Tuple[Dict[Any, files.Part], List[str]]:
-    """Returns the parts of all whole shards by key; and the other shards' names."""
+def read_shards(folder: str, rows: Rows) -> Tuple[Dict[Any, files.Part], List[str]]:
+    """The parts of all whole shards, read and checked; the names of other shards."""
     names = [n for n in files.names(folder) if n.endswith(".tfrecord")]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         shards = [os.path.join(folder, name) for name in names]
-        found = list(pool.map(lambda shard: read_whole(shard, rows), shards))
+        found = list(
+            pool.map(lambda shard: read_index(shard, rows, whole=True), shards)
+        )
     damaged = [name for name, whole in zip(names, found) if whole is None]
     return {k: part for whole in found if whole for k, part in whole[1]}, damaged
 
@@ -255,13 +236,15 @@ def _part(
     shard: str, size: int, offset: int, length: int, crc32: int, name: str
 ) -> files.Part:
     numbers = all(type(number) is int for number in (offset, length, crc32))
-    if not numbers or not isinstance(name, str) or re.search(r"[/\\]", name):
-        raise ValueError("not a place in a shard")
-    # A record is at most 2 GiB, whatever a sparse file would have room for.
-    if not 0 <= offset <= offset + length <= size or not 0 <= length < 1 << 31:
-        raise ValueError("a place outside the shard")
-    if not 0 <= crc32 < 1 << 32:
-        raise ValueError("not a CRC-32")
+    if not (
+        numbers
+        and 0 <= offset <= offset + length <= size
+        # Protobuf's limit of a record, whatever a sparse file would have room for.
+        and 0 <= length < 1 << 31
+        and 0 <= crc32 < 1 << 32
+        and re.fullmatch(r"[^/\\]*", name)
+    ):
+        raise ValueError("not a place in the shard")
     return files.Part(shard, offset, length, crc32, name)
 
 

@@ -11,17 +11,7 @@
 import hashlib
 import itertools
 import pathlib
-from typing import (
-    Any,
-    ContextManager,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Optional,
-    Tuple,
-)
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -168,7 +158,7 @@ def _features(image: bytes, outputs: Mapping[str, np.ndarray]) -> Dict[str, byte
     return {**values, IMAGE: image}
 
 
-def _rows(index: store.Index) -> Iterator[store.Row]:
+def _rows(index: store.Index) -> Iterator[Tuple[bytes, List[Any]]]:
     for image, place in index["records"].items():
         yield bytes.fromhex(image), [*place, image]
 
@@ -185,7 +175,7 @@ def parse(content: tf.Tensor, shapes: Mapping[str, List[int]]) -> Dict[str, tf.T
     }
 
 
-def writing(folder: pathlib.Path) -> ContextManager[None]:
+def writing(folder: pathlib.Path) -> Any:
     """Raises UserError in place of what the disk refuses with."""
     remedy = "Make room or bind run.teacher_cache_dir to another folder."
     return store.writing(str(folder), "the teachers' outputs", remedy)

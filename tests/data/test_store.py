@@ -36,7 +36,7 @@ def test_shard_parts_are_what_was_written_and_records_those_of_tensorflow(
     folder = "ram://store" if remote else str(tmp_path)
     try:
         shard = write(folder)
-        index, parts = store.read_whole(shard, rows)
+        index, parts = store.read_index(shard, rows, whole=True)
         assert [files.read_part(part) for _, part in parts] == CONTENTS
         assert [(key, part.name) for key, part in parts][2] == (2, "2.png")
         found = list(tf.data.TFRecordDataset(shard).as_numpy_iterator())
@@ -56,7 +56,7 @@ def test_shard_that_is_not_finished_leaves_the_one_before(tmp_path):
         writer.add(b"new")
         raise KeyboardInterrupt
     assert sorted(os.listdir(tmp_path)) == ["a.json", "a.tfrecord"]
-    assert store.read_whole(shard, rows) is not None
+    assert store.read_index(shard, rows, whole=True) is not None
 
 
 def test_killed_writer_costs_its_shard_and_what_it_leaves_is_removed(tmp_path):
@@ -91,7 +91,7 @@ def test_flipped_byte_or_another_length_is_not_whole(tmp_path):
         file.seek(parts[2][1].offset)
         file.write(b"\xff")
     assert store.read_index(shard, rows) is not None
-    assert store.read_whole(shard, rows) is None
+    assert store.read_index(shard, rows, whole=True) is None
     with open(shard, "ab") as file:
         file.write(b"x")
     assert store.read_index(shard, rows) is None

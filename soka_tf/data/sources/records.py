@@ -249,11 +249,11 @@ def _resized(pixels: np.ndarray, size: int, antialias: bool) -> bytes:
 
 def _is_whole(shard: str, samples: Sequence[Sample]) -> bool:
     """Whether a shard holds these samples and every byte of it is as written."""
-    found = store.read_whole(shard, _rows)
+    found = store.read_index(shard, _rows, whole=True)
     return found is not None and found[0]["keys"] == _digest(samples)
 
 
-def _rows(index: store.Index) -> Iterator[store.Row]:
+def _rows(index: store.Index) -> Iterator[Tuple[Any, List[Any]]]:
     """The keys and points of a shard's files, and their places."""
     if not isinstance(index["keys"], str):
         raise TypeError("no digest of keys")
