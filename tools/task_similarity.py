@@ -96,6 +96,7 @@ _ANTIALIAS = flags.DEFINE_bool(
 
 _ROOMS_SEED = 2  # as a run's; the shipped teachers saw other rooms
 _ROOMS, _VIEWS = 25, 8
+_BATCH = 16  # images at a time
 
 
 class Found(NamedTuple):
@@ -114,9 +115,11 @@ class Found(NamedTuple):
 
 def main() -> None:
     """Compares, draws, chooses, writes."""
+    from soka_tf.data.pipeline import Batches
     from soka_tf.evaluation.similarity_figure import draw_similarity
     from soka_tf.tasks import get_targets
-    from soka_tf.teachers import similarity as rsa
+    from soka_tf.teachers.choice import check_choice, choose_auxiliary
+    from soka_tf.teachers.similarity import compare_teachers
     from soka_tf.teachers.taskonomy.network import sha256_of
 
     out_dir = os.path.abspath(os.path.expanduser(_OUT_DIR.value))
@@ -124,7 +127,7 @@ def main() -> None:
     found = find_teachers(_TEACHERS.value)
     targets = [task.name for task in get_targets(_TARGETS.value)]
     if targets:
-        rsa.check_choice(found.names, targets, _THRESHOLD.value)
+        check_choice(found.names, targets, _THRESHOLD.value)
     image_size = _IMAGE_SIZE.value or found.image_size
     if not image_size or image_size < 1:
         raise UserError(
@@ -139,20 +142,19 @@ def main() -> None:
         source,
     )
 
-    settings = {
+    shown = {
         "layer": _LAYER.value,
         "inputs": _INPUTS.value,
         "centred": _CENTRED.value,
-        "image_size": image_size,
-        "antialias": _ANTIALIAS.value,
     }
+    batches = Batches(image_size, _BATCH, _ANTIALIAS.value)
     digests = {
         name: sha256_of(found.folder / f"{name}.safetensors") for name in found.names
     }
-    matrix = rsa.compare_teachers(found.names, found.folder, samples, **settings)
+    matrix = compare_teachers(found.names, found.folder, samples, batches, **shown)
     choice = None
     if targets:
-        choice = rsa.choose_auxiliary(matrix, found.names, targets, _THRESHOLD.value)
+        choice = choose_auxiliary(matrix, found.names, targets, _THRESHOLD.value)
 
     print(format_matrix(matrix, found.names))
     if choice:
@@ -178,7 +180,11 @@ def main() -> None:
             "similarity": matrix.tolist(),
             "images": len(samples),
             "source": source,
-            "settings": settings,
+            "settings": {
+                **shown,
+                "image_size": image_size,
+                "antialias": batches.antialias,
+            },
             "teachers": {
                 name: {
                     "file": str(found.folder / f"{name}.safetensors"),

@@ -93,7 +93,7 @@ def rooms_samples(
         folder = drawing.rooms_folder_name(seed, image_size)
         root = os.path.join(data_dir, part, folder)
         drawing.generate_rooms(
-            root, seed, count, each, image_size, domains, first_room=first
+            root, seed, range(first, first + count), each, image_size, domains
         )
         roots.append(root)
     return tuple(taskonomy.find(root, domains) for root in roots)
@@ -121,7 +121,7 @@ def train_teacher(
     import tensorflow as tf
     from tqdm import trange
 
-    from soka_tf.data.pipeline import labelled_dataset
+    from soka_tf.data.pipeline import Batches, labelled_dataset
     from soka_tf.networks.decoder import Decoder
     from soka_tf.networks.encoder import Encoder
     from soka_tf.runs.optimizers import make_optimizer
@@ -153,8 +153,7 @@ def train_teacher(
     dataset = labelled_dataset(
         train_samples,
         [row],
-        image_size,
-        batch_size,
+        Batches(image_size, batch_size),
         cache_in_memory=True,
         seed=seed,
         repeat=True,
@@ -191,10 +190,10 @@ def train_teacher(
 
 def measure(teacher, test_samples: Sequence[Any], image_size: int) -> Dict[str, Any]:
     """Scores of a teacher and of the median image on unseen rooms."""
-    from soka_tf.data.pipeline import labelled_dataset
+    from soka_tf.data.pipeline import Batches, labelled_dataset
     from soka_tf.evaluation.evaluator import evaluate
 
-    dataset = labelled_dataset(test_samples, [teacher.task], image_size, 32)
+    dataset = labelled_dataset(test_samples, [teacher.task], Batches(image_size, 32))
     name = teacher.task.name
     result = evaluate(
         lambda images, training: {name: teacher(images)["prediction"]},
@@ -214,12 +213,14 @@ def measure_directions(
     """Mean angle of the three vanishing directions and of their constant answer."""
     import numpy as np
 
-    from soka_tf.data.pipeline import labelled_dataset
+    from soka_tf.data.pipeline import Batches, labelled_dataset
     from soka_tf.evaluation.metrics import angle_deg
 
     name = teacher.task.name
     predicted, wanted = [], []
-    for batch in labelled_dataset(test_samples, [teacher.task], image_size, 32):
+    for batch in labelled_dataset(
+        test_samples, [teacher.task], Batches(image_size, 32)
+    ):
         answer = head(teacher(batch["rgb"])["representation"], training=False)
         predicted.append(answer.numpy().reshape(-1, 3, 3))
         wanted.append(batch[name].numpy().reshape(-1, 3, 3))

@@ -10,21 +10,21 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from soka_tf.data.pipeline import Batches
 from soka_tf.data.reading import RGB
 from soka_tf.data.samples import Sample, drop_damaged
 from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 from soka_tf.evaluation.similarity_figure import draw_similarity
 from soka_tf.tasks import TASKS, get_task
-from soka_tf.teachers.pool import teachers_folder
-from soka_tf.teachers.similarity import (
+from soka_tf.teachers.choice import (
     DEFAULT_THRESHOLD,
     Choice,
     check_choice,
     choose_auxiliary,
-    compare_teachers,
-    sample_images,
 )
+from soka_tf.teachers.pool import teachers_folder
+from soka_tf.teachers.similarity import compare_teachers, sample_images
 
 CHOICE_FILE = "auxiliary.json"
 
@@ -121,9 +121,7 @@ def select_auxiliary(
             there,
             folder,
             readable,
-            image_size,
-            batch_size=comparison.batch_size,
-            antialias=antialias,
+            Batches(image_size, comparison.batch_size, antialias),
             **shown,
         )
         selection = _select(there, similarity, targets, comparison.threshold)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.data.pipeline import labelled_dataset
+from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.data.samples import MASK_DOMAIN, Data
 from soka_tf.evaluation.evaluator import evaluate, write_evaluation
 from soka_tf.evaluation.report import draw_curves
@@ -28,9 +28,7 @@ def fixed_batch(run: Run) -> Mapping[str, tf.Tensor]:
     dataset = labelled_dataset(
         [samples[i] for i in chosen],
         run.settings.targets,
-        run.settings.image_size,
-        count,
-        run.settings.antialias,
+        Batches(run.settings.image_size, count, run.settings.antialias),
     )
     return next(iter(dataset))
 
@@ -75,9 +73,9 @@ def evaluate_student(
     dataset = labelled_dataset(
         data.validation,
         settings.targets,
-        settings.image_size,
-        settings.evaluation_batch_size,
-        settings.antialias,
+        Batches(
+            settings.image_size, settings.evaluation_batch_size, settings.antialias
+        ),
     )
     result = evaluate(
         student,

@@ -42,7 +42,7 @@ class Settings:
       teacher_cache_dir: where they are kept; None for the default.
       data_service: address of a tf.data service that reads the images to train on,
         "grpc://host:port"; None for this process. Batches are then no function of
-        (seed, step), see `soka_tf.data.pipeline.service_dataset`.
+        (seed, step), see `soka_tf.data.service.service_dataset`.
       log_every_steps: steps between two rows of metrics.csv.
       checkpoint_every_steps: steps between two checkpoints.
       keep_checkpoints: how many of the last ones are kept.

@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.data.pipeline import image_dataset, label_reader, service_dataset
+from soka_tf.data.pipeline import Batches, Share, image_dataset, label_reader
+from soka_tf.data.service import service_dataset
 from soka_tf.errors import UserError
 from soka_tf.runs import build, checkpoints
 from soka_tf.runs.callbacks import (
@@ -109,26 +110,19 @@ def _fit(run: Run, model_dir: str, start: int, answers: Any, own: List[Any]) -> 
 
     def share_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
         workers = context.num_input_pipelines
+        replicas = context.num_replicas_in_sync // workers
         common = dict(
             samples=run.data.train,
-            image_size=settings.image_size,
-            batch_size=settings.batch_size * run.model.batches_per_step,
+            batches=_batches(run),
             seed=settings.seed,
             start_step=start,
-            antialias=settings.antialias,
             augmentation=settings.augmentation,
-            workers=workers,
-            replicas=context.num_replicas_in_sync // workers,
+            share=Share(workers, context.input_pipeline_id, replicas),
         )
         if settings.data_service is not None:
             job = os.path.abspath(model_dir)  # the same for all workers of the run
             return service_dataset(service=settings.data_service, job=job, **common)
-        return image_dataset(
-            **common,
-            steps=remaining,
-            teachers=answers,
-            worker=context.input_pipeline_id,
-        )
+        return image_dataset(**common, steps=remaining, teachers=answers)
 
     try:
         # One epoch: everything that happens now and then happens by steps.
@@ -146,6 +140,11 @@ def _fit(run: Run, model_dir: str, start: int, answers: Any, own: List[Any]) -> 
         if found is None:
             raise
         raise UserError(found[1]) from error
+
+
+def _batches(run: Run) -> Batches:
+    size = run.settings.batch_size * run.model.batches_per_step
+    return Batches(run.settings.image_size, size, run.settings.antialias)
 
 
 def _measurements(
@@ -184,11 +183,9 @@ def _validation(run: Run, not_finite: NotFinite, best: float) -> Validation:
     def measure() -> Dict[str, float]:
         images = image_dataset(
             samples,
-            settings.image_size,
-            batch_size,
+            Batches(settings.image_size, batch_size, settings.antialias),
             seed=0,  # always the same images, whatever the run's seed
             steps=count // batch_size,
-            antialias=settings.antialias,
         )
         values = soft_errors(predict, images)
         # Workers round differently, and must choose the same student as the best.
@@ -223,12 +220,10 @@ def _broken_answers(run: Run, step: int) -> List[str]:
     def batch(augmentation, answers):
         dataset = image_dataset(
             run.data.train,
-            settings.image_size,
-            settings.batch_size * run.model.batches_per_step,
+            _batches(run),
             settings.seed,
             start_step=step,
             steps=1,
-            antialias=settings.antialias,
             augmentation=augmentation,
             teachers=answers,
         )

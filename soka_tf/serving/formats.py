@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 from tabulate import tabulate
 
-from soka_tf.data.pipeline import image_dataset, labelled_dataset
+from soka_tf.data.pipeline import Batches, image_dataset, labelled_dataset
 from soka_tf.data.reading import RGB
 from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
@@ -266,18 +266,17 @@ def _warn_of_nonfinite(path: str, entries: Mapping[str, Any]) -> None:
 def _calibration_images(images: Images) -> np.ndarray:
     dataset = image_dataset(
         images.calibration,
-        images.size,
-        batch_size=1,
+        Batches(images.size, 1, images.antialias),
         seed=0,
         steps=len(images.calibration),
-        antialias=images.antialias,
     )
     return np.concatenate([_to_pixels(batch[RGB]) for batch in dataset])
 
 
 def _comparison_batches(images: Images, tasks: Sequence[Task]):
     samples = spread(images.comparison, _COMPARED_IMAGES)
-    dataset = labelled_dataset(samples, tasks, images.size, 1, images.antialias)
+    batches = Batches(images.size, 1, images.antialias)
+    dataset = labelled_dataset(samples, tasks, batches)
     return dataset, len(samples)
 
 

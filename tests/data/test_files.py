@@ -57,9 +57,9 @@ def test_remote_folder_has_the_samples_and_batches_of_the_local_one(local, remot
     here, there = (taskonomy.find(root, domains) for root in (local, remote))
     assert [s.key for s in here] == [s.key for s in there]
     assert all(path.startswith(remote) for s in there for path in s.files.values())
-    tasks = get_targets(domains)
+    tasks, shown = get_targets(domains), pipeline.Batches(16, 4)
     batches = [
-        next(iter(pipeline.labelled_dataset(samples, tasks, 16, 4)))
+        next(iter(pipeline.labelled_dataset(samples, tasks, shown)))
         for samples in (here, there)
     ]
     tf.nest.map_structure(np.testing.assert_array_equal, *batches)

@@ -8,6 +8,8 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf.data import encodings, files, pipeline, reading
+from soka_tf.data.pipeline import Batches, Share
+from soka_tf.data.service import service_dataset
 from soka_tf.data.sources import records, taskonomy
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
@@ -30,9 +32,9 @@ def _who(batch):
     return np.rint(grey / 10).astype(int).tolist()
 
 
-def _order(samples, batches, **arguments):
-    arguments = {"image_size": 8, "batch_size": 3, "seed": 5, **arguments}
-    dataset = pipeline.image_dataset(samples, **arguments)
+def _order(samples, batches, batch_size=3, seed=5, **arguments):
+    shown = Batches(8, batch_size)
+    dataset = pipeline.image_dataset(samples, shown, seed, **arguments)
     return [_who(batch) for batch in dataset.take(batches)]
 
 
@@ -70,14 +72,16 @@ def test_image_dataset_fewer_images_than_a_batch_fills_the_batch(folder):
 
 def test_image_dataset_steps_ends_it_and_none_does_not(folder):
     samples = find_images(folder)
-    dataset = pipeline.image_dataset(samples, 8, 3, seed=0, start_step=2, steps=4)
+    dataset = pipeline.image_dataset(
+        samples, Batches(8, 3), seed=0, start_step=2, steps=4
+    )
     assert len(list(dataset)) == 4
-    endless = pipeline.image_dataset(samples, 8, 3, seed=0)
+    endless = pipeline.image_dataset(samples, Batches(8, 3), seed=0)
     assert endless.cardinality() == tf.data.INFINITE_CARDINALITY
 
 
 def test_image_dataset_element_has_static_shape_and_range(folder):
-    dataset = pipeline.image_dataset(find_images(folder), 16, 3, seed=0)
+    dataset = pipeline.image_dataset(find_images(folder), Batches(16, 3), seed=0)
     spec = dataset.element_spec["rgb"]
     assert spec.shape == (3, 16, 16, 3) and spec.dtype == tf.float32
     values = next(iter(dataset))["rgb"].numpy()
@@ -89,7 +93,9 @@ def test_image_dataset_images_of_many_sizes_are_all_resized(tmp_path):
         noise = np.random.default_rng(i).integers(0, 256, (height, width, 3))
         Image.fromarray(noise.astype(np.uint8)).save(tmp_path / f"{i}.png")
     samples = find_images(tmp_path)
-    values = next(iter(pipeline.image_dataset(samples, 8, 4, seed=0)))["rgb"].numpy()
+    values = next(iter(pipeline.image_dataset(samples, Batches(8, 4), seed=0)))[
+        "rgb"
+    ].numpy()
     for sample in samples:
         pixels = reading.read_pixels(sample.files["rgb"], "rgb")
         wanted = encodings.encode_rgb(pixels, 8)
@@ -116,7 +122,7 @@ def test_image_dataset_never_opens_labels(folder, monkeypatch):
 def test_image_dataset_file_gone_on_the_way_is_replaced_and_named_once(folder, caplog):
     samples = find_images(folder)
     before = _order(samples, 4 * COUNT)
-    dataset = pipeline.image_dataset(samples, 8, 3, seed=5)
+    dataset = pipeline.image_dataset(samples, Batches(8, 3), seed=5)
     iterator = iter(dataset)
     _who(next(iterator))
     os.remove(folder / "2.png")
@@ -147,22 +153,22 @@ def test_image_dataset_nothing_readable_is_a_user_error(folder):
     for sample in samples:
         os.remove(sample.files["rgb"])
     with pytest.raises(UserError, match="None of the 7 images can be read"):
-        pipeline.image_dataset(samples, 8, 3, seed=0)
+        pipeline.image_dataset(samples, Batches(8, 3), seed=0)
     with pytest.raises(UserError, match="no samples"):
-        pipeline.image_dataset([], 8, 3, seed=0)
+        pipeline.image_dataset([], Batches(8, 3), seed=0)
 
 
 @pytest.mark.parametrize("name", ["image_size", "batch_size"])
-def test_image_dataset_size_zero_is_refused_by_name(folder, name):
+def test_batches_size_zero_is_refused_by_name(name):
     sizes = {"image_size": 8, "batch_size": 3, name: 0}
     with pytest.raises(UserError, match=f"{name} must be at least 1. Received: 0"):
-        pipeline.image_dataset(find_images(folder), seed=0, **sizes)
+        Batches(**sizes)
 
 
 def test_image_dataset_distributed_batch_is_shared_out_in_order(folder):
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
     samples = find_images(folder)
-    dataset = pipeline.image_dataset(samples, 8, 3, seed=5, steps=4)
+    dataset = pipeline.image_dataset(samples, Batches(8, 3), seed=5, steps=4)
     shared = strategy.experimental_distribute_dataset(dataset)
     assert [_who(batch) for batch in shared] == _order(samples, 4)
 
@@ -199,7 +205,9 @@ def labelled(tmp_path):
 def _labelled_batches(root, tasks=LABELS, batch_size=2, **arguments):
     samples = taskonomy.find(root, tasks)
     rows = [TASKS[name] for name in tasks]
-    return samples, pipeline.labelled_dataset(samples, rows, 8, batch_size, **arguments)
+    return samples, pipeline.labelled_dataset(
+        samples, rows, Batches(8, batch_size), **arguments
+    )
 
 
 def test_labelled_dataset_gives_every_sample_once_in_order(labelled):
@@ -270,7 +278,7 @@ def test_labelled_dataset_damaged_files_are_flagged_and_named_once(labelled, cap
 
 def test_labelled_dataset_without_depth_files_masks_nothing(labelled):
     samples = taskonomy.find(labelled, ["edge_texture"])
-    dataset = pipeline.labelled_dataset(samples, [TASKS["edge_texture"]], 8, 5)
+    dataset = pipeline.labelled_dataset(samples, [TASKS["edge_texture"]], Batches(8, 5))
     assert (next(iter(dataset))["mask"].numpy() == 1).all()
 
 
@@ -306,7 +314,7 @@ def test_labelled_dataset_cached_reads_every_file_once(labelled, monkeypatch):
 def test_labelled_dataset_task_without_files_is_refused(labelled):
     samples = taskonomy.find(labelled, [])
     with pytest.raises(UserError, match="'jigsaw' has no labels"):
-        pipeline.labelled_dataset(samples, [TASKS["jigsaw"]], 8, 2)
+        pipeline.labelled_dataset(samples, [TASKS["jigsaw"]], Batches(8, 2))
 
 
 # Labels in place of the teachers
@@ -319,13 +327,12 @@ def test_label_reader_gives_labels_of_the_image_shown_and_counts_readings(labell
     rows = [TASKS[name] for name in LABELS[:3]]
     dataset = pipeline.image_dataset(
         samples,
-        image_size=8,
-        batch_size=1,
+        Batches(8, 1),
         seed=0,
         steps=10,
         teachers=pipeline.label_reader(samples, rows, 8),
     )
-    truth = pipeline.labelled_dataset(samples, rows, 8, 1)
+    truth = pipeline.labelled_dataset(samples, rows, Batches(8, 1))
     truth = {element["rgb"].numpy().tobytes(): element for element in truth}
     seen = set()
     for element in dataset:
@@ -393,7 +400,7 @@ def test_preprocess_images_keeps_the_ends_of_the_range(dtype, top):
 def _halves(samples, **arguments):
     """(left, right) of every image in a chain of batches."""
     arguments = {"augmentation": "flip", "seed": 5, "steps": 20, **arguments}
-    dataset = pipeline.image_dataset(samples, 8, 10, **arguments)
+    dataset = pipeline.image_dataset(samples, Batches(8, 10), **arguments)
     batches = [batch["rgb"].numpy()[:, 0] for batch in dataset]
     return np.concatenate(batches)[:, [0, -1], 0]
 
@@ -422,11 +429,15 @@ def test_image_dataset_augmentation_unknown_or_beside_cached_teachers_is_refused
 ):
     samples = find_images(folder)
     with pytest.raises(UserError, match="must be one of .*'flip'.* Received: 'crop'"):
-        pipeline.image_dataset(samples, 8, 2, 0, augmentation="crop")
+        pipeline.image_dataset(samples, Batches(8, 2), 0, augmentation="crop")
     message = "run.augmentation = 'flip' and run.teacher_cache = True exclude each"
     with pytest.raises(UserError, match=message):
         pipeline.image_dataset(
-            samples, 8, 2, 0, augmentation="flip", teachers=lambda number: number
+            samples,
+            Batches(8, 2),
+            0,
+            augmentation="flip",
+            teachers=lambda number: number,
         )
 
 
@@ -436,7 +447,11 @@ def test_image_dataset_teachers_are_asked_of_the_image_that_is_shown(folder):
     names = [str(folder / f"{i}.png") for i in range(COUNT)]
     samples = [taskonomy.Sample(n, n, {"rgb": n}) for n in names]
     dataset = pipeline.image_dataset(
-        samples, 8, 3, seed=5, steps=10, teachers=lambda number: {"number": number}
+        samples,
+        Batches(8, 3),
+        seed=5,
+        steps=10,
+        teachers=lambda number: {"number": number},
     )
     shown = [(_who(batch), batch["teachers"]["number"]) for batch in dataset]
     for who, numbers in shown:
@@ -453,22 +468,16 @@ def test_image_dataset_workers_and_replicas_share_the_batches_of_one_process(
 ):
     samples = find_images(folder)
 
-    def batches(**shares):
+    def batches(**arguments):
         dataset = pipeline.image_dataset(
-            samples,
-            8,
-            12,
-            seed=5,
-            start_step=3,
-            steps=4,
-            **shares,
+            samples, Batches(8, 12), seed=5, start_step=3, steps=4, **arguments
         )
         return list(dataset)
 
     for arguments in ({"augmentation": "flip"}, {"teachers": lambda number: number}):
         whole = batches(**arguments)
         parts = [
-            batches(workers=workers, worker=w, replicas=replicas, **arguments)
+            batches(share=Share(workers, w, replicas), **arguments)
             for w in range(workers)
         ]
         assert all(len(part) == 4 * replicas for part in parts)
@@ -485,10 +494,10 @@ def test_image_dataset_batch_that_cannot_be_shared_evenly_is_refused(folder):
     samples = find_images(folder)
     message = "batch_size must be a multiple of 6, .* Received: 8. Bind batch_size = 12"
     with pytest.raises(UserError, match=message):
-        pipeline.image_dataset(samples, 8, 8, seed=0, workers=2, replicas=3)
+        pipeline.image_dataset(samples, Batches(8, 8), seed=0, share=Share(2, 0, 3))
     for wrong in ({"worker": 1}, {"workers": 0}, {"replicas": 0}, {"worker": -1}):
         with pytest.raises(UserError, match="Received: workers"):
-            pipeline.image_dataset(samples, 8, 8, seed=0, **wrong)
+            Share(**wrong)
 
 
 # The tf.data service
@@ -517,7 +526,7 @@ def test_service_dataset_reads_every_place_of_the_chain_once(folder, service):
 
 
 def _service(samples, service, job, batches, **arguments):
-    dataset = pipeline.service_dataset(samples, 8, 3, 5, service, job, **arguments)
+    dataset = service_dataset(samples, Batches(8, 3), 5, service, job, **arguments)
     assert dataset.element_spec["rgb"].shape == (3, 8, 8, 3)
     return [_who(batch) for batch in dataset.take(batches)]
 
@@ -544,8 +553,8 @@ def test_service_dataset_pixels_are_those_of_python(tmp_path, service):
         place.mkdir()
         Image.fromarray(pixels.astype(np.uint8)).save(place / f"0.{suffix}")
         samples = find_images(place)
-        here = next(iter(pipeline.image_dataset(samples, 32, 1, 0)))["rgb"]
-        there = pipeline.service_dataset(samples, 32, 1, 0, service, suffix)
+        here = next(iter(pipeline.image_dataset(samples, Batches(32, 1), 0)))["rgb"]
+        there = service_dataset(samples, Batches(32, 1), 0, service, suffix)
         difference = np.abs(here - next(iter(there))["rgb"]).max()
         assert difference <= (0 if suffix == "png" else 1.01 * 2 / 255)
 

@@ -12,8 +12,10 @@ from scipy import ndimage
 
 from soka_tf import disk
 from soka_tf.data import encodings
+from soka_tf.data.rooms import camera as cameras
 from soka_tf.data.rooms import draw, raycast
 from soka_tf.data.rooms import scene as room_scene
+from soka_tf.data.rooms import views as seen
 from soka_tf.data.rooms.raycast import BALL, BOX, Solid, Solids
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
@@ -33,13 +35,13 @@ def _geometry(solids, size, target=(0.0, 3.0, 1.2), roll=0.0):
     scene = room_scene.Scene(
         Solids([room, *solids]), (), (), (), (), (), 0.0, np.zeros((1, 1)), None
     )
-    camera = room_scene._camera(np.array([0, 0, 1.4]), np.array(target), roll, 0.6)
-    windows = room_scene.windows_of(scene.solids, camera)
-    return draw._Geometry(scene, camera, 2 * size, windows)
+    camera = cameras._camera(np.array([0, 0, 1.4]), np.array(target), roll, 0.6)
+    windows = cameras.windows_of(scene.solids, camera)
+    return seen.Geometry(scene, camera, 2 * size, windows)
 
 
 def _encoded_edges(solids, size, **kwargs):
-    raw = draw._edge_occlusion(_geometry(solids, size, **kwargs), size)
+    raw = seen.edge_occlusion(_geometry(solids, size, **kwargs), size)
     task = TASKS["edge_occlusion"]
     return encodings.encode(task, encodings.store(task, raw[..., None]), size)[..., 0]
 
@@ -127,7 +129,7 @@ def test_render_room_depths_and_normals_agree_with_the_point_cloud():
     for n in range(4):
         scene = draw._scene(7, n)
         rng = np.random.default_rng([7, n, 1])
-        half_width = room_scene.place_camera(scene, rng).half_width
+        half_width = cameras.place_camera(scene, rng).half_width
         view = draw.render_room(
             7, n, 0, size, ["depth_zbuffer", "depth_euclidean", "normal"]
         )
@@ -230,14 +232,14 @@ def test_edge_texture_same_edge_has_same_strength_at_any_size():
     for size in (64, 128, 256):
         picture = np.full((size, size, 3), 80, np.uint8)
         picture[:, size // 2 :] = 160
-        peaks.append(draw._edge_texture(picture).max())
+        peaks.append(seen.edge_texture(picture).max())
     assert max(peaks) / min(peaks) < 1.25
 
 
 def test_keypoints2d_respond_to_a_corner_and_not_to_an_edge():
     picture = np.full((64, 64, 3), 60, np.uint8)
     picture[32:, 32:] = 200
-    response = draw._keypoints2d(picture)
+    response = seen.keypoints2d(picture)
     assert response[28:36, 28:36].max() > 0.003
     assert response[50:, 28:36].max() < 0.0003
 
@@ -245,7 +247,7 @@ def test_keypoints2d_respond_to_a_corner_and_not_to_an_edge():
 def test_keypoints3d_slanted_outline_is_no_row_of_corners():
     board = Solid(BOX, (0, 1.5, 0.7), (2.9, 0.02, 0.7), 0.0, 0)
     fine = _geometry([board], 128, target=(0.0, 3.0, 1.4), roll=0.2)
-    assert draw._keypoints3d(fine, 128)[32:-32, 32:-32].max() < 0.3
+    assert seen.keypoints3d(fine, 128)[32:-32, 32:-32].max() < 0.3
 
 
 def test_is_shadowed_only_behind_the_solid():
@@ -259,7 +261,7 @@ def test_is_shadowed_only_behind_the_solid():
 
 def test_generate_rooms_files_hold_the_rendered_values(tmp_path):
     root = draw.generate_rooms(
-        tmp_path, 7, 1, 2, 32, draw.DOMAINS, first_room=3, progress=False
+        tmp_path, 7, range(3, 4), 2, 32, draw.DOMAINS, progress=False
     )
     view = draw.render_room(7, 3, 1, 32, draw.DOMAINS)
     for domain in draw.DOMAINS:

@@ -245,7 +245,10 @@ def test_run_with_a_batch_for_each_phase_takes_both_from_the_chain(
         train(run, str(tmp_path))
     size, settings = 2, run.settings
     chain = pipeline.image_dataset(
-        run.data.train, settings.image_size, 2 * size, settings.seed, steps=1
+        run.data.train,
+        pipeline.Batches(settings.image_size, 2 * size),
+        settings.seed,
+        steps=1,
     )
     expected = next(iter(chain))["rgb"].numpy()
     assert [len(images) for images in seen] == [size, size]
@@ -548,7 +551,7 @@ def test_run_teacher_that_answers_nan_is_named_with_an_image(tiny, tmp_path):
     try:
         message = (
             "in step 1, phase joint, term loss/soft of task edge_texture was NaN.* "
-            r"The teacher of edge_texture \(.*edge_texture.safetensors\) answers with "
+            r"The teacher of edge_texture \(.*edge_texture.safetensors\) predicts "
             "NaN or infinite values on 2 of the step's 2 images, such as "
             r".*/\d.png. There is no checkpoint yet.* Replace that teacher's file "
             "first."

@@ -14,13 +14,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data.pipeline import image_dataset
+from soka_tf.data import store
+from soka_tf.data.pipeline import Batches, image_dataset
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
-from soka_tf.teachers import cache as caches
 from soka_tf.teachers import pool as pools
-from soka_tf.teachers.cache import TeacherCache, TeacherRecords
+from soka_tf.teachers import records as kept
+from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.pool import find_teachers, load_pool
+from soka_tf.teachers.records import TeacherRecords
 from soka_tf.teachers.taskonomy.network import (
     load_teacher,
     save_teacher,
@@ -105,10 +107,13 @@ def computed(monkeypatch):
     return counts
 
 
-def batch_of(cache, samples, **arguments):
+def batch_of(cache, samples, antialias=False):
     """All images in the order of seed 3, with what the cache says of them."""
     dataset = image_dataset(
-        samples, SIZE, len(samples), 3, teachers=cache.reader(samples), **arguments
+        samples,
+        Batches(SIZE, len(samples), antialias),
+        seed=3,
+        teachers=cache.reader(samples),
     )
     return next(iter(dataset))
 
@@ -162,9 +167,9 @@ def test_cached_images_come_in_the_same_order_also_from_the_middle(whole, tiny):
     samples = find_images(tiny.images)
     for start in (0, 5):
         arguments = dict(seed=3, start_step=start, steps=7)
-        plain = image_dataset(samples, SIZE, 2, **arguments)
+        plain = image_dataset(samples, Batches(SIZE, 2), **arguments)
         cached = image_dataset(
-            samples, SIZE, 2, **arguments, teachers=whole.reader(samples)
+            samples, Batches(SIZE, 2), **arguments, teachers=whole.reader(samples)
         )
         for one, other in zip(plain, cached):
             np.testing.assert_array_equal(one["rgb"], other["rgb"])
@@ -276,9 +281,10 @@ def test_folder_of_other_settings_under_this_name_is_refused(tiny, filled):
     message = "'image_size': 99}, this run needs {'image_size': 16}. Remove or rename"
     with pytest.raises(UserError, match=message):
         filled.fill(find_images(tiny.images))
-    path.write_text("garbage")
-    with pytest.raises(UserError, match="manifest.json: cannot be read"):
-        filled.fill(find_images(tiny.images))
+    for content in ("garbage", "[]", "[" * 10**5):
+        path.write_text(content)
+        with pytest.raises(UserError, match="manifest.json: cannot be read"):
+            filled.fill(find_images(tiny.images))
 
 
 # Interrupted, spoilt, changed
@@ -287,21 +293,21 @@ def test_folder_of_other_settings_under_this_name_is_refused(tiny, filled):
 def test_interrupted_filling_goes_on_where_it_was(
     tiny, tmp_path, monkeypatch, computed, caplog
 ):
-    monkeypatch.setattr(caches, "_SHARD_RECORDS", 2)
+    monkeypatch.setattr(kept, "_SHARD_RECORDS", 2)
     samples = find_images(tiny.images)
     cache = make(tiny, tmp_path)
-    serialize = caches._serialize
+    features = kept._features
     calls = iter(range(100))
 
     def stops(image, outputs):
         if next(calls) == 9:  # the second shard of the second teacher
             raise KeyboardInterrupt
-        return serialize(image, outputs)
+        return features(image, outputs)
 
-    monkeypatch.setattr(caches, "_serialize", stops)
+    monkeypatch.setattr(kept, "_features", stops)
     with pytest.raises(KeyboardInterrupt):
         cache.fill(samples)
-    monkeypatch.setattr(caches, "_serialize", serialize)
+    monkeypatch.setattr(kept, "_features", features)
     assert [len(shards(cache, task)) for task in cache.records] == [3, 1, 0]
     assert not list(tmp_path.rglob("*.tmp"))
     # What kill -9 leaves.
@@ -317,25 +323,17 @@ def test_interrupted_filling_goes_on_where_it_was(
     assert_said(cache, batch_of(cache, samples))
 
 
-def truncate(shard):
-    shard.write_bytes(shard.read_bytes()[:-100])
-
-
 def flip_a_bit(shard):
     content = bytearray(shard.read_bytes())
     content[len(content) // 2 + 1000] ^= 1
     shard.write_bytes(content)
 
 
-def spoil_index(shard):
-    shard.with_suffix(".json").write_text('{"bytes": ')
-
-
 def lose_index(shard):
     shard.with_suffix(".json").unlink()
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, spoil_index, lose_index])
+@pytest.mark.parametrize("damage", [flip_a_bit, lose_index])
 def test_damaged_shard_is_named_once_and_computed_again(
     tiny, filled, computed, caplog, damage
 ):
@@ -402,7 +400,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_computed(
 ):
     cache = make(tiny, tmp_path, PAIR[:1], ())
     needed = 6 * cache.image_bytes
-    room = [needed + caches._DISK_MARGIN - 1]
+    room = [needed + store.DISK_MARGIN - 1]
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, room[0]))
     message = (
@@ -423,7 +421,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_computed(
 def test_disk_that_fills_up_midway_is_told_and_leaves_whole_shards(
     tiny, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(caches, "_SHARD_RECORDS", 2)
+    monkeypatch.setattr(kept, "_SHARD_RECORDS", 2)
     cache = make(tiny, tmp_path, PAIR[:1], ())
     real, count = tf.io.TFRecordWriter.write, iter(range(100))
 

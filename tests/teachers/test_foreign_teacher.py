@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.data.pipeline import image_dataset
+from soka_tf.data.pipeline import Batches, image_dataset
 from soka_tf.data.sources import folder
 from soka_tf.errors import UserError
 from soka_tf.runs import build
@@ -116,7 +116,8 @@ def test_kept_outputs_are_found_by_the_fingerprint_and_train(pool, tiny, tmp_pat
     cache = TeacherCache(tmp_path, pool, small.SIZE, layers=layers)
     samples = folder.find(tiny.images)
     cache.fill(samples, progress=False)
-    data = image_dataset(samples, small.SIZE, 3, 0, teachers=cache.reader(samples))
+    batches = Batches(small.SIZE, 3)
+    data = image_dataset(samples, batches, 0, teachers=cache.reader(samples))
     batch = next(iter(data))
     said = pool(batch["rgb"], layers)
     for layer, activations in said.features.items():

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from soka_tf.data.pipeline import preprocess_images
+from soka_tf.data.pipeline import Batches, preprocess_images
 from soka_tf.data.reading import read_pixels
 from soka_tf.data.rooms.draw import generate_rooms
 from soka_tf.data.sources.folder import find as find_images
@@ -18,9 +18,9 @@ from soka_tf.data.sources.taskonomy import find as find_samples
 from soka_tf.errors import UserError
 from soka_tf.networks.encoder import Encoder
 from soka_tf.teachers import similarity as rsa
+from soka_tf.teachers.choice import choose_auxiliary
 from soka_tf.teachers.pool import load_teachers, shown_images
 from soka_tf.teachers.similarity import (
-    choose_auxiliary,
     compute_rdm,
     compute_similarity,
     compute_teacher_rdm,
@@ -243,7 +243,8 @@ def test_teacher_rdm_that_fails_names_the_teacher_and_closes_its_file(
 def test_teacher_rdm_too_large_for_the_disk_is_refused(monkeypatch):
     usage = rsa.shutil._ntuple_diskusage(100, 99, 1)
     monkeypatch.setattr(rsa.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(UserError, match="GiB free. Take fewer images .* TMPDIR"):
+    message = "take 3.5 KiB; .* has 1 bytes free. Take fewer images .* TMPDIR"
+    with pytest.raises(UserError, match=message):
         compute_teacher_rdm(build(), in_batches(draw_images()), 7, memory_bytes=0)
 
 
@@ -280,7 +281,7 @@ def test_teacher_rdm_of_impossible_settings_is_refused(setting, message):
 def test_compared_teachers_are_those_of_the_folder_on_these_images(tiny):
     samples = find_images(tiny.images)
     measured = rsa.compare_teachers(
-        COMPARED, tiny.teachers, samples, 16, batch_size=4, progress=False
+        COMPARED, tiny.teachers, samples, Batches(16, 4), progress=False
     )
     pixels = np.stack([read_pixels(s.files["rgb"], "rgb") for s in samples])
     images = preprocess_images(pixels, 16)
@@ -294,7 +295,7 @@ def test_compared_teachers_are_those_of_the_folder_on_these_images(tiny):
 def test_comparing_a_missing_teacher_names_the_file(tiny):
     samples = find_images(tiny.images)
     with pytest.raises(UserError, match="Missing teachers: .*jigsaw.safetensors"):
-        rsa.compare_teachers(["jigsaw"], tiny.teachers, samples, 16, progress=False)
+        rsa.compare_teachers(["jigsaw"], tiny.teachers, samples, Batches(16, 4))
 
 
 def test_sampled_images_are_spread_evenly_and_at_most_all():
@@ -391,7 +392,8 @@ def shipped(tmp_path_factory):
     root = tmp_path_factory.mktemp("rooms")
     generate_rooms(root, 2, 20, 4, 64, ["rgb"], progress=False)
     samples = find_samples(root, [])
-    return rsa.compare_teachers(names, None, samples, 64, progress=False), names
+    batches = Batches(64, 16)
+    return rsa.compare_teachers(names, None, samples, batches, progress=False), names
 
 
 @pytest.mark.slow

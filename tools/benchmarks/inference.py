@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from soka_tf.data import encodings
-from soka_tf.data.pipeline import labelled_dataset
+from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.data.rooms.draw import generate_rooms
 from soka_tf.data.sources import taskonomy
 from soka_tf.evaluation.evaluator import evaluate
@@ -309,7 +309,9 @@ def accuracy_in_rooms(
     with tempfile.TemporaryDirectory() as folder:
         domains = ["rgb", *names]
         generate_rooms(folder, 3, rooms, 4, _ROOMS_SIZE, domains, progress=False)
-        data = labelled_dataset(taskonomy.find(folder, names), tasks, _ROOMS_SIZE, 16)
+        data = labelled_dataset(
+            taskonomy.find(folder, names), tasks, Batches(_ROOMS_SIZE, 16)
+        )
         for variant, make in variants.items():
             made = {name: make(teacher) for name, teacher in teachers.items()}
 

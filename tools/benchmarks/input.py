@@ -10,7 +10,12 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf.data import encodings
-from soka_tf.data.pipeline import image_dataset, labelled_dataset, preprocess_images
+from soka_tf.data.pipeline import (
+    Batches,
+    image_dataset,
+    labelled_dataset,
+    preprocess_images,
+)
 from soka_tf.data.reading import RGB, read_pixels
 from soka_tf.data.samples import Sample
 from soka_tf.data.sources.folder import find as find_images
@@ -117,11 +122,14 @@ def _cases(
 ) -> Dict[str, Callable[[], Any]]:
     size, batch_size = sizes.model.image_size, sizes.model.batch_size
     step = model.make_step("cycle")
-    files = image_dataset(samples, size, batch_size, seed=0)
+    files = image_dataset(samples, Batches(size, batch_size), seed=0)
     # The same kind of element, so that one graph serves both.
     held = tf.data.Dataset.from_tensors(next(iter(files))).repeat()
     labelled = labelled_dataset(
-        samples, [get_task(t) for t in model.tasks], size, batch_size, repeat=True
+        samples,
+        [get_task(t) for t in model.tasks],
+        Batches(size, batch_size),
+        repeat=True,
     )
     predict = tf.function(model.student, autograph=False)
     batch = next(iter(files))[RGB]
@@ -160,7 +168,9 @@ def _decode_table(folder: str, sizes: Scale, repeats: int) -> List[Dict[str, Any
         paths = [sample.files[RGB] for sample in samples]
         pixels = tf.constant(read_pixels(paths[0], RGB))[None]
         count = 4 * len(paths)
-        dataset = image_dataset(samples, sizes.network_size, 1, seed=0, steps=count)
+        dataset = image_dataset(
+            samples, Batches(sizes.network_size, 1), seed=0, steps=count
+        )
 
         def decode(paths: Sequence[str] = paths) -> None:
             for path in paths:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from soka_tf.data.pipeline import labelled_dataset
+from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.data.reading import RGB
 from soka_tf.data.samples import Sample
 from soka_tf.networks.encoder import ENCODER_50, Encoder
@@ -143,21 +143,22 @@ def _network_cases(folder: str, sizes: Scale) -> Dict[str, Callable[[], Any]]:
     samples = write_images(
         f"{folder}/images", sizes.network_images, sizes.image_size, "PNG"
     )
-    settings = (names, folder, samples, sizes.image_size)
+    files = (names, folder, samples)
+    batches = Batches(sizes.image_size, _BATCH)
     return {
         "end to end": lambda: compare_teachers(
-            *settings, layer="block4", batch_size=_BATCH, progress=False
+            *files, batches, layer="block4", progress=False
         ),
-        "end to end, plain": lambda: plain_comparison(*settings),
+        "end to end, plain": lambda: plain_comparison(*files, batches),
     }
 
 
 def plain_comparison(
-    names: Sequence[str], folder: str, samples: Sequence[Sample], image_size: int
+    names: Sequence[str], folder: str, samples: Sequence[Sample], batches: Batches
 ) -> np.ndarray:
     """The same from files, by block 4: everything is loaded, everything is kept."""
     teachers: Mapping[str, TaskonomyTeacher] = load_teachers(names, folder)
-    dataset = labelled_dataset(samples, [], image_size, _BATCH)
+    dataset = labelled_dataset(samples, [], batches)
     images = [batch[RGB] for batch in dataset]
     rdms: List[np.ndarray] = []
     for teacher in teachers.values():

@@ -5,8 +5,9 @@ from typing import Callable, Dict
 
 import numpy as np
 
+from soka_tf.data.rooms.builder import Material
 from soka_tf.data.rooms.raycast import is_shadowed
-from soka_tf.data.rooms.scene import Material, Scene
+from soka_tf.data.rooms.scene import Scene
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,7 @@
 Few large files are kinder to network disks than millions of small ones, and any reader
 of TFRecords can read them in their order, which is mixed. Training reads single files
 out of them, as parts (`soka_tf.data.files`), so that it sees the same images in the
-same steps as from the files. A shard counts once its index is there, which is written
-last.
+same steps as from the files. `soka_tf.data.store` writes and checks the shards.
 """
 
 import concurrent.futures
@@ -19,28 +18,22 @@ import io
 import json
 import os
 import re
-import zlib
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 from absl import logging
 from PIL import Image
 
-from soka_tf.data import encodings, files
+from soka_tf.data import encodings, files, store
 from soka_tf.data.reading import RGB, DamagedFile
 from soka_tf.data.samples import Sample, with_mask
 from soka_tf.errors import UserError
 
 FORMAT = 1
-# A TFRecord's length and checksums around its content.
-FRAME_BEFORE, FRAME_AFTER = 12, 4
 _MANIFEST = "records.json"
 _SHARD_BYTES = 256 << 20
-_DISK_MARGIN = 256 << 20  # left free, for the indices and whatever else is written
 _MOST_SHARDS = 99_999  # their numbers have five digits
-_FEATURES = ("key", "point", "domain", "name", "content")
 _THREADS = 8
 
 
@@ -75,18 +68,18 @@ def find(
             logging.warning("%s: the records have no domain %r.", folder, domain)
             continue
         for shard in _shards(folder, domain, manifest["shards"]):
-            index = _read_index(shard)
-            if index is None:
+            whole = store.read_index(shard, _rows)
+            if whole is None:
                 raise UserError(
                     f"{shard}: missing, unfinished or damaged. Run "
                     "tools/prepare_records.py again with the same flags: it makes what "
                     "is missing."
                 )
-            for key, point, *place in index["files"]:
+            for (key, point), part in whole[1]:
                 if domain == RGB:
-                    found[key] = point, {RGB: str(files.Part(shard, *place))}
+                    found[key] = point, {RGB: str(part)}
                 elif key in found:  # not of an image that was left out
-                    found[key][1][domain] = str(files.Part(shard, *place))
+                    found[key][1][domain] = str(part)
     samples = [Sample(key, *found[key]) for key in sorted(found)]
     return samples if buildings is None else _of_buildings(folder, samples, buildings)
 
@@ -124,62 +117,61 @@ def write_records(
     present = _read_manifest(folder) or {}
     shards = shards or present.get("shards")
     shards = shards or min(len(samples), -(-max(sizes.values()) // _SHARD_BYTES))
-    manifest = {
-        "format": FORMAT,
+    settings = {
         "source": source,
         "domains": sorted(sizes),
         "shards": shards,
         "image_size": image_size,
         "antialias": antialias,
     }
-    for name in ("source", "domains", "shards", "image_size", "antialias"):
-        value = manifest[name]
+    for name, value in settings.items():
         if present.get(name, value) != value:
             raise UserError(
                 f"{folder} holds records with {name} = {present[name]!r}. Received: "
                 f"{value!r}. Give the same flags to go on, or another --out_dir."
             )
-    # Mixed, so that whoever reads a shard in its order sees all buildings in it.
-    mixed = sorted(samples, key=lambda s: hashlib.sha256(s.key.encode()).digest())
-    plan = []
-    for domain in manifest["domains"]:
-        having = [sample for sample in mixed if domain in sample.files]
-        for number, shard in enumerate(_shards(folder, domain, shards)):
-            own = having[number::shards]
-            if not _is_whole(shard, own):
-                plan.append((domain, shard, own))
+    plan = [
+        (domain, shard, own)
+        for domain in settings["domains"]
+        for shard, own in zip(
+            _shards(folder, domain, shards), _shares(samples, domain, shards)
+        )
+        if not _is_whole(shard, own)
+    ]
     total, at_most = sum(sizes.values()), "at most " if image_size else ""
     missing = sum(_estimate(s, d, image_size) for d, _, own in plan for s in own)
     told = (
-        f"{len(samples)} samples, {len(manifest['domains']) * shards} shards, "
-        f"{at_most}{_mib(total)} in {folder}, {_mib(total - missing)} of it is there"
+        f"{len(samples)} samples, {len(sizes) * shards} shards, "
+        f"{at_most}{store.in_units(total)} in {folder}, "
+        f"{store.in_units(total - missing)} of it is there"
     )
-    free = files.free_bytes(folder)
-    if free is not None and missing and missing + _DISK_MARGIN > free:
-        raise UserError(
-            f"{told}: {at_most}{_mib(missing)} more than there is room for. The disk "
-            f"has {_mib(free)} free, of which {_mib(_DISK_MARGIN)} must remain. Make "
-            "room, give another --out_dir, fewer --domains or --image_size."
-        )
+    remedy = "Make room, give another --out_dir, fewer --domains or --image_size."
+    store.check_room(folder, missing, told, remedy)
     logging.info("%s.", told)
-    try:
-        files.write_bytes(
-            os.path.join(folder, _MANIFEST), json.dumps(manifest, indent=1).encode()
-        )
-        _remove_leftovers(folder)
-        with tqdm.tqdm(
-            total=missing, desc="packing", unit="B", unit_scale=True, disable=None
-        ) as bar:
-            for domain, shard, own in plan:
-                bar.set_postfix_str(os.path.basename(shard))
-                _write_shard(shard, own, domain, image_size, antialias, bar)
-    except (OSError, tf.errors.OpError) as error:
-        raise UserError(
-            f"{folder}: the records cannot be written ({error}). What is there stays: "
-            "make room and give the same command again."
-        ) from error
-    if not any(_read_index(s)["files"] for s in _shards(folder, RGB, shards)):
+    again = "Make room and give the same command again."
+    bar = tqdm.tqdm(
+        total=missing, desc="packing", unit="B", unit_scale=True, disable=None
+    )
+    with store.writing(folder, "the records", again), bar:
+        content = json.dumps({"format": FORMAT, **settings}, indent=1)
+        files.write_bytes(os.path.join(folder, _MANIFEST), content.encode())
+        store.remove_leftovers(folder)
+        for domain, shard, own in plan:
+            bar.set_postfix_str(os.path.basename(shard))
+            _write_shard(shard, own, domain, image_size, antialias, bar)
+    rgb = [store.read_index(s, _rows) for s in _shards(folder, RGB, shards)]
+    if not any(whole and whole[1] for whole in rgb):
         raise UserError(f"{source}: none of the {len(samples)} images can be read.")
+
+
+def _shares(
+    samples: Sequence[Sample], domain: str, shards: int
+) -> Iterator[List[Sample]]:
+    """The samples of each shard, mixed: a shard read in its order has all buildings."""
+    having = [sample for sample in samples if domain in sample.files]
+    having.sort(key=lambda sample: hashlib.sha256(sample.key.encode()).digest())
+    for number in range(shards):
+        yield having[number::shards]
 
 
 def _write_shard(
@@ -190,36 +182,25 @@ def _write_shard(
     antialias: bool,
     bar: tqdm.tqdm,
 ) -> None:
-    temporary = files.temporary_name(shard)
-    index, end = [], 0
-    try:
-        files.make_folder(os.path.dirname(shard))
-        with tf.io.TFRecordWriter(temporary) as writer:
-            for sample, name, content in _contents(
-                samples, domain, image_size, antialias
-            ):
-                bar.update(_estimate(sample, domain, image_size))
-                if content is None:
-                    continue
-                values = (sample.key, sample.point, domain, name)
-                record = _serialize(values, content)
-                writer.write(record)
-                # Where the file's own bytes stand in the example.
-                offset = end + FRAME_BEFORE + record.index(content)
-                place = [offset, len(content), zlib.crc32(content), name]
-                index.append([sample.key, sample.point, *place])
-                end += FRAME_BEFORE + len(record) + FRAME_AFTER
-        # An older index must not be taken for that of the new shard.
-        files.remove(_index_of(shard))
-        files.replace(temporary, shard)
-    finally:
-        files.remove(temporary)
-    described = {
-        "bytes": end,
-        "keys": _digest(samples),
-        "files": index,
-    }
-    files.write_bytes(_index_of(shard), json.dumps(described).encode())
+    index: List[List[Any]] = []
+    with store.ShardWriter(os.path.dirname(shard)) as writer:
+        for sample, name, content in _contents(samples, domain, image_size, antialias):
+            bar.update(_estimate(sample, domain, image_size))
+            if content is None:
+                continue
+            record = store.example(
+                {
+                    "key": sample.key.encode(),
+                    "point": sample.point.encode(),
+                    "domain": domain.encode(),
+                    "name": name.encode(),
+                    "content": content,
+                }
+            )
+            place = writer.add(record, content)
+            index.append([sample.key, sample.point, *place, name])
+        described = {"keys": _digest(samples), "files": index}
+        writer.finish(os.path.basename(shard), described)
 
 
 def _contents(
@@ -266,55 +247,20 @@ def _resized(pixels: np.ndarray, size: int, antialias: bool) -> bytes:
     return file.getvalue()
 
 
-def _serialize(values: Sequence[str], content: bytes) -> bytes:
-    contents = [*(value.encode() for value in values), content]
-    return tf.train.Example(
-        features=tf.train.Features(
-            feature={
-                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-                for name, value in zip(_FEATURES, contents)
-            }
-        )
-    ).SerializeToString(deterministic=True)
-
-
 def _is_whole(shard: str, samples: Sequence[Sample]) -> bool:
     """Whether a shard holds these samples and every byte of it is as written."""
-    index = _read_index(shard)
-    if index is None or index["keys"] != _digest(samples):
-        return False
-    try:
-        for _, _, *place in index["files"]:
-            files.read_part(files.Part(shard, *place))
-    except OSError:
-        return False
-    return True
+    found = store.read_index(shard, _rows, whole=True)
+    return found is not None and found[0]["keys"] == _digest(samples)
 
 
-def _read_index(shard: str) -> Optional[Dict[str, Any]]:
-    """Where the files of a shard are; None if shard or index are not whole."""
-    try:
-        index = json.loads(files.read_bytes(_index_of(shard)))
-        whole = index["bytes"] == files.size(shard) and isinstance(index["keys"], str)
-        places = all(_is_place(row, index["bytes"]) for row in index["files"])
-        return index if whole and places else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _is_place(row: Sequence[Any], size: int) -> bool:
-    """Whether a row of an index names bytes of its own shard, and nothing else."""
-    key, point, offset, length, crc32, name = row
-    texts = all(isinstance(text, str) for text in (key, point, name))
-    numbers = all(type(number) is int for number in (offset, length, crc32))
-    return (
-        texts
-        and numbers
-        and not re.search(r"[/\\]", name)
-        and 0 <= offset <= offset + length <= size
-        and length >= 0
-        and 0 <= crc32 < 1 << 32
-    )
+def _rows(index: store.Index) -> Iterator[Tuple[Any, List[Any]]]:
+    """The keys and points of a shard's files, and their places."""
+    if not isinstance(index["keys"], str):
+        raise TypeError("no digest of keys")
+    for key, point, *place in index["files"]:
+        if not isinstance(key, str) or not isinstance(point, str):
+            raise TypeError("no key and point")
+        yield (key, point), place
 
 
 def _read_manifest(folder: str) -> Optional[Dict[str, Any]]:
@@ -322,7 +268,7 @@ def _read_manifest(folder: str) -> Optional[Dict[str, Any]]:
     try:
         if not files.exists(path):
             return None
-        manifest = json.loads(files.read_bytes(path))
+        manifest = store.read_json(path)
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
         shards, domains = manifest["shards"], manifest["domains"]
@@ -359,16 +305,6 @@ def _shards(folder: str, domain: str, count: int) -> List[str]:
     ]
 
 
-def _index_of(shard: str) -> str:
-    return f"{os.path.splitext(shard)[0]}.json"
-
-
-def _remove_leftovers(folder: str) -> None:
-    for name in files.names(folder):
-        if name.endswith(".tmp"):
-            files.remove(os.path.join(folder, name))
-
-
 def _digest(samples: Sequence[Sample]) -> str:
     keys = "\n".join(sample.key for sample in samples)
     return hashlib.sha256(keys.encode()).hexdigest()
@@ -391,7 +327,3 @@ def _estimate(sample: Sample, domain: str, image_size: Optional[int]) -> int:
         return files.size(sample.files[domain])
     except OSError:
         return 0  # named when it is read
-
-
-def _mib(count: float) -> str:
-    return f"{count / 2**20:.1f} MiB"

@@ -68,7 +68,8 @@ def find(
             (rooms.train_views, rooms.validation_views, labelled),
         ):
             where = root, rooms.seed, rooms.count
-            drawing.generate_rooms(*where, views, image_size, drawn, first_view=first)
+            shown = range(first, first + views)
+            drawing.generate_rooms(*where, shown, image_size, drawn)
     views = rooms.train_views + rooms.validation_views
     train, validation = [], []
     for sample in taskonomy.find(root, domains) if os.path.isdir(root) else []:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf.data import files, pipeline, reading
+from soka_tf.data.pipeline import Batches
 from soka_tf.data.rooms import draw
 from soka_tf.data.sources import records, taskonomy
 from soka_tf.data.sources.folder import find as find_images
@@ -62,11 +63,15 @@ def test_records_give_the_splits_and_batches_of_the_files_bit_for_bit(folder, pa
         assert [s.key for s in one] == [s.key for s in other]
         assert [s.point for s in one] == [s.point for s in other]
         assert all(files.parse_part(p) for s in other for p in s.files.values())
-    shown = dict(image_size=8, batch_size=4, seed=2, start_step=3, steps=5)
+    shown = dict(batches=Batches(8, 4), seed=2, start_step=3, steps=5)
     _same(*(pipeline.image_dataset(data.train, **shown) for data in (here, there)))
     tasks = get_targets(TASKS)
     measured = [
-        list(pipeline.labelled_dataset(data.validation + data.train, tasks, 16, 3))
+        list(
+            pipeline.labelled_dataset(
+                data.validation + data.train, tasks, Batches(16, 3)
+            )
+        )
         for data in (here, there)
     ]
     _same(*measured)
@@ -101,7 +106,7 @@ def test_records_in_another_file_system_give_the_same(folder, packed):
         here, there = (
             records.find(where, TASKS) for where in (packed, "ram://records")
         )
-        shown = dict(image_size=8, batch_size=4, seed=2, steps=2)
+        shown = dict(batches=Batches(8, 4), seed=2, steps=2)
         _same(*(pipeline.image_dataset(found, **shown) for found in (here, there)))
     finally:
         tf.io.gfile.rmtree("ram://records")
@@ -116,7 +121,7 @@ def test_records_one_flipped_byte_is_one_warning_and_the_next_image(copied, capl
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
     replaced = [*samples[:2], samples[3], *samples[3:]]
-    shown = dict(image_size=8, batch_size=4, seed=2, steps=6)
+    shown = dict(batches=Batches(8, 4), seed=2, steps=6)
     caplog.clear()
     _same(*(pipeline.image_dataset(found, **shown) for found in (replaced, samples)))
     assert len(caplog.records) == 1
@@ -166,7 +171,7 @@ def test_write_records_resized_are_small_pngs_rounded_to_8_bits(folder, tmp_path
     small = records.find(out, ["depth_zbuffer"])
     pixels = reading.read_pixels(small[0].files["rgb"], "rgb")
     assert pixels.shape == (8, 8, 3)
-    shown = dict(image_size=8, batch_size=4, seed=2, steps=2)
+    shown = dict(batches=Batches(8, 4), seed=2, steps=2)
     for one, other in zip(
         pipeline.image_dataset(samples, **shown), pipeline.image_dataset(small, **shown)
     ):
@@ -198,39 +203,13 @@ def test_find_buildings_and_folders_that_are_not_there(packed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place, value",
-    [
-        (0, 7),
-        (2, -1),
-        (2, 1 << 63),
-        (3, 1 << 40),
-        (4, "0f3a9b1c"),
-        (5, "/../../secret.png"),
-        (None, []),
-    ],
-)
-def test_find_hostile_index_is_damaged(copied, place, value):
-    path = os.path.join(copied, "rgb-00001-of-00002.json")
-    with open(path) as file:
-        index = json.load(file)
-    if place is None:
-        index["files"][0] = value
-    else:
-        index["files"][0][place] = value
-    with open(path, "w") as file:
-        json.dump(index, file)
-    with pytest.raises(UserError, match="missing, unfinished or damaged"):
-        records.find(copied, TASKS)
-
-
-@pytest.mark.parametrize(
-    "change", [{"shards": 10**12}, {"shards": "x"}, {"domains": ["../rgb"]}]
+    "change",
+    [{"shards": 10**12}, {"shards": "x"}, {"domains": ["../rgb"]}, "[" * 10**5],
 )
 def test_find_hostile_manifest_is_refused(copied, change):
-    path = os.path.join(copied, "records.json")
-    with open(path) as file:
-        manifest = {**json.load(file), **change}
-    with open(path, "w") as file:
-        json.dump(manifest, file)
+    path = copied / "records.json"
+    if isinstance(change, dict):
+        change = json.dumps({**json.loads(path.read_text()), **change})
+    path.write_text(change)
     with pytest.raises(UserError, match="records.json: cannot be read"):
         records.find(copied, TASKS)
