@@ -10,11 +10,11 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
-from tools.studies.definitions import Row
 from tools.studies.intervals import Estimate
 from tools.studies.records import read_json
 from tools.studies.report import markdown_table
 from tools.studies.results import number
+from tools.studies.study import Row
 from tools.studies.training import ROOT, Runs
 
 # Rooms of no teacher, no student and no choice of ours; a run's answers to them.
@@ -22,11 +22,15 @@ _UNSEEN_SEED, _UNSEEN_ROOMS, _UNSEEN = 3, 100, "unseen"
 
 
 class Further(NamedTuple):
-    """Markdown and pictures of a measurement; `data` is for the JSON."""
+    """Markdown and pictures of a measurement; `data` is for the JSON.
+
+    `missing` says why there is nothing.
+    """
 
     blocks: Sequence[str]
     pictures: Mapping[str, pathlib.Path] = {}
     data: Optional[object] = None
+    missing: Optional[str] = None
 
 
 def parameters() -> Further:

@@ -5,9 +5,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from tabulate import tabulate
 
 from soka_tf.tasks import get_task
-from tools.studies.definitions import Study
 from tools.studies.intervals import CONTRADICTED, HOLDS, LIKELY, ONE_SEED, OPEN
 from tools.studies.results import Cell, ResultRow, ResultTable, number
+from tools.studies.study import Study
 
 METRICS = {
     "rmse": "rmse",
@@ -99,10 +99,9 @@ def _cell(cell: Cell) -> str:
 
 def _beside(table: ResultTable) -> str:
     """What the paper's table does not show: imitation, the mean, size and cost."""
-    tasks = list(dict.fromkeys(task for task, _ in table.columns))
     head = [
         "",
-        *(f"{get_task(task).title}: rmse against the teacher" for task in tasks),
+        *(f"{get_task(task).title}: rmse against the teacher" for task in table.tasks),
         "rmse / teacher's, mean of the tasks",
         "parameters",
         "steps",
@@ -110,15 +109,14 @@ def _beside(table: ResultTable) -> str:
     ]
     rows = []
     for row in table.rows:
-        cost = row.cpu_seconds
         rows.append(
             [
                 row.title + (f" ({row.missing})" if row.missing else ""),
-                *(number(row.imitation.get(task)) for task in tasks),
+                *(number(row.imitation.get(task)) for task in table.tasks),
                 number(row.relative),
                 _parameters(row),
                 f"{row.steps:,}" if row.steps else "-",
-                number(cost),
+                number(row.cpu_seconds),
             ]
         )
     return markdown_table(head, rows)
