@@ -9,7 +9,7 @@ import pytest
 from soka_tf.errors import UserError
 from soka_tf.teachers.pool import teachers_folder
 from tests.tiny_runs import ROOT
-from tests.tools import load_tool, run_tool
+from tests.tools import run_tool
 from tools.studies import definitions, methods, report, results
 from tools.studies import training as training_module
 from tools.studies.intervals import (

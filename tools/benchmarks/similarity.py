@@ -18,7 +18,6 @@ from soka_tf.teachers.similarity import (
     compare_teachers,
     compute_rdm,
     compute_similarity,
-    compute_teacher_rdm,
 )
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher
 from tools.benchmarks.input import write_images
@@ -26,9 +25,6 @@ from tools.benchmarks.measure import Measurement, time_cases
 
 _NAMES = ("depth_zbuffer", "edge_texture", "keypoints3d", "normal")
 _BATCH = 16
-# What `plain_rdm` holds at its height for every byte of float32 features: these, and
-# three arrays of float64, two of them inside np.corrcoef.
-_PLAIN_BYTES = 7
 
 
 class Scale(NamedTuple):
@@ -43,8 +39,6 @@ class Scale(NamedTuple):
       network_width: of the same.
       network_images: images that these are shown.
       image_size: their side in pixels.
-      streamed_images: of an RDM of features that come batch by batch, as they do
-        in practice.
       repeats: timed rounds.
     """
 
@@ -55,14 +49,12 @@ class Scale(NamedTuple):
     network_width: float
     network_images: int
     image_size: int
-    streamed_images: int
     repeats: int
 
 
 SCALES = {
-    "small": Scale(200, 128, 4, (1, 1, 1, 1), 0.25, 64, 128, 1000, 3),
-    # 2000 images would take the plain way 27 GiB.
-    "full": Scale(500, 2048, 2, ENCODER_50, 1.0, 64, 256, 2000, 3),
+    "small": Scale(200, 128, 4, (1, 1, 1, 1), 0.25, 64, 128, 3),
+    "full": Scale(500, 2048, 2, ENCODER_50, 1.0, 64, 256, 3),
 }
 
 
@@ -98,7 +90,6 @@ def measure_similarity(sizes: Scale, repeats: Optional[int] = None) -> Measureme
             "the features held for all cases.",
         ),
         peak_gib=times.peak_gib,
-        tables={"One RDM of features that come by batches": [_streamed(sizes)]},
     )
 
 
@@ -167,39 +158,3 @@ def plain_comparison(
         features = [encode(batch)["block4"].numpy() for batch in images]
         rdms.append(plain_rdm(np.concatenate(features)))
     return plain_similarity(rdms)
-
-
-class _RandomTeacher:
-    """Has the size of a teacher's features, and next to no arithmetic."""
-
-    class task:
-        name, released_input = "random", "plain"
-
-    def __init__(self, channels: int):
-        self.layers = {"block4": (channels, 1)}
-
-    def __call__(
-        self, images: tf.Tensor, layers: Sequence[str]
-    ) -> Dict[str, tf.Tensor]:
-        shape = (tf.shape(images)[0], 16, 16, self.layers["block4"][0])
-        return {"block4": tf.random.normal(shape)}
-
-
-def _streamed(sizes: Scale) -> Dict[str, Any]:
-    """One RDM of more features than the plain way could hold."""
-    count = sizes.streamed_images // _BATCH * _BATCH
-    teacher = _RandomTeacher(sizes.channels)
-
-    def compute() -> None:
-        batches = (tf.zeros([_BATCH, 8, 8, 3]) for _ in range(count // _BATCH))
-        compute_teacher_rdm(teacher, batches, count, "block4")
-
-    times = time_cases({"RDM": compute}, repeats=1)
-    features_gib = 4 * count * 16 * 16 * sizes.channels / 2**30
-    return {
-        "images": count,
-        "features GiB": features_gib,
-        "seconds": times.medians["RDM"],
-        "peak GiB": times.peak_gib["RDM"],
-        "plain would hold GiB": _PLAIN_BYTES * features_gib,
-    }
