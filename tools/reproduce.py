@@ -342,7 +342,7 @@ def _why_not(lacking: Optional[str], study: Study) -> Optional[str]:
 def _measure(
     runs: Runs, folder: pathlib.Path, lacking: Optional[str], study: Study
 ) -> further.Further:
-    """Measures what a study has beside its runs, or says why it is not measured."""
+    """Measures what a study has beside its runs; or returns why it is not measured."""
     only_read, found = _REPORT_ONLY.value, further.Further([])
     if study.command == "parameters":
         found = further.parameters()

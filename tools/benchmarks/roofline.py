@@ -6,26 +6,13 @@ import tensorflow as tf
 
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import ENCODER_50, Encoder
-from soka_tf.networks.multiply_adds import (
-    ConvolutionCount,
-    count_multiply_adds,
-    total_multiply_adds,
-)
+from soka_tf.networks.multiply_adds import total_multiply_adds
 from tools.benchmarks.measure import Measurement, time_cases
 
 _DTYPES = {"float32": tf.float32, "bfloat16": tf.bfloat16}
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-# A shape between the decoder's two largest layers.
-_CONVOLUTION = ConvolutionCount(
-    "convolution",
-    (16, 16, 1024),
-    (16, 16, 1024),
-    (3, 3, 1024, 1024),
-    1,
-    False,
-    16 * 16 * 9 * 1024 * 1024,
-    9 * 1024 * 1024,
-)
+# Of a convolution between the decoder's two largest layers: side, channels.
+_SIDE, _CHANNELS = 16, 1024
 
 
 class Cost(NamedTuple):
@@ -81,7 +68,7 @@ SCALES = {
 
 
 def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
-    """Times the machine, the networks, their layers, and networks of other sizes.
+    """Times the machine, the networks, and networks of other sizes.
 
     Args:
       scale: one of `SCALES`.
@@ -128,28 +115,16 @@ def measure_roofline(
             "Arithmetic": [
                 {
                     "case": case,
-                    **_rate(count, seconds[case], peaks[case.split(", ")[1]]),
+                    "G multiply-adds": count / 1e9,
+                    "ms": 1e3 * seconds[case],
+                    "G multiply-adds/s": rates[case] / 1e9,
+                    "of the peak": rates[case] / peaks[case.split(", ")[1]],
                 }
                 for case, count in work.items()
             ],
-            **{
-                f"Layers in {kind}, each alone, batch {sizes.batch_size}": _layer_table(
-                    networks["float32"], sizes, kind, peaks[kind]
-                )
-                for kind in _DTYPES
-            },
             "A cycle's forward parts, one image": cost_table(sizes, precision),
         },
     )
-
-
-def _rate(macs: int, seconds: float, peak: float) -> Dict[str, float]:
-    return {
-        "G multiply-adds": macs / 1e9,
-        "ms": 1e3 * seconds,
-        "G multiply-adds/s": macs / seconds / 1e9,
-        "of the peak": macs / seconds / peak,
-    }
 
 
 def _networks(sizes: Scale, policy: str, width: Optional[float] = None):
@@ -182,14 +157,19 @@ def _machine_cases(sizes: Scale):
         matrix = tf.cast(tf.random.uniform([sizes.matrix_size] * 2), dtype)
         cases[f"matrices, {kind}"] = _call(lambda a, b: a @ b, matrix, matrix)
         work[f"matrices, {kind}"] = sizes.matrix_size**3
-        cases[f"convolution, {kind}"] = _alone(_CONVOLUTION, sizes.batch_size, dtype)
-        work[f"convolution, {kind}"] = sizes.batch_size * _CONVOLUTION.multiply_adds
+        shape = (sizes.batch_size, _SIDE, _SIDE, _CHANNELS)
+        images = tf.cast(tf.random.uniform(shape), dtype)
+        kernel = tf.cast(tf.random.uniform([3, 3, _CHANNELS, _CHANNELS], -1, 1), dtype)
+        cases[f"convolution, {kind}"] = _call(
+            lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), images, kernel
+        )
+        work[f"convolution, {kind}"] = images.shape.num_elements() * 9 * _CHANNELS
     return cases, work
 
 
 def _call(operation: Callable, *inputs: tf.Tensor) -> Callable[[], Any]:
     def compute(*inputs: tf.Tensor) -> List[tf.Tensor]:
-        # One number of each output says that it is done, and copies nothing.
+        # Reading one number of each output waits for it without copying it.
         outputs = tf.nest.flatten(operation(*inputs))
         return [tf.reshape(tensor, [-1])[0] for tensor in outputs]
 
@@ -197,61 +177,6 @@ def _call(operation: Callable, *inputs: tf.Tensor) -> Callable[[], Any]:
     # Traced here and now: TensorFlow would warn of so many functions.
     function = tf.function(compute, autograph=False).get_concrete_function(*inputs)
     return lambda: [number.numpy() for number in function(*inputs)]
-
-
-def _alone(
-    count: ConvolutionCount, batch_size: int, dtype: tf.DType
-) -> Callable[[], Any]:
-    """One convolution of a network, without what comes before and after."""
-    inputs = tf.cast(tf.random.uniform((batch_size, *count.input_shape)), dtype)
-    kernel = tf.cast(tf.random.uniform(count.kernel_shape, -1, 1), dtype)
-    output_shape = (batch_size, *count.output_shape)
-    # The encoder pads by a layer of its own before most of its strided convolutions.
-    same = count.output_shape[0] == -(-count.input_shape[0] // count.stride)
-    padding = "SAME" if same else "VALID"
-
-    def convolve(inputs, kernel):
-        if count.transposed:
-            return tf.nn.conv2d_transpose(inputs, kernel, output_shape, count.stride)
-        return tf.nn.conv2d(inputs, kernel, count.stride, padding)
-
-    # Eager: a graph of one operation gains nothing.
-    return lambda: convolve(inputs, kernel).numpy()
-
-
-def _layer_table(
-    networks: Sequence[tf.keras.Model], sizes: Scale, kind: str, peak: float
-) -> List[Dict[str, Any]]:
-    """Every layer of the decoder and block of the encoder: convolutions, rate, share.
-
-    Args:
-      networks: encoder and decoder.
-      sizes: the benchmark's.
-      kind: "float32" or "bfloat16".
-      peak: multiply-adds a second.
-    """
-    groups: Dict[str, List[ConvolutionCount]] = {}
-    for name, network, shape in _parts(networks, sizes.image_size):
-        for count in count_multiply_adds(network, shape):
-            group = f"{name} {count.layer.split('/')[0]}"
-            groups.setdefault(group, []).append(count)
-    different = {_shape(c): c for counts in groups.values() for c in counts}
-    alone = {
-        shape: _alone(count, sizes.batch_size, _DTYPES[kind])
-        for shape, count in different.items()
-    }
-    times = time_cases(alone, sizes.repeats).medians
-    rows = []
-    for group, counts in groups.items():
-        seconds = sum(times[_shape(count)] for count in counts)
-        macs = sizes.batch_size * sum(count.multiply_adds for count in counts)
-        row = {"layer": group, "convolutions": len(counts)}
-        rows.append({**row, **_rate(macs, seconds, peak)})
-    return rows
-
-
-def _shape(count: ConvolutionCount) -> str:
-    return f"{count.input_shape} {count.kernel_shape} / {count.stride}"
 
 
 def cost_table(sizes: Scale, precision: str) -> List[Dict[str, Any]]:

@@ -38,7 +38,7 @@ def define(scale: Scale) -> Dict[str, Study]:
             "docs/parameters.md has the arithmetic.",
             command="parameters",
         ),
-        *_comparisons(scale),
+        *_methods(scale),
         _supplement2(scale),
         *_measurements_and_figures(scale),
         *define_questions(scale),
@@ -91,87 +91,74 @@ def _table1(scale: Scale) -> Study:
     )
 
 
-def _comparisons(scale: Scale) -> List[Study]:
+def _methods(scale: Scale) -> List[Study]:
     """Tables 3 to 5, and the supplement's Table 1: methods against each other."""
     dmtl = {
         "dMTL": (method_run(PAIR, "dmtl"),),
         "dMTL + GradNorm": (method_run(PAIR, "dmtl_gradnorm"),),
     }
+    weak = variant_run(scale, "vanishing_point", "auxiliary = ['vanishing_point']")
     auxiliaries = {
         "w/o auxiliary": (variant_run(scale, "no_auxiliary", "auxiliary = 'none'"),),
-        "vanishing point": (
-            variant_run(scale, "vanishing_point", "auxiliary = ['vanishing_point']"),
-        ),
+        "vanishing point": (weak,),
         "keypoint3d": (soka_run(scale),),
     }
-    return [
-        Study(
-            "table3",
-            "Table 3: SOKA, without labels, against learning from labels",
-            "dMTL trains the same student on ground truth of the same images. Four of "
-            "the paper's numbers of dMTL are not legible in the copy that we have.",
+    three = {
+        "teachers": (),
+        "KD": (method_run(THREE, "kd"),),
+        "ours": (soka_run(scale, THREE),),
+    }
+    table3 = {"teacher": (), **dmtl, "ours": (soka_run(scale),)}
+    tables = {
+        "table3": _table(TITLE, paper.TABLE3, table3, [("ours", row) for row in dmtl]),
+        "table4": _table(
+            TITLE,
+            paper.TABLE4,
+            {"teacher": (), **auxiliaries},
             [
-                _table(
-                    TITLE,
-                    paper.TABLE3,
-                    {"teacher": (), **dmtl, "ours": (soka_run(scale),)},
-                    [("ours", title) for title in dmtl],
-                )
+                ("keypoint3d", "w/o auxiliary"),
+                ("keypoint3d", "vanishing point"),
+                ("w/o auxiliary", "vanishing point"),
             ],
         ),
-        Study(
-            "table4",
-            "Table 4: without an auxiliary teacher, with a weak and with a strong one",
-            "The caption speaks of normals, the columns of 2D edges; the last row is "
-            "Table 5's but for two numbers, so that we take the columns' word.",
-            [
-                _table(
-                    TITLE,
-                    paper.TABLE4,
-                    {"teacher": (), **auxiliaries},
-                    [
-                        ("keypoint3d", "w/o auxiliary"),
-                        ("keypoint3d", "vanishing point"),
-                        ("w/o auxiliary", "vanishing point"),
-                    ],
-                )
-            ],
+        "table5": _table(
+            TITLE,
+            paper.TABLE5,
+            ablation(scale),
+            [("KD + MIA", "KD"), ("KD + MIA + ACCT", "KD + MIA")],
         ),
-        Study(
-            "table5",
-            "Table 5: what each part of the method adds",
-            "KD: soft targets only. KD + MIA: and the amalgamated features, encoder "
-            "and decoders together. KD + MIA + ACCT: the whole method, in cycles. All "
-            "of the same number of steps; the study 'compute' compares at equal cost. "
-            "At --scale=full the whole method has the supplement's CGAN term, too.",
-            [
-                _table(
-                    TITLE,
-                    paper.TABLE5,
-                    ablation(scale),
-                    [("KD + MIA", "KD"), ("KD + MIA + ACCT", "KD + MIA")],
-                )
-            ],
+        "supp1": _table(
+            "depth, 2D edges, normals", paper.SUPP1, three, [("ours", "KD")]
         ),
-        Study(
-            "supp1",
-            "Supplement, Table 1: three tasks in one student",
-            "Depth, 2D edges and surface normals; no auxiliary teacher, for the paper "
-            "names none.",
-            [
-                _table(
-                    "depth, 2D edges, normals",
-                    paper.SUPP1,
-                    {
-                        "teachers": (),
-                        "KD": (method_run(THREE, "kd"),),
-                        "ours": (soka_run(scale, THREE),),
-                    },
-                    [("ours", "KD")],
-                )
-            ],
-        ),
-    ]
+    }
+    return [Study(name, *_METHODS[name], [table]) for name, table in tables.items()]
+
+
+# Study -> title and text.
+_METHODS = {
+    "table3": (
+        "Table 3: SOKA, without labels, against learning from labels",
+        "dMTL trains the same student on ground truth of the same images. Four of the "
+        "paper's numbers of dMTL are not legible in the copy that we have.",
+    ),
+    "table4": (
+        "Table 4: without an auxiliary teacher, with a weak and with a strong one",
+        "The caption speaks of normals, the columns of 2D edges; the last row is "
+        "Table 5's but for two numbers, so that we take the columns' word.",
+    ),
+    "table5": (
+        "Table 5: what each part of the method adds",
+        "KD: soft targets only. KD + MIA: and the amalgamated features, encoder and "
+        "decoders together. KD + MIA + ACCT: the whole method, in cycles. All of the "
+        "same number of steps; the study 'compute' compares at equal cost. At "
+        "--scale=full the whole method has the supplement's CGAN term, too.",
+    ),
+    "supp1": (
+        "Supplement, Table 1: three tasks in one student",
+        "Depth, 2D edges and surface normals; no auxiliary teacher, for the paper "
+        "names none.",
+    ),
+}
 
 
 def _supplement2(scale: Scale) -> Study:

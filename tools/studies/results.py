@@ -340,7 +340,7 @@ def number(estimate: Optional[Estimate]) -> str:
 
 
 def as_json(tables: Sequence[ResultTable]) -> List[Dict[str, Any]]:
-    """Tables of results as JSON knows them."""
+    """Tables of results for JSON."""
 
     def estimate(value: Optional[Estimate]) -> Optional[Dict[str, Any]]:
         return value and value._asdict()

@@ -138,7 +138,7 @@ class Runs:
         jobs: int,
         teachers_dir: Optional[pathlib.Path] = None,
     ):
-        """Knows where runs are and what they share.
+        """The runs of a folder.
 
         Args:
           folder: where they are kept, a folder a run.
