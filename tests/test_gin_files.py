@@ -1,7 +1,6 @@
 """Every shipped gin file: it parses, builds, trains, and is complete."""
 
 import csv
-import importlib.util
 import math
 import pathlib
 import re
@@ -9,12 +8,14 @@ import re
 import gin
 import pytest
 
+from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.runs import auxiliary, build, data, strategy
 from soka_tf.runs.config import parameters_of, parse_gin, unused_bindings
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.train import train
+from tests.tools import load_tool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GIN = ROOT / "gin"
@@ -220,40 +221,38 @@ def test_make_demo_runs_the_demo_file():
     assert "--gin_file=gin/rooms/demo.gin" in (ROOT / "Makefile").read_text()
 
 
-@pytest.fixture(scope="module")
-def train_teachers():
-    """What the tool binds; gin takes a configurable's name once a process only."""
-    path = ROOT / "tools" / "train_teachers.py"
-    spec = importlib.util.spec_from_file_location("train_teachers", path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool._bind()
+def _teachers_settings():
+    return load_tool("train_teachers").read_settings([TEACHERS], [])
 
 
-def test_teachers_file_binds_what_the_tool_needs(train_teachers):
-    parse_gin([TEACHERS], [], base=None)
-    config = train_teachers()
-    assert set(config["losses"]) == set(config["tasks"])
-    encoder = Encoder(**{**config["encoder"], "width": 1 / 32})
-    upsamplings = config["decoder"]["upsamplings"]
-    assert encoder.output_stride == 2**upsamplings
-    Decoder(1, **{**config["decoder"], "width": 1 / 64})
+def test_teachers_file_binds_what_the_tool_needs():
+    settings = _teachers_settings()
+    assert set(settings.losses) == set(settings.tasks)
+    encoder = Encoder(**{**settings.encoder, "width": 1 / 32})
+    assert encoder.output_stride == 2 ** settings.decoder["upsamplings"]
+    Decoder(1, **{**settings.decoder, "width": 1 / 64})
 
 
-def test_teachers_fit_the_students_of_the_rooms(train_teachers):
-    parse_gin([TEACHERS], [], base=None)
-    teacher = train_teachers()
-    gin.clear_config()
+def test_teachers_file_with_wrong_bindings_names_them():
+    read = load_tool("train_teachers").read_settings
+    with pytest.raises(UserError, match="unknown train_teachers.step,"):
+        read([TEACHERS], ["train_teachers.step = 1", "train_teachers.room = 1"])
+    with pytest.raises(UserError, match="missing train_teachers.tasks,"):
+        read([], [])
+
+
+def test_teachers_fit_the_students_of_the_rooms():
+    teacher = _teachers_settings()
     parse_gin(["gin/rooms/soka.gin"], [])
     student = {
         "units": gin.query_parameter("Encoder.units"),
         "width": gin.query_parameter("Encoder.width"),
         "strides": gin.query_parameter("Encoder.strides"),
     }
-    assert student == teacher["encoder"]
-    assert gin.query_parameter("%image_size") == teacher["image_size"]
+    assert student == teacher.encoder
+    assert gin.query_parameter("%image_size") == teacher.image_size
     used = {*gin.query_parameter("%tasks"), *gin.query_parameter("%auxiliary")}
-    assert used <= set(teacher["tasks"])
+    assert used <= set(teacher.tasks)
 
 
 def test_defaults_in_the_code_are_those_of_base():

@@ -8,7 +8,7 @@ and at the paper's size, with the numbers in a file:
 
     python tools/benchmark.py cycle --scale=full --json=cycle.json
 
-The first word says what is measured:
+The first argument chooses what is measured:
 
     cycle       a training cycle against a plain distillation step, against the three
                 phases written naively, and with the teachers' outputs cached
@@ -17,8 +17,7 @@ The first word says what is measured:
                 network of the same weights
     inference   the exported student against its teachers, for two and three tasks
     input       a cycle fed from files against one fed from memory; reading alone
-    similarity  RDMs and similarity of teachers against NumPy and SciPy in memory
-    roofline    multiply-adds against the machine's peak, layer by layer; the cost of a
+    roofline    multiply-adds of the networks against the machine's peak; the cost of a
                 cycle by tasks, image size and width
 
 Cases take turns, round after round; what counts are the ratios of their medians.
@@ -40,7 +39,7 @@ _SCALE = flags.DEFINE_enum(
     "scale", "small", ["small", "full"], "full is the paper's size", flag_values=FLAGS
 )
 _REPEATS = flags.DEFINE_integer(
-    "repeats", None, "timed rounds; what suits the scale unless told", flag_values=FLAGS
+    "repeats", None, "timed rounds; by default what suits the scale", flag_values=FLAGS
 )
 _PRECISION = flags.DEFINE_enum(
     "precision",
@@ -59,7 +58,6 @@ BENCHMARKS = (
     "teachers",
     "inference",
     "input",
-    "similarity",
     "roofline",
 )
 

@@ -15,7 +15,7 @@ or from the PyTorch files of visual-prior (the decoder's only where there is one
 
 PyTorch files need torch 2.10 or later: python -m pip install -e ".[convert]".
 write_teacher_files.py writes such files to try this with. A folder of
-<task>.safetensors is what the binding teachers_dir of a run wants. Nothing in a weight
+<task>.safetensors is what the binding teachers_dir of a run takes. Nothing in a weight
 file is executed.
 
 With --check=FOLDER the teacher in --out, converted now or before, is compared layer by
@@ -79,7 +79,7 @@ def _check_flags(converts: bool) -> None:
             "required (--help has examples)"
         )
     if converts and not _TASK.value:
-        raise UserError("--task is required: the file alone does not tell it")
+        raise UserError("--task is required: the file does not have it")
     if _TASKBANK.value and (_ENCODER.value or _DECODER.value):
         raise UserError(
             "--taskbank_checkpoint and --visual_prior_... name the same network in two "
@@ -98,7 +98,9 @@ def _out_file() -> str:
         raise UserError("--out is empty; name the teacher's file")
     if os.path.isdir(out) or out.endswith(os.sep):
         if not _TASK.value:
-            raise UserError(f"--out={out} is a folder: --task tells which file of it")
+            raise UserError(
+                f"--out={out} is a folder: --task is required, to name the file in it"
+            )
         out = os.path.join(out, f"{get_task(_TASK.value).name}.safetensors")
     return out
 

@@ -9,7 +9,7 @@ docs/parameters.md, which says what they mean.
 """
 
 from collections import Counter
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
 from absl import flags
 
@@ -20,7 +20,6 @@ FLAGS = flags.FlagValues()
 
 # Table 2 of the paper and of its supplement; Table 1 of the supplement adds normals.
 _TASKS = ("depth", "edge2d", "sfnorm")
-_IMAGE_SIZE = 256
 # A variable that Adam trains is three in a checkpoint: itself and two slots.
 _COPIES = 3
 
@@ -82,26 +81,6 @@ class Count(NamedTuple):
         return self.trained + self.statistics
 
 
-class Reading(NamedTuple):
-    """W and C of Eq. 2 in one of the shapes that the text allows.
-
-    Attributes:
-      weights: shape of W_i.
-      gate: shape of C.
-      layers: where there is amalgamation.
-      teachers: how many.
-      scalars: of W and C together, without slots.
-      scalars_of_3: the same with the three teachers of three tasks.
-    """
-
-    weights: str
-    gate: str
-    layers: Tuple[str, ...]
-    teachers: int
-    scalars: int
-    scalars_of_3: int
-
-
 def count_networks() -> Dict[str, Count]:
     """Builds every network at full size; returns name -> scalars."""
     from soka_tf.networks.decoder import Decoder
@@ -158,69 +137,35 @@ def inference_count(row: Row, counts: Mapping[str, Count]) -> int:
     )
 
 
-def readings() -> Iterator[Reading]:
-    """Yields every reading of W and C that we tried.
+def amalgamation_count() -> int:
+    """Scalars of W and C in the reading that fits the paper's count.
 
-    The paper says that W_i (x) A_i is a product of matrices, C (.) an elementwise one,
-    A of c x h x w, and that there is amalgamation in block 3 and at the encoder's
-    output. It gives no other shape. Two teachers, or three with the auxiliary one.
+    One weight a channel, of two targets and an auxiliary teacher, in block 3 and at the
+    encoder's output.
     """
     from soka_tf.networks.encoder import Encoder
+    from soka_tf.soka.amalgamation import Amalgamation
 
     encoder = Encoder((1, 1, 1, 1))  # the widths are those of any number of units
-    side = _IMAGE_SIZE // encoder.output_stride
     widths = {
         "block3": encoder.feature_layers["block3"].channels,
         "representation": encoder.representation_channels,
     }
-    for layers in (tuple(widths), *((layer,) for layer in widths)):
-        chosen = {layer: widths[layer] for layer in layers}
-        for weights, gate in (
-            ("c x c", "c"),
-            ("c", "c"),
-            ("h x h", "h x w"),
-            ("c x h x h", "c x h x w"),
-        ):
-            size = {m: _amalgamation_size(weights, chosen, m, side) for m in (2, 3)}
-            for teachers in (2, 3):
-                yield Reading(weights, gate, layers, teachers, size[teachers], size[3])
-
-
-def _amalgamation_size(
-    weights: str, widths: Mapping[str, int], teachers: int, side: int
-) -> int:
-    from soka_tf.soka.amalgamation import Amalgamation
-
-    mixing = {"c x c": "matrix", "c": "diagonal"}.get(weights)
-    if mixing:  # the shapes that soka_tf has itself
-        amalgamation = Amalgamation(
-            {layer: [width] * teachers for layer, width in widths.items()},
-            widths,
-            variant="literal",
-            mixing=mixing,
-        )
-        return _count(amalgamation).trained
-    maps = [1 if weights == "h x h" else width for width in widths.values()]
-    return (teachers + 1) * side * side * sum(maps)
-
-
-def student_gap(counts: Mapping[str, Count]) -> range:
-    """Scalars that would bring the student of two tasks to the paper's number."""
-    student = sum(checkpoint_terms(_STUDENT, counts).values())
-    nearest = round(float(_STUDENT.paper) * 1e6)
-    return range(nearest - 5000 - student, nearest + 5000 - student)
+    of_teachers = {layer: [width] * 3 for layer, width in widths.items()}
+    amalgamation = Amalgamation(
+        of_teachers, widths, variant="literal", mixing="diagonal"
+    )
+    return _count(amalgamation).trained
 
 
 def report() -> List[str]:
     """Counts everything; returns blocks of Markdown."""
     counts = count_networks()
-    tried = list(readings())
-    landing = [r for r in tried if _COPIES * r.scalars in student_gap(counts)]
     table, sums = [], []
     for row in ROWS:
         terms = checkpoint_terms(row, counts)
         if row.amalgamates:
-            scalars = landing[0].scalars  # in the two layers that the paper names
+            scalars = amalgamation_count()
             terms[f"W and C {_COPIES} x {scalars:,}"] = _COPIES * scalars
         total = sum(terms.values())
         agrees = "yes" if _millions(total, 2) == row.paper else "no"
@@ -233,7 +178,7 @@ def report() -> List[str]:
         _table(("count, M", "ours", "paper", "agrees", "at inference"), table),
         "\n".join(sums),
         _compare_sizes(counts),
-        _compare_readings(counts, landing, len(tried)),
+        _describe_gap(counts),
     ]
 
 
@@ -252,34 +197,16 @@ def _compare_sizes(counts: Mapping[str, Count]) -> str:
     return _table(("tasks", "student / teachers: paper", "at inference"), rows)
 
 
-def _compare_readings(
-    counts: Mapping[str, Count], landing: Sequence[Reading], tried: int
-) -> str:
-    gap = student_gap(counts)
-    bare = _STUDENT._replace(discriminator_statistics=False)
-    two, two_bare, three = (
-        sum(checkpoint_terms(row, counts).values())
-        for row in (_STUDENT, bare, _STUDENT_OF_3)
-    )
-    rows = [
-        (
-            reading.weights,
-            reading.gate,
-            ", ".join(reading.layers),
-            f"{reading.teachers}",
-            f"{_COPIES * reading.scalars:,}",
-            _millions(two + _COPIES * reading.scalars),
-            _millions(two_bare + _COPIES * reading.scalars),
-            _millions(three + _COPIES * reading.scalars_of_3),
-        )
-        for reading in landing
-    ]
+def _describe_gap(counts: Mapping[str, Count]) -> str:
+    """What the student of two tasks lacks of the paper's number, and candidates."""
+    student = sum(checkpoint_terms(_STUDENT, counts).values())
+    gap = round(float(_STUDENT.paper) * 1e6) - student
+    amalgamation = _COPIES * amalgamation_count()
     twice = _STUDENT.tasks * counts["decoder C=1"].statistics
-    head = ("W_i", "C", "layers", "teachers", "scalars", "2 tasks", "bare", "3 tasks")
     return (
-        f"The student's gap is {gap.start:,} to {gap.stop - 1:,} scalars. Of {tried} "
-        f"readings, {len(landing)} fill it;\nso would the decoders' moving statistics, "
-        f"counted twice ({twice:,}).\n\n{_table(head, rows)}"
+        f"The student's gap is {gap - 5000:,} to {gap + 4999:,} scalars. W and C of "
+        f"one weight a channel, with\ntheir slots, are {amalgamation:,}; the decoders' "
+        f"moving statistics, counted twice, {twice:,}."
     )
 
 

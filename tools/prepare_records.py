@@ -9,14 +9,15 @@ and then
 
     python -m soka_tf.train --gin_param="records_dir = 'records'" ...
 
-Any folder of images (--images_dir) will do as well. The size is told first and refused
-when the disk is too small. Interrupted, the same command goes on: shards that are there
-and whole are kept. Images that cannot be read are named and left out.
+Any folder of images (--images_dir) will do as well. The size is printed first, and the
+command refused where the disk is too small. Interrupted, the same command goes on:
+shards that are there and whole are kept. Images that cannot be read are named and left
+out.
 
 The files' own bytes are stored, so training sees the same pixels. With --image_size
 images, not labels, are resized once and stored as PNG: smaller and faster to read, but
 rounded to 8 bits, up to half of 1/255 off, and of no use for larger networks. Paths may
-be of any file system that TensorFlow knows (gs://bucket/folder).
+be of any file system that TensorFlow supports (gs://bucket/folder).
 """
 
 from absl import flags
@@ -32,7 +33,7 @@ _IMAGES_DIR = flags.DEFINE_string(
     "images_dir", None, "any folder of images", flag_values=FLAGS
 )
 _BUILDINGS = flags.DEFINE_list(
-    "buildings", None, "of Taskonomy; all unless told", flag_values=FLAGS
+    "buildings", None, "of Taskonomy; by default all", flag_values=FLAGS
 )
 _DOMAINS = flags.DEFINE_list(
     "domains",
@@ -46,14 +47,14 @@ _OUT_DIR = flags.DEFINE_string(
 _SHARDS = flags.DEFINE_integer(
     "shards",
     None,
-    "files of each domain; of about 256 MiB unless told",
+    "files of each domain; by default of about 256 MiB",
     lower_bound=1,
     flag_values=FLAGS,
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size",
     None,
-    "side in pixels that images are resized to; as they are unless told",
+    "side in pixels that images are resized to; by default as they are",
     lower_bound=1,
     flag_values=FLAGS,
 )

@@ -20,46 +20,27 @@ studies; called again, it goes on where it was stopped. Every study leaves
 <study>.json, <study>.md and pictures in --model_dir; the runs are in its folder runs/.
 """
 
+import functools
 import os
 import pathlib
 import shlex
-import shutil
 import sys
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence
 
 from absl import flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from soka_tf import cli  # noqa: E402 (tools/ is no installed package)
-from soka_tf.data.files import is_remote  # noqa: E402
-from soka_tf.disk import replacing, write_json, write_text  # noqa: E402
-from soka_tf.errors import UserError  # noqa: E402
-from soka_tf.runs.config import read_gin  # noqa: E402
-from tools.studies import definitions, further, results  # noqa: E402
-from tools.studies import report as reports  # noqa: E402
-from tools.studies.definitions import Row, Scale, Study  # noqa: E402
-from tools.studies.training import Runs, Setting, Training  # noqa: E402
+from soka_tf import cli
+from soka_tf.data.files import is_remote
+from soka_tf.errors import UserError
+from soka_tf.runs.config import read_gin
+from tools.studies import definitions, further, pages
+from tools.studies.methods import SCALES
+from tools.studies.report import PAGES
+from tools.studies.study import Study
+from tools.studies.training import Runs, Setting, Training
 
-SCALES = {
-    "small": Scale(
-        files=("gin/rooms/study.gin",),
-        steps=500,
-        single_student=(
-            "Encoder.units = (1, 1, 1, 1)",
-            "Encoder.width = 0.085",
-        ),
-        ours="soka",
-        rates=("0.01", "0.001"),
-    ),
-    "full": Scale(
-        files=("gin/paper/common.gin",),
-        steps=600_000,
-        single_student=(),
-        ours="soka_gan",
-        rates=("0.001", "0.0001"),
-    ),
-}
 STUDIES = tuple(definitions.define(SCALES["small"]))
 
 FLAGS = flags.FlagValues()
@@ -100,7 +81,7 @@ _TASKONOMY_DIR = flags.DEFINE_string(
 _TEACHERS_DIR = flags.DEFINE_string(
     "teachers_dir",
     None,
-    "folder of <task>.safetensors; the shipped teachers for --scale=small unless told",
+    "folder of <task>.safetensors; by default, at --scale=small, the shipped teachers",
     flag_values=FLAGS,
 )
 _JOBS = flags.DEFINE_integer(
@@ -111,7 +92,7 @@ _JOBS = flags.DEFINE_integer(
     flag_values=FLAGS,
 )
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "of a run; the scale's unless told", lower_bound=1, flag_values=FLAGS
+    "steps", None, "of a run; by default the scale's", lower_bound=1, flag_values=FLAGS
 )
 _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param", [], "further bindings of all runs", flag_values=FLAGS
@@ -131,26 +112,17 @@ def main() -> int:
     """Trains what is missing, then reports; 1 if anything failed."""
     studies = _chosen([name for text in _STUDY.value for name in text.split(",")])
     folder, docs = _folder("model_dir", _MODEL_DIR), _folder("docs_dir", _DOCS_DIR)
-    if docs is not None and len(studies) < len(STUDIES):
-        raise UserError(
-            "--docs_dir writes one page of all studies. Give --study=all, with "
-            "--report_only for what is there."
-        )
-    if docs is not None and folder in (docs, docs / reports.PAGES):
-        raise UserError(
-            f"--docs_dir={_DOCS_DIR.value} and --model_dir={_MODEL_DIR.value}: what is "
-            "shown must lie elsewhere than the runs. Name another folder for one."
-        )
+    _check_docs(studies, folder, docs)
     setting = definitions.setting(SCALES[_SCALE.value], _STEPS.value, _all_params())
     _check_params(studies, setting)
     lacking = _lacking()
     _make("model_dir", folder)
-    if docs is not None:  # hours before anything is written there
-        _make("docs_dir", docs / reports.PAGES)
+    if docs is not None:  # before hours of training
+        _make("docs_dir", docs / PAGES)
     jobs = _JOBS.value or ((os.cpu_count() or 1) if _SCALE.value == "small" else 1)
     runs = Runs(folder / "runs", setting, jobs, None if lacking else _teachers())
     wanted = {
-        t: _why_not(study, lacking) or _without_teachers(t, runs)
+        t: _why_not(lacking, study) or _without_teachers(t, runs)
         for study in studies
         for t in study.trainings
     }
@@ -162,25 +134,62 @@ def main() -> int:
         trained = runs.train([t for t in wanted if t not in reasons], _seeds())
         reasons.update(trained)
         failed.update((training.name, why) for training, why in trained.items())
-    sections = []
-    for study in studies:
-        try:
-            section, failure = _write(study, runs, folder, reasons, lacking)
-            sections.append(section)
-        except UserError as error:  # of this study's runs: the others have theirs
-            failure = str(error)
-        if failure:
-            failed[study.name] = failure
-    total = _total(studies, runs) if len(sections) == len(studies) else None
-    if docs is not None and total and total["runs"]:
-        _write_docs(sections, docs, folder, total)
-    elif docs is not None:
-        why = "there are no runs" if total else "a study failed"
-        failed["--docs_dir"] = f"nothing was written there, for {why}."
+    reporter = pages.Reporter(
+        runs,
+        _seeds(),
+        folder,
+        _command,
+        functools.partial(_why_not, lacking),
+        reasons,
+        functools.partial(_measure, runs, folder, lacking),
+    )
+    failed.update(_report(studies, reporter, docs))
     print(f"\nResults are in {folder}: {', '.join(s.name + '.md' for s in studies)}")
     for name, why in failed.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _report(
+    studies: Sequence[Study], reporter: pages.Reporter, docs: Optional[pathlib.Path]
+) -> Dict[str, str]:
+    """Writes what there is; returns what failed, and why."""
+    sections, failed = [], {}
+    for study in studies:
+        try:
+            section, failure = reporter.write(study)
+            sections.append(section)
+        except UserError as error:  # the other studies are reported all the same
+            failure = str(error)
+        if failure:
+            failed[study.name] = failure
+    if docs is None:
+        return failed
+    whole = len(sections) == len(studies)
+    total = pages.total(studies, reporter.runs, _seeds()) if whole else {}
+    if total.get("runs"):
+        command = f"{_command('all')} --docs_dir=docs"
+        command += " --report_only" * _REPORT_ONLY.value
+        pages.write_docs(sections, docs, reporter.folder, command, total)
+    else:
+        why = "there are no runs" if whole else "a study failed"
+        failed["--docs_dir"] = f"nothing was written there, for {why}."
+    return failed
+
+
+def _check_docs(
+    studies: Sequence[Study], folder: pathlib.Path, docs: Optional[pathlib.Path]
+) -> None:
+    if docs is not None and len(studies) < len(STUDIES):
+        raise UserError(
+            "--docs_dir writes one page of all studies. Give --study=all, with "
+            "--report_only for what is there."
+        )
+    if docs is not None and folder in (docs, docs / PAGES):
+        raise UserError(
+            f"--docs_dir={_DOCS_DIR.value} and --model_dir={_MODEL_DIR.value}: what is "
+            "shown must lie elsewhere than the runs. Name another folder for one."
+        )
 
 
 def _folder(name: str, flag: Any) -> Optional[pathlib.Path]:
@@ -311,7 +320,7 @@ def _is_folder(path: str) -> bool:
 
 
 def _without_teachers(training: Training, runs: Runs) -> Optional[str]:
-    """Which teachers a run lacks, in words; None if all are there."""
+    """Names the teachers that a run lacks; None if all are there."""
     folder = runs.teachers_dir
     absent = [
         task
@@ -323,148 +332,31 @@ def _without_teachers(training: Training, runs: Runs) -> Optional[str]:
     return f"needs teachers of {', '.join(absent)} in --teachers_dir"
 
 
-def _why_not(study: Study, lacking: Optional[str]) -> Optional[str]:
+def _why_not(lacking: Optional[str], study: Study) -> Optional[str]:
     """Why a study's runs are not trained; None if they are."""
     if study.small_only and _SCALE.value != "small":
         return "needs --scale=small: it compares that scale's own settings"
     return lacking
 
 
-def _write(
-    study: Study,
-    runs: Runs,
-    folder: pathlib.Path,
-    reasons: Mapping[Training, str],
-    lacking: Optional[str],
-) -> Tuple[reports.Section, Optional[str]]:
-    """Writes a study's files; returns what a page says of it, and what failed."""
-    tables = results.collect(study, runs, _seeds(), reasons)
-    why_not = _why_not(study, lacking) if study.trainings else None
-    missing = [why_not] if why_not else []
-    pictures = _draw_tables(study, tables, folder)
-    for draw in (_copy_panels, _draw_curves):
-        drawn, absent = draw(study, runs, folder, reasons)
-        pictures.update(drawn)
-        missing += absent
-    measured, failure = further.Further([]), None
-    try:
-        measured = _measure(study, runs, folder, lacking)
-    except UserError as error:
-        failure = str(error)
-        missing.append(results.clause(failure))
-    if study.command and not measured.blocks and not failure:
-        nothing = "with --report_only nothing is measured"
-        missing.append(lacking or (nothing if _REPORT_ONLY.value else "nothing there"))
-    for name, path in measured.pictures.items():
-        _copy(path, folder / f"{study.name}_{name}.png")
-        pictures[f"{study.name}_{name}.png"] = name
-    section = reports.Section(
-        study, _command(study.name), tables, measured.blocks, pictures, missing
-    )
-    lead = [reports.LEGEND] if tables else []
-    write_text(
-        folder / f"{study.name}.md",
-        reports.page(study.title, lead, [reports.section(section)]),
-    )
-    content = {
-        "study": study.name,
-        "command": _command(study.name),
-        "seeds": list(_seeds()),
-        "steps": runs.setting.steps,
-        "tables": results.as_json(tables),
-        "measured": measured.data,
-        "missing": missing,
-    }
-    write_json(folder / f"{study.name}.json", content)
-    logging.info("Wrote %s.md, %s.json.", study.name, study.name)
-    return section, failure
-
-
-def _draw_tables(
-    study: Study, tables: Sequence[results.ResultTable], folder: pathlib.Path
-) -> Dict[str, str]:
-    """Draws the tables that have runs; returns file -> what it shows."""
-    from tools.studies import figures
-
-    pictures = {}
-    for number, table in enumerate(tables):
-        if any(row.steps for row in table.rows):
-            name = study.name + (f"_{number + 1}" if len(tables) > 1 else "") + ".png"
-            figures.draw_table(table, folder / name)
-            pictures[name] = f"{table.title}: means, 95 % intervals, seeds"
-    return pictures
-
-
-def _copy_panels(
-    study: Study, runs: Runs, folder: pathlib.Path, reasons: Mapping[Training, str]
-) -> Tuple[Dict[str, str], List[str]]:
-    """Copies seed 0's panels; returns file -> what it shows, and what is missing."""
-    pictures, missing = {}, []
-    for row in study.panels:
-        (training,) = row.trainings
-        found = sorted((runs.folder_of(training, 0) / "panels").glob("step_*.png"))
-        if not (found and runs.outcome(training, 0)):
-            why = results.clause(reasons.get(training, "no run of seed 0"))
-            missing.append(f"{row.title}: {why}")
-            continue
-        name = _panel_name(study, row)
-        _copy(found[-1], folder / name)
-        pictures[name] = f"{row.title}: images, teachers, student, truth, errors"
-    return pictures, missing
-
-
-def _panel_name(study: Study, row: Row) -> str:
-    return f"{study.name}_{row.title.replace(' ', '_').replace(',', '')}.png"
-
-
-def _draw_curves(
-    study: Study, runs: Runs, folder: pathlib.Path, reasons: Mapping[Training, str]
-) -> Tuple[Dict[str, str], List[str]]:
-    """Draws losses and weights; returns file -> what it shows, and what is missing."""
-    from tools.studies import figures
-
-    curves, missing = {}, []
-    for row in study.curves:
-        (training,) = row.trainings
-        done = [seed for seed in _seeds() if runs.outcome(training, seed)]
-        files = [runs.folder_of(training, seed) / "metrics.csv" for seed in done]
-        if files:
-            curves[row.title] = files
-        else:
-            why = results.clause(reasons.get(training, "no run"))
-            missing.append(f"{row.title}: {why}")
-    if not curves:
-        return {}, missing
-    figures.draw_curves(curves, folder / _curves_name(study))
-    return {
-        _curves_name(study): "losses and task weights over steps, all seeds"
-    }, missing
-
-
-def _curves_name(study: Study) -> str:
-    return f"{study.name}_curves.png"
-
-
-def _copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
 def _measure(
-    study: Study, runs: Runs, folder: pathlib.Path, lacking: Optional[str]
+    runs: Runs, folder: pathlib.Path, lacking: Optional[str], study: Study
 ) -> further.Further:
-    """What a study measures beside its runs; nothing where it cannot or must not."""
+    """Measures what a study has beside its runs; or returns why it is not measured."""
+    only_read, found = _REPORT_ONLY.value, further.Further([])
     if study.command == "parameters":
-        return further.parameters()
-    only_read = _REPORT_ONLY.value
-    if study.command == "inference":
-        return further.inference(_SCALE.value, folder, only_read)
-    if study.command == "unseen" and _DATA.value == "rooms" and not lacking:
-        return further.unseen(study.tables[0].rows, runs, _seeds(), only_read)
-    if study.command == "similarity" and not lacking:
+        found = further.parameters()
+    elif study.command == "inference":
+        found = further.inference(_SCALE.value, folder, only_read)
+    elif study.command == "unseen" and _DATA.value == "rooms" and not lacking:
+        found = further.unseen(study.tables[0].rows, runs, _seeds(), only_read)
+    elif study.command == "similarity" and not lacking:
         images, teachers = _path(_TASKONOMY_DIR.value), _path(_TEACHERS_DIR.value)
-        return further.similarity(images, teachers, folder, only_read)
-    return further.Further([])
+        found = further.similarity(images, teachers, folder, only_read)
+    if not study.command or found.blocks:
+        return found
+    why = "with --report_only nothing is measured" if only_read else "nothing there"
+    return found._replace(missing=lacking or why)
 
 
 def _command(study: str) -> str:
@@ -481,76 +373,6 @@ def _command(study: str) -> str:
         words.append(f"--steps={_STEPS.value}")
     words += [f"--gin_param={shlex.quote(param)}" for param in _GIN_PARAM.value]
     return " ".join([*words, "--model_dir=runs/study"])
-
-
-def _write_docs(
-    sections: Sequence[reports.Section],
-    docs: pathlib.Path,
-    folder: pathlib.Path,
-    total: Mapping[str, Any],
-) -> None:
-    """Writes results.md, and a page of each question that has runs, with pictures."""
-    pictures = docs / reports.PAGES
-    paper, questions, unasked = [], [], []
-    for section in sections:
-        if section.study.small_only:
-            (questions if _has_runs(section) else unasked).append(section)
-        else:
-            moved = {
-                f"{reports.PAGES}/{name}": text
-                for name, text in section.pictures.items()
-            }
-            paper.append(section._replace(pictures=moved))
-    for section in [*paper, *questions]:
-        for name in section.pictures:
-            name = pathlib.PurePath(name).name
-            _copy(folder / name, pictures / name)
-    for section in unasked:  # what an earlier call wrote of other runs
-        (pictures / f"{section.study.name}.md").unlink(missing_ok=True)
-    shown = {pathlib.PurePath(n).name for s in [*paper, *questions] for n in s.pictures}
-    for section in sections:
-        for name in _picture_names(section.study) - shown:
-            (pictures / name).unlink(missing_ok=True)
-    for section in questions:
-        lead = [f"Generated by the command below. {reports.LEGEND}"]
-        text = reports.page(section.study.title, lead, [reports.section(section)])
-        write_text(pictures / f"{section.study.name}.md", text)
-    command = _command("all") + " --docs_dir=docs"
-    command += " --report_only" * _REPORT_ONLY.value
-    page = reports.results_page(paper, questions, unasked, command, total)
-    write_text(docs / "results.md", page)
-
-
-def _picture_names(study: Study) -> Set[str]:
-    """The pictures that a study may have, and no others."""
-    names = {f"{study.name}.png", _curves_name(study), f"{study.name}_similarity.png"}
-    names |= {f"{study.name}_{number + 1}.png" for number in range(len(study.tables))}
-    return names | {_panel_name(study, row) for row in study.panels}
-
-
-def _has_runs(section: reports.Section) -> bool:
-    rows = [row for table in section.tables for row in table.rows]
-    # What all questions share, the method as it is, answers none of them.
-    return sum(row.steps is not None for row in rows) > 1
-
-
-def _total(studies: Sequence[Study], runs: Runs) -> Dict[str, Any]:
-    """The machines of all runs that are reported, and what was spent on them."""
-    machines, seconds, count, unknown = set(), 0.0, 0, 0
-    for training in {t for study in studies for t in study.trainings}:
-        for seed in _seeds():
-            outcome = runs.outcome(training, seed)
-            if outcome:
-                count += 1
-                machines.add(f"{outcome.cores} cores of {outcome.processor}")
-                seconds += outcome.cpu_seconds or 0.0
-                unknown += outcome.cpu_seconds is None
-    return {
-        "machines": sorted(machines),
-        "hours": seconds / 3600,
-        "runs": count,
-        "unknown": unknown,
-    }
 
 
 if __name__ == "__main__":

@@ -14,14 +14,14 @@ import datetime
 import json
 import os
 import pathlib
-from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Sequence, Tuple
 
 from absl import flags, logging
 
 from soka_tf import cli
 from soka_tf.disk import write_json
 from soka_tf.errors import UserError
-from soka_tf.runs.config import parse_gin
+from soka_tf.runs.config import read_gin
 
 FLAGS = flags.FlagValues()
 _GIN_FILE = flags.DEFINE_multi_string(
@@ -40,9 +40,71 @@ _TASK = flags.DEFINE_multi_string(
     "task", [], "only these tasks; all of the gin file otherwise", flag_values=FLAGS
 )
 
-
-# Labels drawn from the colours themselves must keep them.
+# Labels computed from the colours themselves are wrong for shifted colours.
 _COLOUR_TASKS = ("edge_texture", "keypoints2d")
+
+
+class Settings(NamedTuple):
+    """The bindings of train_teachers; see gin/rooms/teachers.gin.
+
+    Attributes:
+      tasks: to train a teacher of.
+      losses: task -> "l1"; or "l2", for sparse maps, whose median, all that l1 finds,
+        is empty.
+      encoder: arguments of `Encoder`.
+      decoder: arguments of `Decoder`.
+      image_size: side in pixels.
+      data_dir: where rooms are drawn.
+      rooms_seed: of the rooms.
+      rooms: to train on.
+      views: of each.
+      test_rooms: to measure on.
+      test_views: of each.
+      steps: of each teacher.
+      batch_size: images a step.
+      learning_rate: at the start; it falls to 0.
+      frozen_share: of the steps, at the end, run with BatchNorm's moving statistics, as
+        the teacher is used: an unusual image, which a batch's own statistics would
+        tame, otherwise drives a small network to its limits.
+      seed: of weights, batches and augmentation.
+    """
+
+    tasks: Sequence[str]
+    losses: Mapping[str, str]
+    encoder: Mapping[str, Any]
+    decoder: Mapping[str, Any]
+    image_size: int
+    data_dir: str
+    rooms_seed: int
+    rooms: int
+    views: int
+    test_rooms: int
+    test_views: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    frozen_share: float
+    seed: int = 0
+
+
+def read_settings(gin_files: Sequence[str], gin_params: Sequence[str]) -> Settings:
+    """Reads the bindings of train_teachers.
+
+    Raises:
+      UserError: for other bindings, and where one is missing.
+    """
+    bound = read_gin(gin_files, gin_params)
+    known = [f"train_teachers.{name}" for name in Settings._fields]
+    unknown = [name for name in bound if name not in known]
+    missing = [name for name in known[:-1] if name not in bound]
+    if unknown or missing:
+        wrong = [f"unknown {name}" for name in unknown]
+        wrong += [f"missing {name}" for name in missing]
+        raise UserError(
+            f"--gin_file, --gin_param: {', '.join(wrong)}. gin/rooms/teachers.gin "
+            "binds all that there is."
+        )
+    return Settings(**{name.split(".")[1]: value for name, value in bound.items()})
 
 
 def augment(batch: Mapping[str, Any], task: str, seed) -> Dict[str, Any]:
@@ -71,91 +133,52 @@ def augment(batch: Mapping[str, Any], task: str, seed) -> Dict[str, Any]:
 
 
 def rooms_samples(
-    tasks: Sequence[str],
-    data_dir: str,
-    image_size: int,
-    seed: int,
-    rooms: int,
-    views: int,
-    test_rooms: int,
-    test_views: int,
+    tasks: Sequence[str], settings: Settings
 ) -> Tuple[Sequence[Any], Sequence[Any]]:
     """Draws what is missing of the labelled rooms; returns train and test samples."""
     from soka_tf.data.rooms import draw as drawing
     from soka_tf.data.sources import taskonomy
 
+    seed, size, rooms = settings.rooms_seed, settings.image_size, settings.rooms
     domains = sorted({"rgb", "depth_zbuffer", *tasks})
-    roots = []
-    for part, first, count, each in (
-        ("train", 0, rooms, views),
-        ("test", rooms, test_rooms, test_views),
+    parts = []
+    for part, first, count, views in (
+        ("train", 0, rooms, settings.views),
+        ("test", rooms, settings.test_rooms, settings.test_views),
     ):
-        folder = drawing.rooms_folder_name(seed, image_size)
-        root = os.path.join(data_dir, part, folder)
-        drawing.generate_rooms(
-            root, seed, range(first, first + count), each, image_size, domains
-        )
-        roots.append(root)
-    return tuple(taskonomy.find(root, domains) for root in roots)
+        folder = drawing.rooms_folder_name(seed, size)
+        root = os.path.join(settings.data_dir, part, folder)
+        numbers = range(first, first + count)
+        drawing.generate_rooms(root, seed, numbers, views, size, domains)
+        parts.append(taskonomy.find(root, domains))
+    return tuple(parts)
 
 
-def train_teacher(
-    task: str,
-    train_samples: Sequence[Any],
-    losses: Mapping[str, str],
-    encoder: Mapping[str, Any],
-    decoder: Mapping[str, Any],
-    image_size: int,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    frozen_share: float,
-    seed: int,
-):
+def train_teacher(task: str, samples: Sequence[Any], settings: Settings):
     """Trains one teacher; returns it, frozen, and the head it was trained with.
 
-    The last `frozen_share` of the steps runs with the moving statistics of BatchNorm,
-    as the teacher will be used: an unusual image, which a batch's own statistics
-    would tame, otherwise drives a small network to its limits.
+    Raises:
+      UserError: if the task has no loss, or one that there is not.
     """
     import tensorflow as tf
     from tqdm import trange
 
     from soka_tf.data.pipeline import Batches, labelled_dataset
-    from soka_tf.networks.decoder import Decoder
-    from soka_tf.networks.encoder import Encoder
     from soka_tf.runs.optimizers import make_optimizer
     from soka_tf.runs.schedules import poly_schedule
-    from soka_tf.soka.distillation import KINDS, soft_target_loss
     from soka_tf.tasks import get_task
     from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 
-    row = get_task(task)
-    # "l1"; or "l2" for sparse maps, whose median, all that l1 finds, is empty.
-    kind = losses[row.name]
-    if kind not in KINDS:
-        raise UserError(
-            f"train_teachers.losses must be one of {KINDS}. Received: {kind!r} for "
-            f"{row.name!r}."
-        )
-    tf.keras.utils.set_random_seed(seed)
-    network = Encoder(**encoder)
-    if row.channels:
-        head = Decoder(row.channels, **decoder)
-    else:  # vanishing_point: nine numbers, read from the whole representation
-        head = tf.keras.Sequential(
-            [tf.keras.layers.Flatten(), tf.keras.layers.Dense(9)], name="head"
-        )
-        side = image_size // network.output_stride
-        head.build((None, side, side, network.representation_channels))
-    variables = network.trainable_variables + head.trainable_variables
-    optimizer = make_optimizer("adam", poly_schedule(learning_rate, steps))
+    row, size, steps = get_task(task), settings.image_size, settings.steps
+    loss_of = _loss(row, settings.losses)
+    tf.keras.utils.set_random_seed(settings.seed)
+    encoder, head = _networks(row, settings)
+    variables = encoder.trainable_variables + head.trainable_variables
+    optimizer = make_optimizer("adam", poly_schedule(settings.learning_rate, steps))
     dataset = labelled_dataset(
-        train_samples,
-        [row],
-        Batches(image_size, batch_size),
+        *(samples, [row], Batches(size, settings.batch_size)),
         cache_in_memory=True,
-        seed=seed,
+        seed=settings.seed,
         repeat=True,
     )
 
@@ -163,29 +186,63 @@ def train_teacher(
     def step(batch, seed, training):
         if row.channels:
             batch = augment(batch, row.name, seed)
-        valid = tf.cast(batch[f"valid/{row.name}"], tf.float32)
         with tf.GradientTape() as tape:
-            representation = network(batch["rgb"], training=training)["representation"]
-            prediction = head(representation, training=training)
-            if row.channels:
-                weight = valid[:, None, None, None]
-                if row.masked:
-                    weight *= batch["mask"]
-            else:
-                weight = valid[:, None]
-            loss = soft_target_loss(prediction, batch[row.name], kind, weight)
+            representation = encoder(batch["rgb"], training=training)["representation"]
+            loss = loss_of(head(representation, training=training), batch)
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
         return loss
 
     iterator = iter(dataset)
     bar = trange(steps, desc=f"teacher of {row.name}", mininterval=2.0)
     for i in bar:
-        training = i < round(steps * (1.0 - frozen_share))
-        loss = step(next(iterator), tf.constant([seed, 2 * i]), training)
+        training = i < round(steps * (1.0 - settings.frozen_share))
+        loss = step(next(iterator), tf.constant([settings.seed, 2 * i]), training)
         if i % 50 == 0:
             bar.set_postfix(loss=f"{float(loss):.4f}")
-    decoder = head if row.channels else None
-    return TaskonomyTeacher(row.name, network, decoder, image_size), head
+    return TaskonomyTeacher(
+        row.name, encoder, head if row.channels else None, size
+    ), head
+
+
+def _networks(task: Any, settings: Settings) -> Tuple[Any, Any]:
+    import tensorflow as tf
+
+    from soka_tf.networks.decoder import Decoder
+    from soka_tf.networks.encoder import Encoder
+
+    encoder = Encoder(**settings.encoder)
+    if task.channels:
+        return encoder, Decoder(task.channels, **settings.decoder)
+    # vanishing_point: nine numbers, read from the whole representation
+    head = tf.keras.Sequential(
+        [tf.keras.layers.Flatten(), tf.keras.layers.Dense(9)], name="head"
+    )
+    side = settings.image_size // encoder.output_stride
+    head.build((None, side, side, encoder.representation_channels))
+    return encoder, head
+
+
+def _loss(task: Any, losses: Mapping[str, str]) -> Callable[[Any, Any], Any]:
+    """The loss of a prediction on a batch, where labels are valid."""
+    import tensorflow as tf
+
+    from soka_tf.soka.distillation import KINDS, soft_target_loss
+
+    kind = losses.get(task.name)
+    if kind not in KINDS:
+        raise UserError(
+            f"train_teachers.losses must be one of {KINDS}. Received: {kind!r} for "
+            f"{task.name!r}."
+        )
+
+    def loss(prediction, batch):
+        weight = tf.cast(batch[f"valid/{task.name}"], tf.float32)
+        weight = tf.reshape(weight, [-1, *[1] * (prediction.shape.rank - 1)])
+        if task.channels and task.masked:
+            weight *= batch["mask"]
+        return soft_target_loss(prediction, batch[task.name], kind, weight)
+
+    return loss
 
 
 def measure(teacher, test_samples: Sequence[Any], image_size: int) -> Dict[str, Any]:
@@ -243,74 +300,21 @@ def write_manifest(out_dir: pathlib.Path, entry: Mapping[str, Any], task: str) -
     write_json(path, manifest, indent=2)
 
 
-def _bind() -> Callable[[], Dict[str, Any]]:
-    import gin
-
-    @gin.configurable(module="tools")
-    def train_teachers(
-        tasks=gin.REQUIRED,
-        losses=gin.REQUIRED,
-        encoder=gin.REQUIRED,
-        decoder=gin.REQUIRED,
-        image_size=gin.REQUIRED,
-        data_dir=gin.REQUIRED,
-        rooms_seed=gin.REQUIRED,
-        rooms=gin.REQUIRED,
-        views=gin.REQUIRED,
-        test_rooms=gin.REQUIRED,
-        test_views=gin.REQUIRED,
-        steps=gin.REQUIRED,
-        batch_size=gin.REQUIRED,
-        learning_rate=gin.REQUIRED,
-        frozen_share=gin.REQUIRED,
-        seed=0,
-    ):
-        return locals()
-
-    return train_teachers
-
-
 def main() -> None:
     """Trains, measures and writes every teacher asked for."""
-    settings = _bind()
-    parse_gin(_GIN_FILE.value, _GIN_PARAM.value, base=None)
-    config = settings()
-
     from soka_tf.tasks import get_task
     from soka_tf.teachers.taskonomy.network import load_teacher, save_teacher
 
+    settings = read_settings(_GIN_FILE.value, _GIN_PARAM.value)
     out_dir = pathlib.Path(_OUT_DIR.value)
     command = "python tools/train_teachers.py " + " ".join(
         [f"--gin_file={name}" for name in _GIN_FILE.value]
         + [f'--gin_param="{param}"' for param in _GIN_PARAM.value]
     )
-    tasks = [get_task(name).name for name in _TASK.value or config["tasks"]]
-    train, test = rooms_samples(
-        tasks,
-        config["data_dir"],
-        config["image_size"],
-        config["rooms_seed"],
-        config["rooms"],
-        config["views"],
-        config["test_rooms"],
-        config["test_views"],
-    )
+    tasks = [get_task(name).name for name in _TASK.value or settings.tasks]
+    train, test = rooms_samples(tasks, settings)
     for task in tasks:
-        training = {
-            key: config[key]
-            for key in (
-                "losses",
-                "encoder",
-                "decoder",
-                "image_size",
-                "steps",
-                "batch_size",
-                "learning_rate",
-                "frozen_share",
-                "seed",
-            )
-        }
-        teacher, head = train_teacher(task, train, **training)
+        teacher, head = train_teacher(task, train, settings)
         details = {
             "source": "procedural rooms of soka_tf",
             "command": f"{command} --task={task}",
@@ -322,10 +326,10 @@ def main() -> None:
         # The file's own weights are measured: float16 is what users get.
         teacher = load_teacher(path, sha256)
         if teacher.decoder is not None:
-            entry["scores"] = measure(teacher, test, config["image_size"])
+            entry["scores"] = measure(teacher, test, settings.image_size)
         else:
             entry["scores"] = measure_directions(
-                teacher, head, test, config["image_size"]
+                teacher, head, test, settings.image_size
             )
         logging.info("%s: %s", task, json.dumps(entry["scores"]))
         write_manifest(out_dir, entry, task)

@@ -20,7 +20,7 @@ from soka_tf.tasks import get_task
 from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from tests.soka import reference
-from tools.benchmarks.measure import Measurement, time_cases
+from tools.benchmarks.measure import Measurement, time_cases, wait
 
 TASKS = ("depth_zbuffer", "edge_texture")
 AUXILIARY = "keypoints3d"
@@ -168,12 +168,12 @@ def step_cases(model: SokaModel, images: tf.Tensor) -> Dict[str, Callable[[], An
         return tf.identity(model.step)
 
     return {
-        "teachers": lambda: _wait(teach()),
+        "teachers": lambda: wait(teach()),
         "student": step_case(model, "joint", given),
         "joint": step_case(model, "joint", {"rgb": images}),
         "cycle": step_case(model, "cycle", {"rgb": images}),
         "cached": step_case(model, "cycle", given),
-        "naive": lambda: _wait(naive()),
+        "naive": lambda: wait(naive()),
     }
 
 
@@ -189,9 +189,4 @@ def step_case(model: SokaModel, stage: str, data: Dict[str, Any]) -> Callable[[]
     """One step of a stage on the same batch, again and again."""
     function = model.make_step(stage)
     iterator = iter(tf.data.Dataset.from_tensors(data).repeat())
-    return lambda: _wait(function(iterator))
-
-
-def _wait(outputs: Any) -> None:
-    for tensor in tf.nest.flatten(outputs):
-        tensor.numpy()
+    return lambda: wait(function(iterator))

@@ -22,7 +22,7 @@ from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
 from soka_tf.teachers.pool import load_teachers
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
-from tools.benchmarks.measure import Measurement, time_cases
+from tools.benchmarks.measure import Measurement, relative_rmse, time_cases, wait
 
 TASKS = tuple(get_task(n) for n in ("depth_zbuffer", "edge_texture", "normal"))
 COUNTS = (2, 3)
@@ -74,10 +74,7 @@ def measure_inference(
             shape = (batch, sizes.image_size, sizes.image_size, 3)
             images = tf.constant(random.uniform(-1, 1, shape), tf.float32)
             times = time_cases(
-                {
-                    name: functools.partial(_answer, predict, images)
-                    for name, predict in cases.items()
-                },
+                {name: _call(predict, images) for name, predict in cases.items()},
                 # Single images are over soon, and their times differ more.
                 sizes.repeats * (3 if batch == 1 else 1),
                 warm_up=4,  # kernels are made anew for every thread that meets them
@@ -87,13 +84,7 @@ def measure_inference(
             peaks.update((f"{k}_{at}", v) for k, v in times.peak_gib.items())
             for count in COUNTS:
                 of = f"{count}_tasks"
-                for name, case, other in (
-                    ("student_over_teachers", "student", "teachers"),
-                    ("folded_over_unfolded_student", "student", _UNFOLDED[0]),
-                    ("unfolded_student_over_teachers", *_UNFOLDED),
-                    ("single_students_over_teachers", _SINGLE, _UNFOLDED[1]),
-                    ("exported_over_teachers", "exported", _UNFOLDED[1]),
-                ):
+                for name, (case, other) in _RATIOS.items():
                     ratio[f"{name}_{of}_{at}"] = times.over(
                         f"{case}_{of}", f"{other}_{of}"
                     )
@@ -120,6 +111,13 @@ def measure_inference(
 
 _UNFOLDED = ("unfolded_student", "unfolded_teachers")
 _SINGLE = "unfolded_single_students"
+_RATIOS = {
+    "student_over_teachers": ("student", "teachers"),
+    "folded_over_unfolded_student": ("student", _UNFOLDED[0]),
+    "unfolded_student_over_teachers": _UNFOLDED,
+    "single_students_over_teachers": (_SINGLE, _UNFOLDED[1]),
+    "exported_over_teachers": ("exported", _UNFOLDED[1]),
+}
 
 
 class Networks(NamedTuple):
@@ -257,9 +255,8 @@ def _as_bytes(images: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(127.5 * (images + 1)), tf.uint8)
 
 
-def _answer(predict: Predict, images: tf.Tensor) -> None:
-    for tensor in predict(images).values():
-        tensor.numpy()
+def _call(predict: Predict, images: tf.Tensor) -> Callable[[], None]:
+    return lambda: wait(predict(images))
 
 
 def _errors(cases: Mapping[str, Predict], images: tf.Tensor) -> List[Dict[str, Any]]:
@@ -277,15 +274,11 @@ def _errors(cases: Mapping[str, Predict], images: tf.Tensor) -> List[Dict[str, A
         rows.append(
             {
                 "task": task.name,
-                "folded, float32": _relative_rmse(same, wanted),
-                "exported": _relative_rmse(exported[task.name].numpy(), wanted),
+                "folded, float32": relative_rmse(same, wanted),
+                "exported": relative_rmse(exported[task.name].numpy(), wanted),
             }
         )
     return rows
-
-
-def _relative_rmse(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected))
 
 
 def accuracy_in_rooms(

@@ -3,31 +3,23 @@
 import itertools
 import os
 import tempfile
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import encodings
-from soka_tf.data.pipeline import (
-    Batches,
-    image_dataset,
-    labelled_dataset,
-    preprocess_images,
-)
+from soka_tf.data.pipeline import Batches, image_dataset, preprocess_images
 from soka_tf.data.reading import RGB, read_pixels
 from soka_tf.data.samples import Sample
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.soka.model import SokaModel
-from soka_tf.tasks import get_task
 from tools.benchmarks import cycle
-from tools.benchmarks.measure import Measurement, time_cases
+from tools.benchmarks.measure import Measurement, time_cases, wait
 
 _KINDS = {"PNG": {}, "JPEG": {"quality": 90}}
 _HELD, _FED = _TRAINING = ("cycle, held batch", "cycle, fed from files")
-_READING, _LABELS = ("reading images", "reading images and labels")
-_PREDICTION = "prediction"
+_READING = "reading images"
 
 
 class Scale(NamedTuple):
@@ -37,8 +29,8 @@ class Scale(NamedTuple):
       model: of the networks, as in benchmark "cycle".
       file_size: side in pixels of the images that the cycle is fed with.
       steps: batches that one timed call trains on.
-      read_steps: batches that one timed call reads, or predicts; many, because to
-        start a dataset takes a tenth of a second.
+      read_steps: batches that one timed call reads; many, because to start a dataset
+        takes a tenth of a second.
       table_sizes: sides in pixels of the files in the table.
       table_files: files of each size and kind.
       network_size: side in pixels of what the table's files are turned into.
@@ -80,7 +72,8 @@ def measure_input(
     """`run` with any model."""
     repeats = repeats or sizes.model.repeats
     with tempfile.TemporaryDirectory() as folder:
-        samples = _write_samples(folder, model.tasks, sizes)
+        count = 4 * sizes.model.batch_size
+        samples = write_images(f"{folder}/{RGB}", count, sizes.file_size, "PNG")
         times = time_cases(_cases(model, samples, sizes), repeats)
         table = _decode_table(folder, sizes, repeats)
     # Of one batch, whatever the number that a call took.
@@ -94,7 +87,6 @@ def measure_input(
         {
             "fed_over_held": seconds[_FED] / seconds[_HELD],
             "reading_over_cycle": seconds[_READING] / seconds[_HELD],
-            "labels_over_prediction": seconds[_LABELS] / seconds[_PREDICTION],
         },
         {
             "file_size": sizes.file_size,
@@ -125,37 +117,23 @@ def _cases(
     files = image_dataset(samples, Batches(size, batch_size), seed=0)
     # The same kind of element, so that one graph serves both.
     held = tf.data.Dataset.from_tensors(next(iter(files))).repeat()
-    labelled = labelled_dataset(
-        samples,
-        [get_task(t) for t in model.tasks],
-        Batches(size, batch_size),
-        repeat=True,
-    )
-    predict = tf.function(model.student, autograph=False)
-    batch = next(iter(files))[RGB]
 
     def train(dataset: tf.data.Dataset) -> None:
-        # An iterator of one's own: a lasting one would read ahead, and take the
-        # processor, while it is another case's turn.
+        # A lasting iterator would read ahead, and take the processor, during other
+        # cases.
         iterator = iter(dataset)
         for _ in range(sizes.steps):
             logs = step(iterator)
-        _wait(logs)
+        wait(logs)
 
     def read(dataset: tf.data.Dataset) -> None:
         for _ in itertools.islice(dataset, sizes.read_steps):
             pass
 
-    def predict_all() -> None:
-        for _ in range(sizes.read_steps):
-            _wait(predict(batch))
-
     return {
         _HELD: lambda: train(held),
         _FED: lambda: train(files),
         _READING: lambda: read(files),
-        _PREDICTION: predict_all,
-        _LABELS: lambda: read(labelled),
     }
 
 
@@ -168,16 +146,15 @@ def _decode_table(folder: str, sizes: Scale, repeats: int) -> List[Dict[str, Any
         paths = [sample.files[RGB] for sample in samples]
         pixels = tf.constant(read_pixels(paths[0], RGB))[None]
         count = 4 * len(paths)
-        dataset = image_dataset(
-            samples, Batches(sizes.network_size, 1), seed=0, steps=count
-        )
+        batches = Batches(sizes.network_size, 1)
+        dataset = image_dataset(samples, batches, seed=0, steps=count)
 
         def decode(paths: Sequence[str] = paths) -> None:
             for path in paths:
                 read_pixels(path, RGB)
 
         def resize(pixels: tf.Tensor = pixels) -> None:
-            _wait(preprocess_images(pixels, sizes.network_size))
+            wait(preprocess_images(pixels, sizes.network_size))
 
         def read(dataset: tf.data.Dataset = dataset) -> None:
             for _ in dataset:
@@ -198,28 +175,6 @@ def _decode_table(folder: str, sizes: Scale, repeats: int) -> List[Dict[str, Any
     return rows
 
 
-def _write_samples(folder: str, tasks: Sequence[str], sizes: Scale) -> List[Sample]:
-    """Writes PNG files of images and of the tasks' labels; enough for four steps."""
-    count = 4 * sizes.model.batch_size
-    place = os.path.join(folder, RGB)
-    samples = write_images(place, count, sizes.file_size, "PNG")
-    random = np.random.default_rng(1)
-    for name in tasks:
-        os.mkdir(os.path.join(folder, name))
-    complete = []
-    for sample in samples:
-        files = dict(sample.files)
-        for task in map(get_task, tasks):
-            values = _picture(sizes.file_size, random)[..., : task.channels] / 255
-            if task.name == "depth_zbuffer":
-                values = 1 + 8 * values  # metres
-            path = os.path.join(folder, task.name, f"{sample.key}.png")
-            Image.fromarray(encodings.store(task, values).squeeze()).save(path)
-            files[task.name] = path
-        complete.append(Sample(sample.key, sample.point, files))
-    return complete
-
-
 def write_images(folder: str, count: int, size: int, kind: str) -> List[Sample]:
     """Writes images into a new folder; kind is "PNG" or "JPEG", size in pixels."""
     os.mkdir(folder)
@@ -235,23 +190,9 @@ def _picture(size: int, random: np.random.Generator) -> np.ndarray:
     """Surfaces of changing shade with some noise: files as large as photographs."""
     y, x = np.mgrid[:size, :size] / size
     picture = 200 * np.stack([x, y, (x + y) / 2], axis=-1)
-    for top, bottom, left, right in _rectangles(size, random, 20):
-        part = picture[top:bottom, left:right]
+    for _ in range(20):
+        rows, columns = (slice(*sorted(random.integers(0, size + 1, 2))) for _ in "yx")
+        part = picture[rows, columns]
         part[:] = 0.3 * part + 0.7 * random.uniform(0, 255, 3)
     picture += random.normal(0, 3, picture.shape)
     return picture.clip(0, 255)
-
-
-def _rectangles(
-    size: int, random: np.random.Generator, count: int
-) -> Iterator[Sequence[int]]:
-    for _ in range(count):
-        yield (
-            *sorted(random.integers(0, size + 1, 2)),
-            *sorted(random.integers(0, size + 1, 2)),
-        )
-
-
-def _wait(outputs: Any) -> None:
-    for tensor in tf.nest.flatten(outputs):
-        tensor.numpy()

@@ -8,6 +8,7 @@ import statistics
 import time
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
+import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -42,7 +43,7 @@ class Measurement(NamedTuple):
 def time_cases(
     cases: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1
 ) -> "Times":
-    """Runs all cases in turn, round after round, so that all see the same weather.
+    """Runs all cases in turn, round after round: a slow minute slows all of them.
 
     Args:
       cases: name -> a call that ends when its work is done.
@@ -91,6 +92,19 @@ class Times(NamedTuple):
         """
         rounds = zip(self.all_seconds[case], self.all_seconds[other])
         return statistics.median(one / two for one, two in rounds)
+
+
+def wait(outputs: Any) -> None:
+    """Returns when all tensors of a nest are computed."""
+    import tensorflow as tf
+
+    for tensor in tf.nest.flatten(outputs):
+        tensor.numpy()
+
+
+def relative_rmse(found: np.ndarray, expected: np.ndarray) -> float:
+    """The rmse of an array, in the deviation of the expected one."""
+    return float(np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected))
 
 
 def machine() -> Dict[str, Any]:

@@ -1,37 +1,18 @@
-"""How close the networks come to what the machine can do, and what a cycle costs."""
+"""How close the networks come to the machine's peak, and what a cycle costs."""
 
-import concurrent.futures
-import os
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import ENCODER_50, Encoder
-from soka_tf.networks.multiply_adds import (
-    ConvolutionCount,
-    count_multiply_adds,
-    total_multiply_adds,
-)
+from soka_tf.networks.multiply_adds import total_multiply_adds
 from tools.benchmarks.measure import Measurement, time_cases
 
 _DTYPES = {"float32": tf.float32, "bfloat16": tf.bfloat16}
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-# A shape between the decoder's two largest layers.
-_CONVOLUTION = ConvolutionCount(
-    "convolution",
-    (16, 16, 1024),
-    (16, 16, 1024),
-    (3, 3, 1024, 1024),
-    1,
-    False,
-    16 * 16 * 9 * 1024 * 1024,
-    9 * 1024 * 1024,
-)
-_SMALLEST = ConvolutionCount(
-    "smallest", (1, 1, 1), (1, 1, 1), (1, 1, 1, 1), 1, False, 1, 1
-)
+# Of a convolution between the decoder's two largest layers: side, channels.
+_SIDE, _CHANNELS = 16, 1024
 
 
 class Cost(NamedTuple):
@@ -42,7 +23,7 @@ class Cost(NamedTuple):
     width: float
 
     def total(self, of_encoder: float, of_decoder: float) -> float:
-        """What a cycle's forward passes take together.
+        """The cost of a cycle's forward passes from that of one encoder and decoder.
 
         Encoders: the student's, every teacher's, the auxiliary teacher's. Decoders:
         every teacher's, and the student's own in competition and in collaboration.
@@ -59,7 +40,6 @@ class Scale(NamedTuple):
       image_size: side in pixels.
       batch_size: images a call.
       matrix_size: rows and columns of the matrices whose product is the peak.
-      copied_mib: of the array whose copy is the memory's bandwidth.
       repeats: timed rounds.
       tasks: for the table of costs; the first of each is the middle of the others.
       image_sizes: the same.
@@ -71,7 +51,6 @@ class Scale(NamedTuple):
     image_size: int
     batch_size: int
     matrix_size: int
-    copied_mib: int
     repeats: int
     tasks: Sequence[int] = (2, 1, 3, 4)
     image_sizes: Sequence[int] = (128, 64, 256)
@@ -79,15 +58,9 @@ class Scale(NamedTuple):
 
 
 SCALES = {
-    "small": Scale(ENCODER_50, 0.25, 128, 4, 2048, 256, 5),
+    "small": Scale(ENCODER_50, 0.25, 128, 4, 2048, 5),
     "full": Scale(
-        ENCODER_50,
-        1.0,
-        256,
-        4,
-        4096,
-        1024,
-        7,
+        *(ENCODER_50, 1.0, 256, 4, 4096, 7),
         image_sizes=(256, 64, 128),
         widths=(1.0, 0.25, 0.5),
     ),
@@ -95,7 +68,7 @@ SCALES = {
 
 
 def run(scale: str, repeats: Optional[int], precision: str) -> Measurement:
-    """Times the machine, the networks, their layers, and networks of other sizes.
+    """Times the machine, the networks, and networks of other sizes.
 
     Args:
       scale: one of `SCALES`.
@@ -112,8 +85,8 @@ def measure_roofline(
     sizes = sizes._replace(repeats=repeats or sizes.repeats)
     networks = {kind: _networks(sizes, policy) for kind, policy in _POLICIES.items()}
     cases, work = _machine_cases(sizes)
-    for kind, (encoder, decoder) in networks.items():
-        for name, network, shape in _parts(encoder, decoder, sizes.image_size):
+    for kind, pair in networks.items():
+        for name, network, shape in _parts(pair, sizes.image_size):
             cases[f"{name}, {kind}"] = _forward(network, sizes.batch_size, shape)
             macs = total_multiply_adds(network, shape)
             work[f"{name}, {kind}"] = sizes.batch_size * macs
@@ -122,20 +95,6 @@ def measure_roofline(
     rates = {case: count / seconds[case] for case, count in work.items()}
     peaks = {
         kind: max(rates[f"{case}, {kind}"] for case in ("matrices", "convolution"))
-        for kind in _DTYPES
-    }
-    bandwidth = _copied_bytes(sizes) / seconds["copy"]
-    layers = {
-        f"Layers in {kind}, each alone, batch {sizes.batch_size}": _layer_table(
-            networks["float32"],
-            sizes,
-            kind,
-            {
-                "arithmetic": 1 / peaks[kind],
-                "memory": 1 / bandwidth,
-                "call": seconds["call"],
-            },
-        )
         for kind in _DTYPES
     }
     return Measurement(
@@ -147,10 +106,7 @@ def measure_roofline(
         },
         {"precision_of_costs": precision, **sizes._asdict()},
         notes=(
-            f"One copy moves {bandwidth / 1e9:.1f} GB a second, read and written. "
             "The peak is the better of matrices and convolution.",
-            "A layer is bound by the highest of its floors: its multiply-adds at the "
-            "peak, its bytes at the bandwidth, its calls at that of one pixel.",
             "A cycle's forward parts are (tasks + 2) encoders, of teachers, auxiliary "
             "teacher and student, and 3 x tasks decoders.",
         ),
@@ -166,7 +122,6 @@ def measure_roofline(
                 }
                 for case, count in work.items()
             ],
-            **layers,
             "A cycle's forward parts, one image": cost_table(sizes, precision),
         },
     )
@@ -180,8 +135,9 @@ def _networks(sizes: Scale, policy: str, width: Optional[float] = None):
     return networks
 
 
-def _parts(encoder: Encoder, decoder: Decoder, image_size: int):
-    """Both networks, with their names and the shapes of their inputs."""
+def _parts(networks: Sequence[tf.keras.Model], image_size: int):
+    """Encoder and decoder, with their names and the shapes of their inputs."""
+    encoder, decoder = networks
     side = image_size // encoder.output_stride
     yield "encoder", encoder, (image_size, image_size, encoder.image_channels)
     yield "decoder", decoder, (side, side, encoder.representation_channels)
@@ -195,35 +151,25 @@ def _forward(
 
 
 def _machine_cases(sizes: Scale):
-    """Calls that do nothing but arithmetic, or nothing but moving bytes; their work."""
+    """Calls that are large products and nothing else; and their multiply-adds."""
     cases, work = {}, {}
     for kind, dtype in _DTYPES.items():
         matrix = tf.cast(tf.random.uniform([sizes.matrix_size] * 2), dtype)
         cases[f"matrices, {kind}"] = _call(lambda a, b: a @ b, matrix, matrix)
         work[f"matrices, {kind}"] = sizes.matrix_size**3
-        cases[f"convolution, {kind}"] = _alone(_CONVOLUTION, sizes.batch_size, dtype)
-        work[f"convolution, {kind}"] = sizes.batch_size * _CONVOLUTION.multiply_adds
-    threads = len(os.sched_getaffinity(0))
-    source = np.ones(sizes.copied_mib << 20, np.uint8)
-    target = np.zeros_like(source)
-    parts = list(zip(np.array_split(source, threads), np.array_split(target, threads)))
-    pool = concurrent.futures.ThreadPoolExecutor(threads)
-
-    def copy() -> None:
-        list(pool.map(lambda part: np.copyto(part[1], part[0]), parts))
-
-    cases["copy"] = copy
-    cases["call"] = _alone(_SMALLEST, 1, tf.float32)
+        shape = (sizes.batch_size, _SIDE, _SIDE, _CHANNELS)
+        images = tf.cast(tf.random.uniform(shape), dtype)
+        kernel = tf.cast(tf.random.uniform([3, 3, _CHANNELS, _CHANNELS], -1, 1), dtype)
+        cases[f"convolution, {kind}"] = _call(
+            lambda x, k: tf.nn.conv2d(x, k, 1, "SAME"), images, kernel
+        )
+        work[f"convolution, {kind}"] = images.shape.num_elements() * 9 * _CHANNELS
     return cases, work
-
-
-def _copied_bytes(sizes: Scale) -> int:
-    return 2 * (sizes.copied_mib << 20)
 
 
 def _call(operation: Callable, *inputs: tf.Tensor) -> Callable[[], Any]:
     def compute(*inputs: tf.Tensor) -> List[tf.Tensor]:
-        # One number of each output says that it is done, and copies nothing.
+        # Reading one number of each output waits for it without copying it.
         outputs = tf.nest.flatten(operation(*inputs))
         return [tf.reshape(tensor, [-1])[0] for tensor in outputs]
 
@@ -231,82 +177,6 @@ def _call(operation: Callable, *inputs: tf.Tensor) -> Callable[[], Any]:
     # Traced here and now: TensorFlow would warn of so many functions.
     function = tf.function(compute, autograph=False).get_concrete_function(*inputs)
     return lambda: [number.numpy() for number in function(*inputs)]
-
-
-def _alone(
-    count: ConvolutionCount, batch_size: int, dtype: tf.DType
-) -> Callable[[], Any]:
-    """One convolution of a network, without what comes before and after."""
-    inputs = tf.cast(tf.random.uniform((batch_size, *count.input_shape)), dtype)
-    kernel = tf.cast(tf.random.uniform(count.kernel_shape, -1, 1), dtype)
-    output_shape = (batch_size, *count.output_shape)
-    # The encoder pads by a layer of its own before most of its strided convolutions.
-    same = count.output_shape[0] == -(-count.input_shape[0] // count.stride)
-    padding = "SAME" if same else "VALID"
-
-    def convolve(inputs, kernel):
-        if count.transposed:
-            return tf.nn.conv2d_transpose(inputs, kernel, output_shape, count.stride)
-        return tf.nn.conv2d(inputs, kernel, count.stride, padding)
-
-    # Eagerly: there is nothing to be gained from a graph of one operation.
-    return lambda: convolve(inputs, kernel).numpy()
-
-
-def _layer_table(
-    networks: Sequence[tf.keras.Model],
-    sizes: Scale,
-    kind: str,
-    prices: Mapping[str, float],
-) -> List[Dict[str, Any]]:
-    """Every layer of the decoder and every block of the encoder: time, and its floors.
-
-    Args:
-      networks: encoder and decoder.
-      sizes: the benchmark's.
-      kind: "float32" or "bfloat16".
-      prices: seconds of a multiply-add, of a byte moved, and of a call for nothing.
-    """
-    groups: Dict[str, List[ConvolutionCount]] = {}
-    for name, network, shape in _parts(*networks, sizes.image_size):
-        for count in count_multiply_adds(network, shape):
-            group = f"{name} {count.layer.split('/')[0]}"
-            groups.setdefault(group, []).append(count)
-    different = {_shape(c): c for counts in groups.values() for c in counts}
-    times = time_cases(
-        {
-            shape: _alone(count, sizes.batch_size, _DTYPES[kind])
-            for shape, count in different.items()
-        },
-        sizes.repeats,
-    ).medians
-    rows = []
-    for group, counts in groups.items():
-        seconds = sum(times[_shape(count)] for count in counts)
-        macs = sizes.batch_size * sum(count.multiply_adds for count in counts)
-        moved = _DTYPES[kind].size * sum(
-            count.scalars_moved(sizes.batch_size) for count in counts
-        )
-        amounts = {"arithmetic": macs, "memory": moved, "call": len(counts)}
-        floors = {name: amounts[name] * price for name, price in prices.items()}
-        highest = max(floors, key=floors.__getitem__)
-        rows.append(
-            {
-                "layer": group,
-                "convolutions": len(counts),
-                "M multiply-adds": macs / 1e6,
-                "MB": moved / 1e6,
-                "ms": 1e3 * seconds,
-                **{f"ms, {name}": 1e3 * floor for name, floor in floors.items()},
-                "bound by": highest,
-                "floor / time": floors[highest] / seconds,
-            }
-        )
-    return rows
-
-
-def _shape(count: ConvolutionCount) -> str:
-    return f"{count.input_shape} {count.kernel_shape} / {count.stride}"
 
 
 def cost_table(sizes: Scale, precision: str) -> List[Dict[str, Any]]:
@@ -321,22 +191,23 @@ def cost_table(sizes: Scale, precision: str) -> List[Dict[str, Any]]:
     cases: Dict[str, Callable[[], Any]] = {}
     macs: Dict[str, int] = {}
     for cost in costs:
-        networks = _parts(*by_width[cost.width], cost.image_size)
+        networks = _parts(by_width[cost.width], cost.image_size)
         for case, (_, network, shape) in zip(_cases_of(cost), networks):
             if case not in cases:
                 cases[case] = _forward(network, sizes.batch_size, shape)
                 macs[case] = total_multiply_adds(network, shape)
     seconds = time_cases(cases, sizes.repeats).medians
-    return [
-        {
-            **cost._asdict(),
-            "G multiply-adds": cost.total(*(macs[c] for c in _cases_of(cost))) / 1e9,
-            "ms": 1e3
-            * cost.total(*(seconds[c] for c in _cases_of(cost)))
-            / sizes.batch_size,
+    rows = []
+    for cost in costs:
+        of_all = [
+            cost.total(*(of[c] for c in _cases_of(cost))) for of in (macs, seconds)
+        ]
+        row = {
+            "G multiply-adds": of_all[0] / 1e9,
+            "ms": 1e3 * of_all[1] / sizes.batch_size,
         }
-        for cost in costs
-    ]
+        rows.append({**cost._asdict(), **row})
+    return rows
 
 
 def _cases_of(cost: Cost) -> Sequence[str]:

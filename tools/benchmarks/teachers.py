@@ -20,7 +20,7 @@ from tools.benchmarks.inference import (
     draw_weights,
     fold_teacher,
 )
-from tools.benchmarks.measure import Measurement, time_cases
+from tools.benchmarks.measure import Measurement, relative_rmse, time_cases
 
 TASK = get_task("depth_zbuffer")
 
@@ -103,11 +103,9 @@ def measure_teacher(
         if batch == sizes.batch_sizes[0]:
             answers = {name: call() for name, call in calls.items()}
             agreement = [
-                {"case": name, "rmse": _rmse(answer, answers["ours"])}
+                {"case": name, "rmse": relative_rmse(answer, answers["ours"])}
                 for name, answer in answers.items()
             ]
-    if published is not None:  # at the largest batch: a pool sees batches
-        ratio["ours_over_visualpriors"] = ratio[f"ours_over_visualpriors_{at}"]
     return Measurement(
         seconds,
         ratio,
@@ -211,7 +209,3 @@ def _call_torch(network: Any, images: np.ndarray) -> Callable[[], np.ndarray]:
         return prediction.numpy().transpose(0, 2, 3, 1)
 
     return call
-
-
-def _rmse(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected))

@@ -25,7 +25,7 @@ def draw_table(table: ResultTable, path: pathlib.Path) -> None:
       path: the PNG to write or replace.
     """
     panels: List[Tuple[str, List[Optional[Estimate]]]] = []
-    for task in dict.fromkeys(task for task, _ in table.columns):
+    for task in table.tasks:
         if (task, "rmse") in table.columns:
             title = f"{get_task(task).title}: rmse"
             unit = get_task(task).unit

@@ -10,23 +10,28 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
-from tools.studies.definitions import Row
 from tools.studies.intervals import Estimate
+from tools.studies.paper import SECONDS
 from tools.studies.records import read_json
 from tools.studies.report import markdown_table
 from tools.studies.results import number
+from tools.studies.study import Row
 from tools.studies.training import ROOT, Runs
 
-# Rooms of no teacher, no student and no choice of ours; a run's answers to them.
+# Rooms that no teacher, no student and no choice has seen; the folder of evaluations.
 _UNSEEN_SEED, _UNSEEN_ROOMS, _UNSEEN = 3, 100, "unseen"
 
 
 class Further(NamedTuple):
-    """Markdown and pictures of a measurement; `data` is for the JSON."""
+    """Markdown and pictures of a measurement; `data` is for the JSON.
+
+    `missing` is the reason where there is nothing.
+    """
 
     blocks: Sequence[str]
     pictures: Mapping[str, pathlib.Path] = {}
     data: Optional[object] = None
+    missing: Optional[str] = None
 
 
 def parameters() -> Further:
@@ -39,7 +44,7 @@ def parameters() -> Further:
         terms = count_parameters.checkpoint_terms(row, counts)
         ours = sum(terms.values()) / 1e6
         inference = count_parameters.inference_count(row, counts) / 1e6
-        # Readings of the paper's count are docs/parameters.md's business.
+        # docs/parameters.md has the readings of the paper's count.
         if row.amalgamates or not row.discriminator_statistics:
             continue
         agrees = "yes" if abs(ours - float(row.paper)) < 0.005 else "no"
@@ -63,16 +68,16 @@ def inference(scale: str, folder: pathlib.Path, only_read: bool) -> Further:
             f"--json={path}",
         )
     measured = read_json(path, "settings", "ratio")
-    printed = {
-        "KD n-to-n students": ("single_students", (7.724, 11.545)),
-        "ours, n-to-1": ("unfolded_student", (5.560, 6.876)),
+    cases = {
+        "KD n-to-n students": "single_students",
+        "ours, n-to-1": "unfolded_student",
     }
-    teachers = (8.925, 13.387)
     batches = measured["settings"]["batch_sizes"]
     rows: List[List[str]] = []
-    for title, (case, paper) in printed.items():
+    for title, case in cases.items():
         cells = [title]
-        for tasks, seconds, base in zip((2, 3), paper, teachers):
+        printed = zip((2, 3), SECONDS[title], SECONDS["teachers"])
+        for tasks, seconds, base in printed:
             cells.append(f"{seconds} / {base} = {seconds / base:.3f}")
             for batch in batches:
                 name = f"{case}_over_teachers_{tasks}_tasks_batch_{batch}"
@@ -184,7 +189,7 @@ def _run(*arguments: str) -> None:
     status = subprocess.run(
         command,
         env=environment,
-        stdout=subprocess.DEVNULL,  # the pages have it all
+        stdout=subprocess.DEVNULL,  # the pages have its content
         check=False,
     ).returncode
     if status:

@@ -1,7 +1,7 @@
-"""Means over seeds, their 95 % intervals, and what may be said of two of them."""
+"""Means over seeds, their 95 % intervals, and comparisons of two of them."""
 
 import statistics
-from typing import List, Mapping, NamedTuple, Optional, Sequence
+from typing import Mapping, NamedTuple, Optional, Sequence
 
 from scipy import stats
 
@@ -52,7 +52,7 @@ def paired_difference(a: Estimate, b: Estimate) -> Optional[Estimate]:
     )
 
 
-HOLDS, LIKELY, OPEN, CONTRADICTED = "yes", "on average", "not told", "no"
+HOLDS, LIKELY, OPEN, CONTRADICTED = "yes", "on average", "in noise", "no"
 ONE_SEED = "one seed"
 
 
@@ -67,28 +67,24 @@ def ordering(
       index: of the cell in question.
 
     Returns:
-      HOLDS if all other cells that both know lie on the paper's side, their intervals
-      apart (ties of the paper say nothing); LIKELY if all means do; CONTRADICTED if an
-      interval lies apart on the other side; else OPEN. ONE_SEED where a cell of a pair
-      has no interval and no other pair says less. None if there is no pair.
+      The least favourable verdict of its pairs with cells that both have, without ties
+      of the paper: HOLDS if the order is the paper's and the intervals apart; LIKELY if
+      the order of the means is; ONE_SEED without an interval; OPEN if the means have
+      the other order; CONTRADICTED if the intervals are apart, too. None without pairs.
     """
-    verdicts: List[str] = []
-    for other in range(len(paper)):
-        pair = (paper[index], paper[other], ours[index], ours[other])
-        if other == index or any(value is None for value in pair):
+    verdicts = set()
+    for other, printed in enumerate(paper):
+        if None in (printed, paper[index], ours[index], ours[other]):
             continue
-        if paper[index] == paper[other]:
-            continue
-        if None in (ours[index].half_width, ours[other].half_width):
-            verdicts.append(ONE_SEED)
+        if printed == paper[index]:  # itself, or a tie
             continue
         difference = ours[index].mean - ours[other].mean
-        agrees = difference * (paper[index] - paper[other]) > 0
-        if apart(ours[index], ours[other]):
-            verdicts.append(HOLDS if agrees else CONTRADICTED)
+        agrees = difference * (paper[index] - printed) > 0
+        if None in (ours[index].half_width, ours[other].half_width):
+            verdicts.add(ONE_SEED)
+        elif apart(ours[index], ours[other]):
+            verdicts.add(HOLDS if agrees else CONTRADICTED)
         else:
-            verdicts.append(LIKELY if agrees else OPEN)
-    for verdict in (CONTRADICTED, OPEN, ONE_SEED, LIKELY, HOLDS):
-        if verdict in verdicts:
-            return verdict
-    return None
+            verdicts.add(LIKELY if agrees else OPEN)
+    order = (CONTRADICTED, OPEN, ONE_SEED, LIKELY, HOLDS)
+    return next((verdict for verdict in order if verdict in verdicts), None)

@@ -5,9 +5,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from tabulate import tabulate
 
 from soka_tf.tasks import get_task
-from tools.studies.definitions import Study
 from tools.studies.intervals import CONTRADICTED, HOLDS, LIKELY, ONE_SEED, OPEN
 from tools.studies.results import Cell, ResultRow, ResultTable, number
+from tools.studies.study import Study
 
 METRICS = {
     "rmse": "rmse",
@@ -20,7 +20,7 @@ LEGEND = (
     "Each cell: ours, mean ± half of the 95 % interval over the seeds; below it the "
     "paper's, and whether the cell stands to the others of its column that were run as "
     "in the paper: "
-    "`yes` (intervals apart), `on average`, `not told` (the means differ from the "
+    "`yes` (intervals apart), `on average`, `in noise` (the means differ from the "
     "paper's order, within the noise), `no` (apart, the other way round), `one seed`. "
     "The paper's "
     "units are not ours: only the order can be compared. rmse is in the task's unit; "
@@ -99,10 +99,9 @@ def _cell(cell: Cell) -> str:
 
 def _beside(table: ResultTable) -> str:
     """What the paper's table does not show: imitation, the mean, size and cost."""
-    tasks = list(dict.fromkeys(task for task, _ in table.columns))
     head = [
         "",
-        *(f"{get_task(task).title}: rmse against the teacher" for task in tasks),
+        *(f"{get_task(task).title}: rmse against the teacher" for task in table.tasks),
         "rmse / teacher's, mean of the tasks",
         "parameters",
         "steps",
@@ -110,15 +109,14 @@ def _beside(table: ResultTable) -> str:
     ]
     rows = []
     for row in table.rows:
-        cost = row.cpu_seconds
         rows.append(
             [
                 row.title + (f" ({row.missing})" if row.missing else ""),
-                *(number(row.imitation.get(task)) for task in tasks),
+                *(number(row.imitation.get(task)) for task in table.tasks),
                 number(row.relative),
                 _parameters(row),
                 f"{row.steps:,}" if row.steps else "-",
-                number(cost),
+                number(row.cpu_seconds),
             ]
         )
     return markdown_table(head, rows)
@@ -206,26 +204,23 @@ def results_page(
     ]
     parts = [f"## {part.study.title}\n\n{section(part)}" for part in paper]
     if questions:
-        rows = [
-            [f"[{part.study.title}]({PAGES}/{part.study.name}.md)", _summary(part)]
-            for part in questions
-        ]
-        parts.append(
-            "\n".join(
-                [
-                    "## Open questions",
-                    "",
-                    "What the paper leaves open, and what our choice rests on.",
-                    "",
-                    tabulate(rows, ["question", "means"], tablefmt="pipe"),
-                    "",
-                ]
-            )
-        )
+        parts.append(_list_questions(questions))
     if unasked:
         names = "; ".join(f"{u.study.title} (`{u.study.name}`)" for u in unasked)
         parts.append(f"Not run yet: {names}.\n")
     return page("Results", lead, parts)
+
+
+def _list_questions(questions: Sequence[Section]) -> str:
+    rows = [
+        [f"[{part.study.title}]({PAGES}/{part.study.name}.md)", _summary(part)]
+        for part in questions
+    ]
+    return (
+        "## Open questions\n\n"
+        "What the paper leaves open, and what our choice rests on.\n\n"
+        f"{tabulate(rows, ['question', 'means'], tablefmt='pipe')}\n"
+    )
 
 
 def _summary(part: Section) -> str:

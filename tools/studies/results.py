@@ -6,8 +6,8 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
-from tools.studies.definitions import Column, Comparison, Row, Study, Table
 from tools.studies.intervals import Estimate, apart, ordering, paired_difference
+from tools.studies.study import Column, Row, Study, Table
 from tools.studies.training import Outcome, Runs, Training
 
 
@@ -36,10 +36,10 @@ class ResultRow(NamedTuple):
       cells: column -> its number.
       imitation: task -> rmse of the student against its teacher.
       relative: mean over the tasks of rmse against truth over the teacher's.
+      paper_parameters: the paper's count, as printed.
       steps: of each run; None for teachers and where not run.
       cpu_seconds: of all runs of the row with one seed.
       parameters: our trainable scalars.
-      paper_parameters: the paper's count, as printed.
       missing: why there are no numbers, or not all; None if all are there.
     """
 
@@ -47,20 +47,25 @@ class ResultRow(NamedTuple):
     cells: Mapping[Column, Cell]
     imitation: Mapping[str, Optional[Estimate]]
     relative: Optional[Estimate]
-    steps: Optional[int]
-    cpu_seconds: Optional[Estimate]
-    parameters: Optional[int]
     paper_parameters: str
-    missing: Optional[str]
+    steps: Optional[int] = None
+    cpu_seconds: Optional[Estimate] = None
+    parameters: Optional[int] = None
+    missing: Optional[str] = None
 
 
 class ResultTable(NamedTuple):
-    """A table of results, and what it says."""
+    """A table of results, and its comparisons in words."""
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[ResultRow]
     findings: Sequence[str]
+
+    @property
+    def tasks(self) -> List[str]:
+        """The columns' tasks, each once."""
+        return list(dict.fromkeys(task for task, _ in self.columns))
 
 
 def collect(
@@ -81,38 +86,43 @@ def _table(
     table: Table, runs: Runs, seeds: Sequence[int], reasons: Mapping[Training, str]
 ) -> ResultTable:
     read = [_read(row, runs, seeds) for row in table.rows]
-    tasks = list(dict.fromkeys(task for task, _ in table.columns))
     teachers = _teachers(
         outcome
         for found in read
         for outcomes in found.by_seed.values()
         for outcome in outcomes
     )
-    estimates = [
-        {c: _estimate(row, found.by_seed, teachers, c) for c in table.columns}
-        for row, found in zip(table.rows, read)
-    ]
-    rows = []
-    for number, (row, found) in enumerate(zip(table.rows, read)):
-        cells = {}
-        for column in table.columns:
-            paper = [r.paper.get(column) for r in table.rows]
-            ours = [e[column] for e in estimates]
-            entries = teachers.get(column[0])
-            run = bool(found.by_seed or not row.trainings)
-            cells[column] = Cell(
-                paper[number],
-                ours[number],
-                ordering(paper, ours, number),
-                run and entries is not None and not entries.get("teacher"),
+    cells: List[Dict[Column, Cell]] = [{} for _ in table.rows]
+    for column in table.columns:
+        paper = [row.paper.get(column) for row in table.rows]
+        ours = [
+            _estimate(row, found.by_seed, teachers, column)
+            for row, found in zip(table.rows, read)
+        ]
+        entries = teachers.get(column[0])
+        without_labels = entries is not None and not entries.get("teacher")
+        for index, (row, found) in enumerate(zip(table.rows, read)):
+            cells[index][column] = Cell(
+                paper[index],
+                ours[index],
+                ordering(paper, ours, index),
+                without_labels and bool(found.by_seed or not row.trainings),
             )
-        rows.append(_row(row, found, cells, tasks, seeds, reasons))
-    return ResultTable(
-        table.title,
-        table.columns,
-        rows,
-        [s for c in table.comparisons for s in _findings(c, rows)],
-    )
+    rows = []
+    for row, found, of_row in zip(table.rows, read, cells):
+        if row.trainings:
+            missing = _missing(row, found, of_row, seeds, reasons)
+            rows.append(_row(row, found.by_seed, of_row, table.tasks, missing))
+        else:
+            there = any(cell.ours for cell in of_row.values())
+            one = Estimate(1.0, 0.0, [1.0]) if there else None
+            rows.append(ResultRow(row.title, of_row, {}, one, row.parameters))
+    findings = [
+        finding
+        for titles in table.comparisons
+        for finding in _findings(*titles, rows, table.tasks)
+    ]
+    return ResultTable(table.title, table.columns, rows, findings)
 
 
 def _teachers(outcomes: Iterable[Outcome]) -> Dict[str, Mapping[str, Any]]:
@@ -152,7 +162,7 @@ class _Read(NamedTuple):
     Attributes:
       by_seed: the seeds that count.
       diverged: how many others ended, but with answers that are not finite.
-      failures: what those said that did not end.
+      failures: messages of those that did not end.
     """
 
     by_seed: BySeed
@@ -166,10 +176,9 @@ def _read(row: Row, runs: Runs, seeds: Sequence[int]) -> _Read:
     for seed in seeds:
         outcomes = [runs.outcome(training, seed) for training in row.trainings]
         if not row.trainings or not all(outcomes):
-            said = [runs.failure(training, seed) for training in row.trainings]
-            failures += filter(None, said)
-            continue
-        if any(map(_diverged, outcomes)):
+            reasons = (runs.failure(training, seed) for training in row.trainings)
+            failures += filter(None, reasons)
+        elif any(map(_diverged, outcomes)):
             diverged += 1
         else:
             by_seed[seed] = outcomes
@@ -188,7 +197,7 @@ def _estimate(
     task, metric = column
     if not row.trainings:
         value = ((teachers.get(task) or {}).get("teacher") or {}).get(metric)
-        # A teacher is what it is: no seed of ours changes it.
+        # The same whatever the seed.
         return None if value is None else Estimate(value, 0.0, [value])
     return _over_seeds(by_seed, task, "student", metric)
 
@@ -205,46 +214,51 @@ def _over_seeds(
     return Estimate.of(values)
 
 
-def _row(
+def _missing(
     row: Row,
     read: _Read,
     cells: Mapping[Column, Cell],
-    tasks: Sequence[str],
     seeds: Sequence[int],
     reasons: Mapping[Training, str],
-) -> ResultRow:
-    if not row.trainings:
-        there = any(cell.ours for cell in cells.values())
-        one = Estimate(1.0, 0.0, [1.0]) if there else None
-        return ResultRow(
-            row.title, cells, {}, one, None, None, None, row.parameters, None
-        )
-    by_seed, notes = read.by_seed, []
-    done = len(by_seed) + read.diverged
-    if done < len(seeds):
+) -> Optional[str]:
+    """Why a row has no numbers, or not all; None if all are there."""
+    notes = []
+    missing = len(seeds) - len(read.by_seed) - read.diverged
+    if missing:
         why = [reasons[t] for t in row.trainings if t in reasons] or read.failures
-        missing = f"{len(seeds) - done} of {len(seeds)} seeds missing"
-        notes.append(f"{missing}: {clause(why[0]) if why else 'not run'}")
+        reason = clause(why[0]) if why else "not run"
+        notes.append(f"{missing} of {len(seeds)} seeds missing: {reason}")
     if read.diverged:
         notes.append(f"{read.diverged} not finite, and in no mean")
     unlabelled = {task for (task, _), cell in cells.items() if cell.unlabelled}
     if unlabelled:
         notes.append(f"needs labels of {', '.join(sorted(unlabelled))}")
-    costs = {}
-    for seed, outcomes in by_seed.items():
-        if all(outcome.cpu_seconds is not None for outcome in outcomes):
-            costs[seed] = sum(outcome.cpu_seconds for outcome in outcomes)
+    return "; ".join(notes) or None
+
+
+def _row(
+    row: Row,
+    by_seed: BySeed,
+    cells: Mapping[Column, Cell],
+    tasks: Sequence[str],
+    missing: Optional[str],
+) -> ResultRow:
+    costs = {
+        seed: sum(outcome.cpu_seconds for outcome in outcomes)
+        for seed, outcomes in by_seed.items()
+        if all(outcome.cpu_seconds is not None for outcome in outcomes)
+    }
     first = next(iter(by_seed.values()), None)
     return ResultRow(
         row.title,
         cells,
         {t: _over_seeds(by_seed, t, "student_vs_teacher", "rmse") for t in tasks},
         Estimate.of(_relative(by_seed, tasks)),
+        row.parameters,
         first and first[0].evaluation["step"],
         Estimate.of(costs),
         first and sum(o.evaluation["parameters"]["student"] for o in first),
-        row.parameters,
-        "; ".join(notes) or None,
+        missing,
     )
 
 
@@ -263,32 +277,29 @@ def _relative(by_seed: BySeed, tasks: Sequence[str]) -> Dict[int, float]:
     return relative
 
 
-def _findings(comparison: Comparison, rows: Sequence[ResultRow]) -> List[str]:
-    """What is to be said of one row against another, a sentence a quantity."""
-    by_title = {row.title: row for row in rows}
-    better, worse = by_title[comparison.better], by_title[comparison.worse]
+def _findings(
+    better: str, worse: str, rows: Sequence[ResultRow], tasks: Sequence[str]
+) -> List[str]:
+    """Compares two rows, by title: a sentence for every quantity that both have."""
+    one, other = (next(r for r in rows if r.title == t) for t in (better, worse))
     pairs = []
-    for task, metric in comparison.columns:
-        title = get_task(task).title
-        cells = (better.cells[(task, metric)], worse.cells[(task, metric)])
-        pairs.append((f"{title}, {metric}", *(cell.ours for cell in cells)))
-        pairs.append(
+    for task in tasks:
+        title, column = get_task(task).title, (task, "rmse")
+        pairs += [
+            (f"{title}, rmse", one.cells[column].ours, other.cells[column].ours),
             (
-                f"{title}, {metric} against the teacher",
-                better.imitation.get(task),
-                worse.imitation.get(task),
-            )
-        )
-    pairs.append(("mean relative rmse", better.relative, worse.relative))
-    sentences = []
-    for what, a, b in pairs:
-        if a is None or b is None:
-            continue
-        sentences.append(
-            f"{comparison.better} against {comparison.worse}, {what}: "
-            f"{number(a)} against {number(b)}: {_verdict(a, b)}"
-        )
-    return sentences
+                f"{title}, rmse against the teacher",
+                one.imitation.get(task),
+                other.imitation.get(task),
+            ),
+        ]
+    pairs.append(("mean relative rmse", one.relative, other.relative))
+    return [
+        f"{better} against {worse}, {what}: {number(a)} against {number(b)}: "
+        f"{_verdict(a, b)}"
+        for what, a, b in pairs
+        if a is not None and b is not None
+    ]
 
 
 def _verdict(a: Estimate, b: Estimate) -> str:
@@ -302,22 +313,22 @@ def _verdict(a: Estimate, b: Estimate) -> str:
         if abs(difference.mean) > difference.half_width:
             # Where they do not have the same seeds, the means may lie otherwise.
             word = "better" if difference.mean < 0 else "worse"
-            said = f"{number(difference)}, {len(difference.values)} seeds"
-            return f"{word} seed by seed ({said}); the intervals meet."
+            pairs = f"{number(difference)}, {len(difference.values)} seeds"
+            return f"{word} seed by seed ({pairs}); the intervals meet."
     if a.half_width is None or b.half_width is None:
         return f"{word}, one seed."
     return f"{word} on average, within the noise."
 
 
 def clause(message: str) -> str:
-    """What a page says of an error: its first sentence, without folders."""
+    """An error message for a page: its first sentence, without folders."""
     text = re.sub(r"(?<![\w:/])/(?:[^\s/:,;'\"]+/)*", "", message)
     text = re.split(r"(?<=[^.])[.;]\s", text.strip(), maxsplit=1)[0]
     return text if len(text) <= 120 else text[:119].rstrip() + "…"
 
 
 def number(estimate: Optional[Estimate]) -> str:
-    """A mean with its half width, to the digits that the latter lets stand."""
+    """A mean with its half width, rounded to two significant digits of the latter."""
     if estimate is None:
         return "-"
     if not estimate.half_width:
@@ -329,7 +340,7 @@ def number(estimate: Optional[Estimate]) -> str:
 
 
 def as_json(tables: Sequence[ResultTable]) -> List[Dict[str, Any]]:
-    """Tables of results as JSON knows them."""
+    """Tables of results for JSON."""
 
     def estimate(value: Optional[Estimate]) -> Optional[Dict[str, Any]]:
         return value and value._asdict()

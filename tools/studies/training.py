@@ -51,7 +51,7 @@ class Training(NamedTuple):
       tasks: the student's.
       files: gin files on top of the scale's, as users name them.
       params: bindings on top of those.
-      steps_share: length in steps of the scale.
+      steps_share: length, as a share of the scale's steps.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Setting(NamedTuple):
 
     def teachers_of(self, training: Training) -> List[str]:
         """The tasks whose teachers a run names: targets and auxiliaries."""
-        # No list may be a macro or a word, say: the run itself will tell.
+        # A macro or a word is left to the run itself.
         bound = self._bound(training).get("auxiliary")
         return [*training.tasks, *(bound if isinstance(bound, (list, tuple)) else ())]
 
@@ -95,7 +95,7 @@ class Setting(NamedTuple):
         return set(read_gin(training.files, training.params))
 
     def config(self, training: Training) -> str:
-        """All that gin is to know of a run but its seed, each binding once."""
+        """The bindings of a run but its seed, each once, as gin text."""
         return format_gin(self._bound(training))
 
     def _bound(self, training: Training) -> Mapping[str, Any]:
@@ -138,7 +138,7 @@ class Runs:
         jobs: int,
         teachers_dir: Optional[pathlib.Path] = None,
     ):
-        """Knows where runs are and what they share.
+        """The runs of a folder.
 
         Args:
           folder: where they are kept, a folder a run.
@@ -170,10 +170,9 @@ class Runs:
         return self._configs[training]
 
     def _teachers_of(self, config: str) -> str:
-        """Comments that tell the teachers of a run from others of their names."""
-        files = (
-            sorted(self.teachers_dir.glob("*.safetensors")) if self.teachers_dir else []
-        )
+        """The teachers' digests as comments: other teachers make it another run."""
+        folder = self.teachers_dir
+        files = sorted(folder.glob("*.safetensors")) if folder else []
         return "".join(
             f"# {path.name}: sha256 {_sha256_of(path)}\n"
             for path in files
@@ -196,7 +195,7 @@ class Runs:
         )
 
     def failure(self, training: Training, seed: int) -> Optional[str]:
-        """Why a run that was begun has come to no end, as far as it could say."""
+        """Why a run that was begun has not ended, where it left a record."""
         record = read_json(self.folder_of(training, seed) / FAILURE_RECORD, "failed")
         return record and str(record["failed"])
 
@@ -265,7 +264,7 @@ class Runs:
                 if self._stopped:
                     return None
                 child = subprocess.Popen(
-                    [sys.executable, str(ROOT / "tools" / "studies" / "worker.py")],
+                    [sys.executable, "-m", "tools.studies.worker"],
                     env=_environment(jobs),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -277,9 +276,9 @@ class Runs:
                 child.stdin.write(json.dumps(job))
                 child.stdin.close()
                 for line in child.stdout:
-                    said = json.loads(line)
-                    logging.info("%s: %s", training.name, self._line(training, said))
-                    failures += [said["failed"]] if said["failed"] else []
+                    ended = json.loads(line)
+                    logging.info("%s: %s", training.name, self._line(training, **ended))
+                    failures += filter(None, [ended["failed"]])
                     progress.update()
             with self._lock:
                 self._children.remove(child)
@@ -287,20 +286,20 @@ class Runs:
             failures.append(_reason(parent / _LOG, began, child.returncode))
         return failures[0] if failures else None
 
-    def _line(self, training: Training, said: Mapping[str, Any]) -> str:
-        outcome = self.outcome(training, said["seed"])
-        if said["failed"] or outcome is None:
-            return f"seed {said['seed']} FAILED: {said['failed'] or 'no result'}"
+    def _line(self, training: Training, seed: int, failed: Optional[str]) -> str:
+        outcome = self.outcome(training, seed)
+        if failed or outcome is None:
+            return f"seed {seed} FAILED: {failed or 'no result'}"
         words = [
             f"{task} {entries['student']['rmse']:#.3g}"
             for task, entries in outcome.evaluation["tasks"].items()
             if entries.get("student") and entries["student"]["rmse"] is not None
         ]
-        return f"seed {said['seed']}: rmse {', '.join(words) or 'unknown'}"
+        return f"seed {seed}: rmse {', '.join(words) or 'unknown'}"
 
 
 def _environment(jobs: int) -> Dict[str, str]:
-    """A process' share of the cores; nothing is bound where it has them all."""
+    """Binds a process to its share of the cores, unless that is all of them."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if jobs > 1:
@@ -319,5 +318,7 @@ def _reason(log: pathlib.Path, began: int, status: int) -> str:
         return f"stopped by {signal.Signals(-status).name}; call again to go on"
     text = log.read_bytes()[began:].decode(errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if "error" in line.lower()] or lines
-    return f"{said[-1] if said else 'it said nothing'} (status {status}, {log})"
+    errors = (
+        [line for line in lines if "error" in line.lower()] or lines or ["no message"]
+    )
+    return f"{errors[-1]} (status {status}, {log})"

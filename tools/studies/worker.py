@@ -1,36 +1,24 @@
 """Trains one configuration with several seeds, in one process that traces it once.
 
-Called by `tools.studies.training`, with what to do as JSON on its standard input; says
-on its standard output, a line a run, that it has ended.
+Started by `tools.studies.training` as `python -m tools.studies.worker`, with the job as
+JSON on its standard input; every run that has ended is one line of JSON on its standard
+output.
 """
 
 import contextlib
 import json
 import os
-import pathlib
 import statistics
 import sys
 import time
 from typing import Any, List, Optional
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+from absl import flags
 
-import gin  # noqa: E402 (tools/ is no installed package)
-import tensorflow as tf  # noqa: E402 (tools/ is no installed package)
-from absl import flags  # noqa: E402
-
-from soka_tf import cli  # noqa: E402
-from soka_tf.disk import locked, write_json  # noqa: E402 (tools/ is no installed package)
-from soka_tf.errors import UserError  # noqa: E402
-from soka_tf.runs.config import parse_gin  # noqa: E402
-from soka_tf.runs.finish import complete  # noqa: E402
-from soka_tf.runs.folder import CONFIG_FILE  # noqa: E402
-from soka_tf.runs.run import Run, build_run, reseed  # noqa: E402
-from tools.studies.records import (  # noqa: E402 (tools/ is no installed package)
-    FAILURE_RECORD,
-    RUN_RECORD,
-    hardware,
-)
+from soka_tf import cli
+from soka_tf.disk import locked, write_json
+from soka_tf.errors import UserError
+from tools.studies.records import FAILURE_RECORD, RUN_RECORD, hardware
 
 _LOCK = "study.lock"
 _ALL = (RUN_RECORD, "evaluation.json")
@@ -40,22 +28,26 @@ _LONGEST_STEP = 5.0
 FLAGS = flags.FlagValues()
 
 
-class Cost(tf.keras.callbacks.Callback):
-    """CPU seconds of every step, all threads of the process together."""
+class Cost:
+    """CPU seconds of every step and its callbacks, over all threads of the process."""
 
     def __init__(self):
-        super().__init__()
         self.seconds: List[float] = []
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Starts the clock."""
-        self._last = time.process_time()
+    def callback(self) -> Any:
+        """The Keras callback that measures."""
+        import tensorflow as tf
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Takes a step's time, and the callbacks' since the last one."""
-        now = time.process_time()
-        self.seconds.append(now - self._last)
-        self._last = now
+        def start(logs: Any) -> None:
+            self._last = time.process_time()
+
+        def end_step(batch: int, logs: Any) -> None:
+            now = time.process_time()
+            self.seconds.append(now - self._last)
+            self._last = now
+
+        callbacks = tf.keras.callbacks
+        return callbacks.LambdaCallback(on_train_begin=start, on_batch_end=end_step)
 
     def total(self, steps: int) -> Optional[float]:
         """Of all steps, without tracing; None if this process did not do them all."""
@@ -66,14 +58,14 @@ class Cost(tf.keras.callbacks.Callback):
 
 
 def main() -> None:
-    """Trains what standard input asks for."""
+    """Trains the runs of the job on standard input."""
     job = json.load(sys.stdin)
     run = None
     for seed, folder in job["runs"]:
         failed = None
         os.makedirs(folder, exist_ok=True)
-        # No other process trains it then, not even if the command that started this
-        # one was killed and given again.
+        # A worker may outlive the command that started it, and the command be given
+        # again: the lock keeps two processes from training one run.
         with locked(os.path.join(folder, _LOCK), f"trains {folder}"):
             if not all(os.path.exists(os.path.join(folder, f)) for f in _ALL):
                 run = _build(job["config"], seed, folder, run)
@@ -90,13 +82,14 @@ def main() -> None:
         print(json.dumps({"seed": seed, "failed": failed}), flush=True)
 
 
-def _build(
-    config: str,
-    seed: int,
-    folder: str,
-    before: Optional[Run],
-) -> Run:
+def _build(config: str, seed: int, folder: str, before: Optional[Any]) -> Any:
     """A run, on the graphs of the one before if there is one."""
+    import gin
+
+    from soka_tf.runs.config import parse_gin
+    from soka_tf.runs.folder import CONFIG_FILE
+    from soka_tf.runs.run import build_run, reseed
+
     if before is not None:
         return reseed(before, folder, seed)
     stored = os.path.join(folder, CONFIG_FILE)
@@ -106,9 +99,11 @@ def _build(
     return build_run(folder)
 
 
-def _train(run: Run, folder: str) -> None:
+def _train(run: Any, folder: str) -> None:
+    from soka_tf.runs.finish import complete
+
     cost = Cost()
-    print(complete(run, folder, [cost]), file=sys.stderr)
+    print(complete(run, folder, [cost.callback()]), file=sys.stderr)
     settings = run.settings
     seconds = cost.total(settings.max_steps)
     record = {"seed": settings.seed, "cpu_seconds": seconds, **hardware()}
