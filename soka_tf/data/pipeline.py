@@ -49,6 +49,10 @@ class Batches:
 class Share:
     """The part of every batch that a process reads.
 
+    However many workers and replicas there are, together they see in every step the
+    images that one process would see in it: each worker reads its part of the batch
+    only, and hands it out in equal consecutive elements, one a replica.
+
     Attributes:
       workers: number of processes that share the batch.
       worker: number of this one, from 0.
@@ -107,10 +111,6 @@ def image_dataset(
     starts at 0. Only rgb files are ever opened here. A file that cannot be read is
     named in one warning, and the next sample of the list takes its place.
 
-    However many workers and replicas there are, together they see in every step the
-    images that one process would see in it: each worker reads its part of the batch
-    only, and hands it out in equal consecutive elements, one a replica.
-
     Args:
       samples: where the images are.
       batches: sizes.
@@ -134,11 +134,11 @@ def image_dataset(
         shared out evenly, or `augmentation` is neither or does not fit `teachers`.
     """
     check_samples(samples)
-    element = share.element_size(batches.batch_size)
+    per_replica = share.element_size(batches.batch_size)
     check_augmentation(augmentation, teachers is not None)
     reader = ImageReader(samples)
     reader.read(0)  # finds out here, not in the middle of a graph, if nothing is there
-    per_worker = element * share.replicas
+    per_worker = per_replica * share.replicas
 
     def load(number):
         step, place = number // per_worker, number % per_worker
@@ -149,12 +149,12 @@ def image_dataset(
         )
         pixels.set_shape([None, None, 3])
         shown.set_shape([])
-        image = shown_image(pixels, batches, augmentation, seed, position)
-        return {RGB: image, **({TEACHERS: teachers(shown)} if teachers else {})}
+        element = {RGB: shown_image(pixels, batches, augmentation, seed, position)}
+        return {**element, TEACHERS: teachers(shown)} if teachers else element
 
     dataset = tf.data.Dataset.counter(start_step * per_worker)
     dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(element, drop_remainder=True)
+    dataset = dataset.batch(per_replica, drop_remainder=True)
     if steps is not None:
         dataset = dataset.take(steps * share.replicas)
     return dataset.prefetch(tf.data.AUTOTUNE)

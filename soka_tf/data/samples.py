@@ -124,14 +124,9 @@ def drop_damaged(
 
     good, damaged = [], {}
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        progress = tqdm.tqdm(
-            pool.map(reasons, samples),
-            total=len(samples),
-            desc="checking files",
-            unit="sample",
-            disable=None,
-        )
-        for sample, found in zip(samples, progress):
+        bar = {"desc": "checking files", "unit": "sample", "disable": None}
+        checked = tqdm.tqdm(pool.map(reasons, samples), total=len(samples), **bar)
+        for sample, found in zip(samples, checked):
             damaged.update((sample.files[d], why) for d, why in found.items())
             if RGB in found:
                 continue

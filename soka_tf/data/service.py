@@ -1,4 +1,18 @@
-"""Batches that the workers of a tf.data service have read, in no fixed order."""
+"""Batches that the workers of a tf.data service have read, in no fixed order.
+
+Python does not run there, so images are decoded by TensorFlow: JPEG and PNG only,
+16-bit ones cut to 8 and not rounded, cameras' EXIF orientation not obeyed. Of
+ordinary 8-bit files the pixels are those of `image_dataset`. What is lost:
+
+- The order. Every place of the endless chain of shuffled epochs is read once, by
+  whichever worker is free, so no two runs have the same batches. After a resume,
+  images that had been read ahead come twice.
+- The place of an image that cannot be read: the next place follows, with a warning
+  in the log of the service's worker. The CRC-32 of a records' part is not checked.
+- The teachers' cached outputs.
+
+Images must be where the service's workers see them under the same paths.
+"""
 
 import re
 from typing import Callable, Sequence
@@ -33,19 +47,6 @@ def service_dataset(
     share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """Yields batches of images that the workers of a tf.data service have read.
-
-    Python does not run there, so images are decoded by TensorFlow: JPEG and PNG only,
-    16-bit ones cut to 8 and not rounded, cameras' EXIF orientation not obeyed. Of
-    ordinary 8-bit files the pixels are those of `image_dataset`. What is lost:
-
-    - The order. Every place of the endless chain of shuffled epochs is read once, by
-      whichever worker is free, so no two runs have the same batches. After a resume,
-      images that had been read ahead come twice.
-    - The place of an image that cannot be read: the next place follows, with a warning
-      in the log of the service's worker. The CRC-32 of a records' part is not checked.
-    - The teachers' cached outputs.
-
-    Images must be where the service's workers see them under the same paths.
 
     Args:
       samples: where the images are.

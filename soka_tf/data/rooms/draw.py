@@ -109,9 +109,8 @@ def render_room(
     grid = functools.lru_cache(None)(
         lambda per_pixel: seen.Geometry(scene, camera, size * per_pixel, windows)
     )
-    rgb = functools.lru_cache(None)(
-        lambda: seen.rgb(grid(supersample), supersample, rng)
-    )
+    photograph = functools.partial(seen.rgb, supersample=supersample, rng=rng)
+    rgb = functools.lru_cache(None)(lambda: photograph(grid(supersample)))
     makers = {
         "rgb": rgb,
         "depth_zbuffer": lambda: grid(1).depth,

@@ -117,22 +117,18 @@ def write_records(
     present = _read_manifest(folder) or {}
     shards = shards or present.get("shards")
     shards = shards or min(len(samples), -(-max(sizes.values()) // _SHARD_BYTES))
-    settings = {
+    manifest = {
+        "format": FORMAT,
         "source": source,
         "domains": sorted(sizes),
         "shards": shards,
         "image_size": image_size,
         "antialias": antialias,
     }
-    for name, value in settings.items():
-        if present.get(name, value) != value:
-            raise UserError(
-                f"{folder} holds records with {name} = {present[name]!r}. Received: "
-                f"{value!r}. Give the same flags to go on, or another --out_dir."
-            )
+    _check_same(folder, present, manifest)
     plan = [
         (domain, shard, own)
-        for domain in settings["domains"]
+        for domain in manifest["domains"]
         for shard, own in zip(
             _shards(folder, domain, shards), _shares(samples, domain, shards)
         )
@@ -153,8 +149,8 @@ def write_records(
         total=missing, desc="packing", unit="B", unit_scale=True, disable=None
     )
     with store.writing(folder, "the records", again), bar:
-        content = json.dumps({"format": FORMAT, **settings}, indent=1)
-        files.write_bytes(os.path.join(folder, _MANIFEST), content.encode())
+        content = json.dumps(manifest, indent=1).encode()
+        files.write_bytes(os.path.join(folder, _MANIFEST), content)
         store.remove_leftovers(folder)
         for domain, shard, own in plan:
             bar.set_postfix_str(os.path.basename(shard))
@@ -162,6 +158,17 @@ def write_records(
     rgb = [store.read_index(s, _rows) for s in _shards(folder, RGB, shards)]
     if not any(whole and whole[1] for whole in rgb):
         raise UserError(f"{source}: none of the {len(samples)} images can be read.")
+
+
+def _check_same(
+    folder: str, present: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> None:
+    for name, value in manifest.items():
+        if present.get(name, value) != value:
+            raise UserError(
+                f"{folder} holds records with {name} = {present[name]!r}. Received: "
+                f"{value!r}. Give the same flags to go on, or another --out_dir."
+            )
 
 
 def _shares(
