@@ -115,6 +115,7 @@ def untraced():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.mark.slow
 def test_methods_of_a_tiny_study_measure_every_case(tiny, fresh_gin, untraced):
     measured = methods.measure_methods(["gin/rooms/study.gin"], tiny.params(), 1)
     cases = {"kd", "kd_mia", "soka"}
@@ -132,6 +133,7 @@ def test_methods_of_full_size_name_the_benchmark_that_has_them(capsys):
     assert done.code == 2 and "benchmark 'cycle'" in done.err
 
 
+@pytest.mark.slow
 def test_input_of_a_tiny_model_measures_every_case(untraced):
     model = small.build(run_eagerly=False)
     sizes = input.Scale(

@@ -33,6 +33,7 @@ def test_inference_of_tiny_networks_compares_students_with_teachers():
         assert row["exported"] < 0.3
 
 
+@pytest.mark.slow
 def test_teachers_without_the_package_leave_its_case_out_and_say_how_to_get_it():
     teacher = TaskonomyTeacher(
         "depth_zbuffer", Encoder(UNITS, 1 / 32), Decoder(1, 1 / 32)

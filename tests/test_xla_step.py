@@ -14,6 +14,8 @@ from soka_tf.runs.config import parse_gin
 from tests import smooth, tiny_runs
 from tools.xla import export
 
+pytestmark = pytest.mark.slow
+
 TOOL = tiny_runs.ROOT / "tools" / "xla_step.py"
 
 

@@ -204,6 +204,7 @@ def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path, furt
     assert steps == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_reseeded_run_is_that_of_its_seed_from_the_first_weight_to_the_last(
     tiny, tmp_path
 ):

@@ -322,6 +322,7 @@ def model_dir(tiny, tmp_path, fresh_gin):
     return folder
 
 
+@pytest.mark.slow
 def test_command_writes_beside_the_saved_model_and_prints_the_table(
     model_dir, tmp_path, capfd
 ):

@@ -98,7 +98,7 @@ def test_overflow_is_left_out_lowers_the_scale_and_spoils_nothing(half):
     [
         pytest.param(0, UPGrad, marks=pytest.mark.slow),
         (1, UPGrad),
-        (0, Uncertainty),
+        pytest.param(0, Uncertainty, marks=pytest.mark.slow),
         pytest.param(1, Uncertainty, marks=pytest.mark.slow),
     ],
 )

@@ -135,13 +135,14 @@ HELD_OUT = ("--pth_layout=zip", f"--salt={SALT}")
 SMALL = ("--encoder=26", "--slots")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task, arguments",
     [
         ("normal", ()),
-        pytest.param("normal", SMALL, marks=pytest.mark.slow),
-        pytest.param("colorization", ("--pth_layout=zip",), marks=pytest.mark.slow),
-        pytest.param("point_matching", (), marks=pytest.mark.slow),
+        ("normal", SMALL),
+        ("colorization", ("--pth_layout=zip",)),
+        ("point_matching", ()),
     ],
 )
 def test_both_formats_give_the_same_bits(converted, task, arguments):

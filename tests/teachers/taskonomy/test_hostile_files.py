@@ -301,6 +301,7 @@ def test_checkpoint_in_the_folder_of_another_task_is_refused(files, refused):
     )
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_task_with_image_for_one_without_is_refused(files, refused):
     folder = files.prefix.parent.rename(files.folder / "mine")
     message = refused(
@@ -311,6 +312,7 @@ def test_checkpoint_of_a_task_with_image_for_one_without_is_refused(files, refus
     assert message.count("decoder/") == 67
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_head_is_refused(files, refused, monkeypatch):
     read = read_checkpoint(
         str(files.prefix), taskbank.checkpoint_files(str(files.prefix))
