@@ -23,7 +23,11 @@ def python(code):
 
 
 @pytest.mark.parametrize(
-    "first", ["import soka_tf, tensorflow as tf", "import tensorflow as tf, soka_tf"]
+    "first",
+    [
+        "import tensorflow as tf, soka_tf",
+        pytest.param("import soka_tf, tensorflow as tf", marks=pytest.mark.slow),
+    ],
 )
 def test_tf_keras_is_keras_2_whoever_is_imported_first(first):
     code = (

@@ -36,11 +36,11 @@ class Adversary:
     weight_decay: float = 1e-5
     seed: int = 0
 
-    def mix(self, soft: tf.Tensor, deceits: tf.Tensor) -> tf.Tensor:
+    def mix(self, soft: tf.Tensor, generator: tf.Tensor) -> tf.Tensor:
         """The decoders' losses with the generator's in them, float32 [n]."""
-        return (1.0 - self.weight) * soft + self.weight * deceits
+        return (1.0 - self.weight) * soft + self.weight * generator
 
-    def deceit_losses(
+    def generator_losses(
         self,
         images: tf.Tensor,
         predictions: Mapping[str, tf.Tensor],
@@ -73,7 +73,7 @@ class Adversary:
         noise: int,
         training: bool,
     ) -> tf.Tensor:
-        """A discriminator's logits on noisy maps; arguments as of `deceit_losses`."""
+        """A discriminator's logits on noisy maps; arguments: see `generator_losses`."""
         key = tf.stack([tf.constant(self.seed, tf.int64), step * 1000 + noise])
         maps = instance_noise(maps, step, self.noise.get(task, 0.0), key)
         pair = tf.concat([images, tf.cast(maps, images.dtype)], axis=-1)

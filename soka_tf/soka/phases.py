@@ -6,7 +6,7 @@ representation as a constant; the collaboration needs of every task only d L_i /
 representation, pulled through the encoder's tape; the same derivatives, or what they
 become at the last shared layer's kernel, are what the rule of balancing sees.
 
-`game` is the `SokaModel`: networks, players, rule, settings. Whatever lasts for one
+`model` is the `SokaModel`: networks, players, rule, settings. Whatever lasts for one
 step only is in `Step` or handed on as an argument.
 """
 
@@ -18,7 +18,7 @@ import tensorflow as tf
 from soka_tf.networks.batch_norm import Collected, apply_collected, statistics
 from soka_tf.networks.replicas import mean_over_replicas, replica_count
 from soka_tf.soka.adversarial import discriminator_loss
-from soka_tf.soka.balancing.rule import Seen
+from soka_tf.soka.balancing.rule import Observation
 from soka_tf.soka.distillation import soft_target_losses
 from soka_tf.soka.ledger import Page
 from soka_tf.soka.players import Tensors, scaled, unscaled
@@ -80,38 +80,38 @@ class Pulls(NamedTuple):
     scale: Optional[tf.Tensor]
 
 
-def joint(game, step: Step, taught: Taught) -> Values:
+def joint(model, step: Step, taught: Taught) -> Values:
     """Step 2: encoder and decoders together; then the task weights, if bound."""
     images, targets = taught
-    players, rule, mia = game.players, game.balancing, None
-    weighting = game.schedule.joint_weighting
+    players, rule, mia = model.players, model.balancing, None
+    weighting = model.schedule.joint_weighting
     sharing = weighting and rule.shares_encoder
-    scale = _scale_of_pulls(game, "encoder", "decoders", weighting=weighting)
+    scale = _scale_of_pulls(model, "encoder", "decoders", weighting=weighting)
     with step.page.phase("joint"):
         with tf.GradientTape(persistent=True) as tape:
-            features = game.student.encoder(images, training=step.training)
+            features = model.student.encoder(images, training=step.training)
             shared = features["representation"]
-            predictions = game.student.decode(shared, training=step.training)
-            each = _soft_losses(game, predictions, targets)
+            predictions = model.student.decode(shared, training=step.training)
+            each = _soft_losses(model, predictions, targets)
             losses = tf.stack(each)
             total, factor = tf.reduce_sum(rule.task_weights * losses), 1.0
-            if game.joint_amalgamation:
-                mia = game.amalgamation(targets.features, features)
+            if model.joint_amalgamation:
+                mia = model.amalgamation(targets.features, features)
                 # n omega_i: at equal weights that is Eq. 8, which has no omega.
-                factor = game.objective.soft_weight * len(game.tasks)
+                factor = model.objective.soft_weight * len(model.tasks)
                 total = factor * total + mia.transfer
             total = scaled(total, scale)
             # Of the stacked losses, each would be pulled through all decoders.
             each = [scaled(loss, scale) for loss in each]
         if sharing:
-            pulls, of_decoders = _gradients_of_each(game, tape, each, shared)
+            pulls, of_decoders = _gradients_of_each(model, tape, each, shared)
             of_decoders = [factor * gradient for gradient in of_decoders]
         else:
             moving = players.optimized["encoder"], players.optimized["decoders"]
             of_encoder, of_decoders = tape.gradient(total, moving)
             pulls = [tape.gradient(loss, shared) for loss in each] if weighting else []
         if weighting:
-            seen = see(game, tape, shared, Pulls(losses, pulls, scale))
+            seen = observe(model, tape, shared, Pulls(losses, pulls, scale))
         if sharing:
             shares = rule.encoder_shares(seen)
             factors = tf.unstack(factor / len(pulls) * shares)
@@ -127,62 +127,62 @@ def joint(game, step: Step, taught: Taught) -> Values:
             own_scale = players.loss_scale("amalgamation")
             gradients = tape.gradient(mia.amalgamation, own, own_scale)
             players.apply("amalgamation", gradients, own_scale)
-    due = game.step >= game.schedule.initial_losses_step
+    due = model.step >= model.schedule.initial_losses_step
     rule.record_initial(mean_over_replicas(losses), due)
-    values = game.named("loss/soft", losses)
+    values = model.named("loss/soft", losses)
     if weighting:
-        values.update(weigh(game, step, seen, scale))
+        values.update(weigh(model, step, seen, scale))
     if sharing:
-        values.update(game.named("encoder_share", shares))
-    values.update(game.named("task_weight", rule.task_weights))
+        values.update(model.named("encoder_share", shares))
+    values.update(model.named("task_weight", rule.task_weights))
     if mia is not None:
         values["loss/transfer"] = mia.transfer
         values["loss/amalgamation"] = mia.amalgamation
     return values
 
 
-def cycle(game, step: Step, competing: Taught, collaborating: Taught) -> Values:
+def cycle(model, step: Step, competing: Taught, collaborating: Taught) -> Values:
     """Steps 3, 4 and 5, with one encoder pass where all see the same of it.
 
     Args:
-      game: the model.
+      model: the `SokaModel`.
       step: this one.
       competing: images and targets of the competition.
       collaborating: those of the other phases, or the same object.
     """
-    encoded = encode(game, step, collaborating[0])
+    encoded = encode(model, step, collaborating[0])
     representation = encoded.features["representation"]
     shown = representation
     if competing is not collaborating or step.frozen_training != step.training:
-        with statistics(game.student.encoder, "keep"):
-            outputs = game.student.encoder(competing[0], training=step.frozen_training)
+        with statistics(model.student.encoder, "keep"):
+            outputs = model.student.encoder(competing[0], training=step.frozen_training)
         shown = outputs["representation"]
 
-    simultaneous = game.schedule.order == "simultaneous"
+    simultaneous = model.schedule.order == "simultaneous"
     with step.page.phase("competition"):
         if simultaneous:
-            values, pulls = compete_and_pull(game, step, competing, shown)
+            values, pulls = compete_and_pull(model, step, competing, shown)
         else:
-            values = compete(game, step, competing, shown)
+            values = compete(model, step, competing, shown)
 
     # The encoder has not moved yet: its first pass is that of the next phases.
     with step.page.phase("collaboration"):
         apply_collected(encoded.moved)
         if not simultaneous:
-            pulls = pull(game, step, collaborating, representation)
-        seen = see(game, encoded.compress_tape, representation, pulls)
-        values.update(collaborate(game, encoded, collaborating[1], pulls, seen))
+            pulls = pull(model, step, collaborating, representation)
+        seen = observe(model, encoded.compress_tape, representation, pulls)
+        values.update(collaborate(model, encoded, collaborating[1], pulls, seen))
 
-    game.balancing.record_initial(seen.losses, tf.constant(True))
-    values.update(weigh(game, step, seen, pulls.scale))
-    values.update(game.named("loss/soft", seen.losses))
-    values.update(game.named("task_weight", game.balancing.task_weights))
+    model.balancing.record_initial(seen.losses, tf.constant(True))
+    values.update(weigh(model, step, seen, pulls.scale))
+    values.update(model.named("loss/soft", seen.losses))
+    values.update(model.named("task_weight", model.balancing.task_weights))
     return values
 
 
-def encode(game, step: Step, images: tf.Tensor) -> Encoded:
+def encode(model, step: Step, images: tf.Tensor) -> Encoded:
     """The encoder's pass of a cycle; its moving statistics stay for now."""
-    encoder = game.student.encoder
+    encoder = model.student.encoder
     with statistics(encoder, "collect") as moved:
         with tf.GradientTape() as trunk_tape:
             features = dict(encoder.trunk(images, training=step.training))
@@ -195,30 +195,30 @@ def encode(game, step: Step, images: tf.Tensor) -> Encoded:
     return Encoded(features, trunk_tape, compress_tape, moved)
 
 
-def compete(game, step: Step, taught: Taught, representation: tf.Tensor) -> Values:
+def compete(model, step: Step, taught: Taught, representation: tf.Tensor) -> Values:
     """Step 3: the decoders minimise their weighted losses; the encoder rests."""
     images, targets = taught
     representation = tf.stop_gradient(representation)
     values: Values = {}
     with tf.GradientTape() as tape:
-        predictions = game.student.decode(representation, training=step.training)
-        losses = tf.stack(_soft_losses(game, predictions, targets))
+        predictions = model.student.decode(representation, training=step.training)
+        losses = tf.stack(_soft_losses(model, predictions, targets))
         if step.adversarial:
-            deceits = _deceits(game, step, images, predictions, noise=0)
-            losses = game.adversary.mix(losses, deceits)
-            values.update(game.named("loss/generator", deceits))
-        scale = game.players.loss_scale("decoders")
-        total = scaled(tf.reduce_sum(game.balancing.task_weights * losses), scale)
-    values.update(game.named("loss/competition", losses))
-    gradients = tape.gradient(total, game.players.optimized["decoders"])
-    game.players.apply("decoders", gradients, scale)
+            generator = _generator_losses(model, step, images, predictions, noise=0)
+            losses = model.adversary.mix(losses, generator)
+            values.update(model.named("loss/generator", generator))
+        scale = model.players.loss_scale("decoders")
+        total = scaled(tf.reduce_sum(model.balancing.task_weights * losses), scale)
+    values.update(model.named("loss/competition", losses))
+    gradients = tape.gradient(total, model.players.optimized["decoders"])
+    model.players.apply("decoders", gradients, scale)
     if step.adversarial:
-        values.update(discriminate(game, step, images, predictions, targets))
+        values.update(discriminate(model, step, images, predictions, targets))
     return values
 
 
 def compete_and_pull(
-    game, step: Step, taught: Taught, representation: tf.Tensor
+    model, step: Step, taught: Taught, representation: tf.Tensor
 ) -> Tuple[Values, Pulls]:
     """Step 3 in the simultaneous order: the same pass backward pulls at the encoder.
 
@@ -227,31 +227,33 @@ def compete_and_pull(
     images, targets = taught
     representation = tf.stop_gradient(representation)
     values: Values = {}
-    scale = _scale_of_pulls(game, "encoder", "decoders")
+    scale = _scale_of_pulls(model, "encoder", "decoders")
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(representation)
-        predictions = game.student.decode(representation, training=step.training)
-        soft = _soft_losses(game, predictions, targets)
+        predictions = model.student.decode(representation, training=step.training)
+        soft = _soft_losses(model, predictions, targets)
         losses = soft
         if step.adversarial:
-            deceits = [
-                _deceits(game, step, images, {task: predictions[task]}, noise=i)[0]
-                for i, task in enumerate(game.tasks)
+            generator = [
+                _generator_losses(
+                    model, step, images, {task: predictions[task]}, noise=i
+                )[0]
+                for i, task in enumerate(model.tasks)
             ]
-            losses = [game.adversary.mix(s, d) for s, d in zip(soft, deceits)]
-            values.update(game.named("loss/generator", deceits))
+            losses = [model.adversary.mix(s, g) for s, g in zip(soft, generator)]
+            values.update(model.named("loss/generator", generator))
         each = [scaled(loss, scale) for loss in losses]
-    values.update(game.named("loss/competition", losses))
-    pulls, gradients = _gradients_of_each(game, tape, each, representation)
+    values.update(model.named("loss/competition", losses))
+    pulls, gradients = _gradients_of_each(model, tape, each, representation)
     del tape
-    game.players.apply("decoders", gradients, scale)
+    model.players.apply("decoders", gradients, scale)
     if step.adversarial:
-        values.update(discriminate(game, step, images, predictions, targets))
+        values.update(discriminate(model, step, images, predictions, targets))
     return values, Pulls(tf.stack(soft), pulls, scale)
 
 
 def discriminate(
-    game,
+    model,
     step: Step,
     images: tf.Tensor,
     predictions: Mapping[str, tf.Tensor],
@@ -260,38 +262,42 @@ def discriminate(
     """The discriminators' step, on the predictions the decoders competed with."""
 
     def judge(task, maps, noise):
-        return game.adversary.judge(images, task, maps, game.step, noise, step.training)
+        return model.adversary.judge(
+            images, task, maps, model.step, noise, step.training
+        )
 
     with tf.GradientTape() as tape:
         losses = []
-        for i, task in enumerate(game.tasks):
+        for i, task in enumerate(model.tasks):
             real = judge(task, targets.predictions[task], 100 + i)
             fake = judge(task, tf.stop_gradient(predictions[task]), 200 + i)
             losses.append(discriminator_loss(real, fake))
-        scale = game.players.loss_scale("discriminators")
+        scale = model.players.loss_scale("discriminators")
         total = scaled(tf.add_n(losses), scale)
-    gradients = tape.gradient(total, game.players.optimized["discriminators"])
-    game.players.apply("discriminators", gradients, scale)
-    return game.named("loss/discriminator", losses)
+    gradients = tape.gradient(total, model.players.optimized["discriminators"])
+    model.players.apply("discriminators", gradients, scale)
+    return model.named("loss/discriminator", losses)
 
 
-def pull(game, step: Step, taught: Taught, representation: tf.Tensor) -> Pulls:
+def pull(model, step: Step, taught: Taught, representation: tf.Tensor) -> Pulls:
     """L_i with the decoders as they stand now, and d L_i / d representation."""
     images, targets = taught
     representation = tf.stop_gradient(representation)
-    scale = _scale_of_pulls(game, "encoder")
+    scale = _scale_of_pulls(model, "encoder")
     losses, gradients = [], []
-    for i, task in enumerate(game.tasks):
-        decoder = game.student.decoders[task]
+    for i, task in enumerate(model.tasks):
+        decoder = model.student.decoders[task]
         tape = tf.GradientTape(watch_accessed_variables=False)
         with statistics(decoder, "keep"), tape:
             tape.watch(representation)
             prediction = {task: decoder(representation, training=step.frozen_training)}
-            soft = tf.stack(_soft_losses(game, prediction, targets))
+            soft = tf.stack(_soft_losses(model, prediction, targets))
             loss = soft
             if step.adversarial:
-                deceit = _deceits(game, step, images, prediction, noise=300 + i)
-                loss = game.adversary.mix(soft, deceit)
+                generator = _generator_losses(
+                    model, step, images, prediction, noise=300 + i
+                )
+                loss = model.adversary.mix(soft, generator)
             loss = scaled(loss, scale)
         losses.append(soft[0])
         gradients.append(tape.gradient(loss, representation))
@@ -299,33 +305,33 @@ def pull(game, step: Step, taught: Taught, representation: tf.Tensor) -> Pulls:
 
 
 def collaborate(
-    game, encoded: Encoded, targets: TeacherOutputs, pulls: Pulls, seen: Seen
+    model, encoded: Encoded, targets: TeacherOutputs, pulls: Pulls, seen: Observation
 ) -> Values:
     """Step 4: the encoder minimises alpha * sum_i L_i + L_A (Eq. 8).
 
     With a rule that shares the encoder, or with `weighted_collaboration`, every L_i
     has a factor of its own.
     """
-    alpha = game.objective.soft_weight
+    alpha = model.objective.soft_weight
     factors: List[Any] = [alpha] * len(pulls.gradients)
     features, values = encoded.features, {}
-    if game.balancing.shares_encoder:
-        shares = game.balancing.encoder_shares(seen)
-        values.update(game.named("encoder_share", shares))
+    if model.balancing.shares_encoder:
+        shares = model.balancing.encoder_shares(seen)
+        values.update(model.named("encoder_share", shares))
         factors = [alpha * share for share in tf.unstack(shares)]
-    elif game.objective.weighted_collaboration:
-        weights = tf.unstack(tf.convert_to_tensor(game.balancing.task_weights))
+    elif model.objective.weighted_collaboration:
+        weights = tf.unstack(tf.convert_to_tensor(model.balancing.task_weights))
         factors = [
-            game.objective.soft_weight * len(weights) * weight for weight in weights
+            model.objective.soft_weight * len(weights) * weight for weight in weights
         ]
     gradients = {"representation": _weighted_sum(factors, pulls.gradients)}
-    if game.amalgamation is not None:
-        found, transfer = amalgamate(game, features, targets, pulls.scale)
+    if model.amalgamation is not None:
+        found, transfer = amalgamate(model, features, targets, pulls.scale)
         values.update(found)
         for layer, gradient in transfer.items():
             gradients[layer] = gradients.get(layer, 0.0) + gradient
 
-    encoder = game.student.encoder
+    encoder = model.student.encoder
     shared = encoder.shared_layer
     pulled = encoded.compress_tape.gradient(
         features["representation"],
@@ -338,29 +344,29 @@ def collaborate(
         encoder.trunk.trainable_variables,
         output_gradients=list(gradients.values()),
     )
-    if game.objective.train_compress:
+    if model.objective.train_compress:
         encoder_gradients = encoder_gradients + pulled[1:]
-    game.players.apply("encoder", encoder_gradients, pulls.scale)
+    model.players.apply("encoder", encoder_gradients, pulls.scale)
     return values
 
 
 def amalgamate(
-    game,
+    model,
     features: Mapping[str, tf.Tensor],
     targets: TeacherOutputs,
     scale: Optional[tf.Tensor],
 ) -> Tuple[Values, Dict[str, tf.Tensor]]:
     """L_A's scaled pull on the student's activations; W, C (and V) take a step."""
-    mine = {layer: features[layer] for layer in game.amalgamated_layers}
-    own = game.players.optimized["amalgamation"]
+    mine = {layer: features[layer] for layer in model.amalgamated_layers}
+    own = model.players.optimized["amalgamation"]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(mine)
-        losses = game.amalgamation(targets.features, mine)
-        own_scale = game.players.loss_scale("amalgamation")
+        losses = model.amalgamation(targets.features, mine)
+        own_scale = model.players.loss_scale("amalgamation")
         own_loss = scaled(losses.amalgamation, own_scale)
         transfer = scaled(losses.transfer, scale)
     gradients = tape.gradient(transfer, mine)
-    game.players.apply("amalgamation", tape.gradient(own_loss, own), own_scale)
+    model.players.apply("amalgamation", tape.gradient(own_loss, own), own_scale)
     values = {
         "loss/transfer": losses.transfer,
         "loss/amalgamation": losses.amalgamation,
@@ -369,22 +375,22 @@ def amalgamate(
 
 
 def weigh(
-    game,
+    model,
     step: Step,
-    seen: Seen,
+    seen: Observation,
     scale: Optional[tf.Tensor],
 ) -> Values:
     """Step 5: the rule moves its task weights; everybody else rests.
 
     Args:
-      game: the model.
+      model: the `SokaModel`.
       step: this one.
       seen: what the rule sees.
       scale: what the gradients were multiplied by that it is of, or None.
     """
-    rule = game.balancing
+    rule = model.balancing
     with step.page.phase("weighting"):
-        optimizer = game.players.optimizers.get("task_weights")
+        optimizer = model.players.optimizers.get("task_weights")
         loss = rule.step(seen, optimizer, replica_count())
     values = {rule.loss_name: loss} if rule.loss_name else {}
     if not rule.needs:
@@ -393,24 +399,28 @@ def weigh(
     if scale is not None:
         finite = tf.reduce_all(tf.math.is_finite(norms))
         step.page.overflow = (scale > 1.0) & ~finite
-    return {**values, **game.named("gradient_norm", norms)}
+    return {**values, **model.named("gradient_norm", norms)}
 
 
-def see(game, tape: tf.GradientTape, representation: tf.Tensor, pulls: Pulls) -> Seen:
+def observe(
+    model, tape: tf.GradientTape, representation: tf.Tensor, pulls: Pulls
+) -> Observation:
     """What the rule needs, of the whole batch.
 
     Args:
-      game: the model.
+      model: the `SokaModel`.
       tape: of the last shared layer.
       representation: its output.
       pulls: of the tasks, at that.
     """
-    needs, norms, gram = game.balancing.needs, None, None
+    needs, norms, gram = model.balancing.needs, None, None
     if "norms" in needs:
-        norms = gradient_norms(game, tape, representation, pulls.gradients, pulls.scale)
+        norms = gradient_norms(
+            model, tape, representation, pulls.gradients, pulls.scale
+        )
     if "gram" in needs:
         gram = gram_matrix(pulls.gradients, pulls.scale)
-    return Seen(mean_over_replicas(pulls.losses), norms, gram)
+    return Observation(mean_over_replicas(pulls.losses), norms, gram)
 
 
 def gram_matrix(pulls: Tensors, scale: Optional[tf.Tensor]) -> tf.Tensor:
@@ -422,14 +432,14 @@ def gram_matrix(pulls: Tensors, scale: Optional[tf.Tensor]) -> tf.Tensor:
 
 
 def gradient_norms(
-    game,
+    model,
     tape: tf.GradientTape,
     representation: tf.Tensor,
     pulls: Tensors,
     scale: Optional[tf.Tensor],
 ) -> tf.Tensor:
     """||d L_i / d kernel|| of the last shared layer, whole batch; float32 [n]."""
-    kernel = game.student.encoder.last_shared_kernel
+    kernel = model.student.encoder.last_shared_kernel
     gradients = [
         tape.gradient(representation, kernel, output_gradients=pull) for pull in pulls
     ]
@@ -438,21 +448,23 @@ def gradient_norms(
     return tf.stack([tf.norm(g) for g in mean_over_replicas(gradients)])
 
 
-def _scale_of_pulls(game, *players: str, weighting: bool = True) -> Optional[tf.Tensor]:
+def _scale_of_pulls(
+    model, *players: str, weighting: bool = True
+) -> Optional[tf.Tensor]:
     """The loss scale of a pass backward that may also serve the weighting."""
     # Norms that overflow lower the scale, too, if weights are learnt from them.
-    learns = weighting and game.balancing.learns and bool(game.balancing.needs)
-    return game.players.loss_scale(*players, *["task_weights"] * learns)
+    learns = weighting and model.balancing.learns and bool(model.balancing.needs)
+    return model.players.loss_scale(*players, *["task_weights"] * learns)
 
 
 def _gradients_of_each(
-    game, tape: tf.GradientTape, losses: Tensors, representation: tf.Tensor
+    model, tape: tf.GradientTape, losses: Tensors, representation: tf.Tensor
 ) -> Tuple[Tensors, Tensors]:
     """Every loss's pull at the representation, and its decoder's weighted gradient."""
     pulls: Tensors = []
     gradients: Tensors = []
-    weights = tf.unstack(tf.convert_to_tensor(game.balancing.task_weights))
-    for loss, weight, decoder in zip(losses, weights, game.student.ordered_decoders):
+    weights = tf.unstack(tf.convert_to_tensor(model.balancing.task_weights))
+    for loss, weight, decoder in zip(losses, weights, model.student.ordered_decoders):
         at_representation, *own = tape.gradient(
             loss, [representation, *decoder.trainable_variables]
         )
@@ -466,21 +478,21 @@ def _weighted_sum(factors: List[Any], pulls: Tensors) -> tf.Tensor:
 
 
 def _soft_losses(
-    game, predictions: Mapping[str, tf.Tensor], targets: TeacherOutputs
+    model, predictions: Mapping[str, tf.Tensor], targets: TeacherOutputs
 ) -> Tensors:
     losses = soft_target_losses(
-        predictions, targets.predictions, game.objective.soft_loss, targets.weights
+        predictions, targets.predictions, model.objective.soft_loss, targets.weights
     )
     return list(losses.values())
 
 
-def _deceits(
-    game,
+def _generator_losses(
+    model,
     step: Step,
     images: tf.Tensor,
     predictions: Mapping[str, tf.Tensor],
     noise: int,
 ) -> tf.Tensor:
-    return game.adversary.deceit_losses(
-        images, predictions, game.step, noise, step.frozen_training
+    return model.adversary.generator_losses(
+        images, predictions, model.step, noise, step.frozen_training
     )

@@ -53,7 +53,7 @@ class Players:
 
     @property
     def variables(self) -> Dict[str, List[tf.Variable]]:
-        """Every variable of the game, by the one player it belongs to."""
+        """Every variable of the model, by the one player it belongs to."""
         players = {"encoder": list(self._student.encoder.variables)}
         for task in self._student.tasks:
             players[f"decoder/{task}"] = list(self._student.decoders[task].variables)

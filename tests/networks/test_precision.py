@@ -57,7 +57,10 @@ def test_hint_is_one_line_where_another_precision_suits_better(
     assert said is None if words is None else words in said and "\n" not in said
 
 
-@pytest.mark.parametrize("variant", ["reconstruction", "outer_product"])
+@pytest.mark.parametrize(
+    "variant",
+    ["reconstruction", pytest.param("outer_product", marks=pytest.mark.slow)],
+)
 def test_cycle_in_bfloat16_moves_as_in_float32_and_logs_float32(variant):
     images = small.batches(2)
     weights = {}

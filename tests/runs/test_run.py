@@ -359,6 +359,7 @@ def losses_of(model_dir):
     ]
 
 
+@pytest.mark.slow
 def test_run_with_cached_teachers_never_runs_them_and_loses_only_rounding(
     tiny, plain, tmp_path, monkeypatch
 ):

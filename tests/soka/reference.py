@@ -94,7 +94,9 @@ def competition(model, images, adversarial):
         predictions, _ = run_student(model, images, resting="encoder")
         losses = soft_losses(model, taught, predictions)
         if adversarial:
-            losses = mixed(model, losses, deceits(model, images, predictions, 0))
+            losses = mixed(
+                model, losses, generator_losses(model, images, predictions, 0)
+            )
         total = tf.reduce_sum(model.balancing.task_weights * losses)
         total += penalty(model.objective.weight_decay, variables)
     put_back(kept)
@@ -128,7 +130,9 @@ def collaboration(model, images, adversarial, noise=300):
         predictions, features = run_student(model, images, resting="decoders")
         losses = soft_losses(model, taught, predictions)
         if adversarial:
-            losses = mixed(model, losses, deceits(model, images, predictions, noise))
+            losses = mixed(
+                model, losses, generator_losses(model, images, predictions, noise)
+            )
         shares = tf.ones(len(model.tasks))
         if model.objective.weighted_collaboration:
             shares = len(model.tasks) * tf.stop_gradient(model.balancing.task_weights)
@@ -168,7 +172,9 @@ def weighting(model, images, adversarial, encoder_at_start, noise=300):
             predictions, features = run_student(model, images, resting="decoders")
             losses = soft = soft_losses(model, taught, predictions)
             if adversarial:
-                losses = mixed(model, soft, deceits(model, images, predictions, noise))
+                losses = mixed(
+                    model, soft, generator_losses(model, images, predictions, noise)
+                )
             weighted = tf.unstack(task_weights * losses)
         places = {
             "compress": encoder.last_shared_kernel,
@@ -223,7 +229,9 @@ def encoder_shares(model, images, adversarial=False, noise=300):
         predictions, features = run_student(model, images, resting="decoders")
         losses = soft_losses(model, taught, predictions)
         if adversarial:
-            losses = mixed(model, losses, deceits(model, images, predictions, noise))
+            losses = mixed(
+                model, losses, generator_losses(model, images, predictions, noise)
+            )
         losses = tf.unstack(losses)
     put_back(kept)
     shared = features["representation"]
@@ -283,7 +291,7 @@ def amalgamation_losses(model, taught, features):
     return losses.transfer, losses.amalgamation
 
 
-def deceits(model, images, predictions, noise):
+def generator_losses(model, images, predictions, noise):
     """The generator's losses, float32 [n]."""
     batch = model.schedule.frozen_statistics == "batch"
     found = [
@@ -293,8 +301,8 @@ def deceits(model, images, predictions, noise):
     return tf.stack([cross_entropy(one, 1) for one in found])
 
 
-def mixed(model, soft, deceit):
-    return (1 - model.adversary.weight) * soft + model.adversary.weight * deceit
+def mixed(model, soft, generator):
+    return (1 - model.adversary.weight) * soft + model.adversary.weight * generator
 
 
 def logits(model, images, task, maps, noise, training=True):

@@ -26,7 +26,7 @@ def test_phases_called_one_by_one_are_the_cycle_of_fit():
     phases.compete(model, step, taught, representation)
     apply_collected(encoded.moved)
     pulls = phases.pull(model, step, taught, representation)
-    seen = phases.see(model, encoded.compress_tape, representation, pulls)
+    seen = phases.observe(model, encoded.compress_tape, representation, pulls)
     values = phases.collaborate(model, encoded, taught[1], pulls, seen)
     model.balancing.record_initial(seen.losses, tf.constant(True))
     values.update(phases.weigh(model, step, seen, pulls.scale))

@@ -8,8 +8,8 @@ from typing import FrozenSet, List, Optional, Sequence
 import tensorflow as tf
 
 from soka_tf.soka.balancing.rule import (
+    Observation,
     Rule,
-    Seen,
     checked_weights,
     replicated_variable,
 )
@@ -164,7 +164,7 @@ class GradNorm(Rule):
 
     def step(
         self,
-        seen: Seen,
+        seen: Observation,
         optimizer: tf.keras.optimizers.Optimizer,
         replicas: int = 1,
     ) -> tf.Tensor:

@@ -5,7 +5,7 @@ from typing import FrozenSet, List, NamedTuple, Optional, Sequence
 import tensorflow as tf
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """What a rule sees of a step: of the whole batch, the same on every replica.
 
     Attributes:
@@ -35,8 +35,8 @@ class Rule(tf.Module):
 
     Attributes:
       task_weights: omega, float32 [n]: a variable, a tensor or a property.
-      needs: "norms", "gram", both or neither, of `Seen`; what no rule needs is not
-        computed.
+      needs: "norms", "gram", both or neither, of `Observation`; what no rule
+        needs is not computed.
       shares_encoder: whether `encoder_shares` returns factors.
       loss_name: under which the loss of `step` is logged, "loss/weighting"; None for
         a rule that minimises none.
@@ -71,7 +71,7 @@ class Rule(tf.Module):
           due: bool scalar, false before the joint step at which they are to be taken.
         """
 
-    def encoder_shares(self, seen: Seen) -> Optional[tf.Tensor]:
+    def encoder_shares(self, seen: Observation) -> Optional[tf.Tensor]:
         """Factors of the tasks' pulls at the encoder, float32 [n], or None.
 
         In units where 1 each is Eq. 8 as printed, alpha * sum_i L_i.
@@ -80,7 +80,7 @@ class Rule(tf.Module):
 
     def step(
         self,
-        seen: Seen,
+        seen: Observation,
         optimizer: Optional[tf.keras.optimizers.Optimizer],
         replicas: int = 1,
     ) -> Optional[tf.Tensor]:

@@ -13,7 +13,7 @@ from typing import List
 
 import tensorflow as tf
 
-from soka_tf.soka.balancing.rule import Rule, Seen, replicated_variable
+from soka_tf.soka.balancing.rule import Observation, Rule, replicated_variable
 
 # Of |s_i|: weights stay between 1 / 22026 and 22026 where a loss is 0 for long.
 LARGEST_LOG_SCALE = 10.0
@@ -45,7 +45,7 @@ class Uncertainty(Rule):
         """The log scales."""
         return [self.log_scales]
 
-    def encoder_shares(self, seen: Seen) -> tf.Tensor:
+    def encoder_shares(self, seen: Observation) -> tf.Tensor:
         """The task weights scaled to mean 1.
 
         Their ratios are learnt; the balance of soft targets and L_A stays alpha's, for
@@ -56,7 +56,7 @@ class Uncertainty(Rule):
 
     def step(
         self,
-        seen: Seen,
+        seen: Observation,
         optimizer: tf.keras.optimizers.Optimizer,
         replicas: int = 1,
     ) -> tf.Tensor:

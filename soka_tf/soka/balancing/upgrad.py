@@ -13,7 +13,7 @@ the encoder's parameters: one backward pass of the encoder remains one.
 import tensorflow as tf
 
 from soka_tf.soka.balancing.fixed import Fixed
-from soka_tf.soka.balancing.rule import Seen
+from soka_tf.soka.balancing.rule import Observation
 
 _TOLERANCE = 1e-10  # of a matrix of trace 1, in float64
 
@@ -83,7 +83,7 @@ class UPGrad(Fixed):
             )
         self.regularization = regularization
 
-    def encoder_shares(self, seen: Seen) -> tf.Tensor:
+    def encoder_shares(self, seen: Observation) -> tf.Tensor:
         """The mean projection's weights times n: 1 each for orthogonal pulls.
 
         NaN where the Gram matrix is not finite, for its pulls are not either.

@@ -11,7 +11,7 @@ from soka_tf.soka.balancing.gradnorm import (
     renormalize,
     target_norms,
 )
-from soka_tf.soka.balancing.rule import Seen
+from soka_tf.soka.balancing.rule import Observation
 
 COUNTS = [2, 3, 5]
 
@@ -113,7 +113,7 @@ def test_weights_under_extreme_steps_stay_finite_and_above_the_floor(norm):
     for _ in range(30):
         losses, norms = (10.0 ** random.uniform(-6, 6, (2, 3))).astype("float32")
         state.record_initial(losses, tf.constant(True))
-        state.step(Seen(losses, norms), optimizer)
+        state.step(Observation(losses, norms), optimizer)
         weights = state.task_weights.numpy()
         assert np.isfinite(weights).all() and weights.min() >= 0.02 - 1e-7
         assert weights.sum() == pytest.approx(1.0, abs=1e-5)
@@ -126,7 +126,7 @@ def test_step_permutes_with_the_tasks():
     for index in (np.arange(5), order):
         state = GradNorm(5, initial_weights=weights[index].tolist())
         state.initial_losses.assign(initial[index])
-        seen = Seen(losses[index], norms[index])
+        seen = Observation(losses[index], norms[index])
         state.step(seen, tf.keras.optimizers.legacy.SGD(0.01))
         results.append(state.task_weights.numpy())
     assert np.abs(results[0] - weights).max() > 1e-3
@@ -139,7 +139,7 @@ def test_equal_tasks_are_a_fixed_point():
         losses = tf.fill([4], scale)
         state.record_initial(losses, tf.constant(True))
         loss = state.step(
-            Seen(losses, tf.fill([4], 2.0)), tf.keras.optimizers.legacy.SGD(1)
+            Observation(losses, tf.fill([4], 2.0)), tf.keras.optimizers.legacy.SGD(1)
         )
         assert float(loss) == pytest.approx(0.0, abs=1e-6)
         np.testing.assert_array_equal(state.task_weights, np.full(4, 0.25))
@@ -149,11 +149,11 @@ def test_step_raises_the_weight_of_the_slow_and_of_the_weak_task():
     slow = GradNorm(2)
     slow.initial_losses.assign([1.0, 1.0])
     optimizer = tf.keras.optimizers.legacy.SGD(0.01)
-    slow.step(Seen(tf.constant([0.9, 0.3]), tf.constant([1.0, 1.0])), optimizer)
+    slow.step(Observation(tf.constant([0.9, 0.3]), tf.constant([1.0, 1.0])), optimizer)
     assert slow.task_weights[0] > 0.5 > slow.task_weights[1]
     weak = GradNorm(2)
     weak.initial_losses.assign([1.0, 1.0])
-    weak.step(Seen(tf.constant([0.5, 0.5]), tf.constant([0.1, 2.0])), optimizer)
+    weak.step(Observation(tf.constant([0.5, 0.5]), tf.constant([0.1, 2.0])), optimizer)
     assert weak.task_weights[0] > 0.5 > weak.task_weights[1]
 
 
@@ -172,10 +172,10 @@ def test_weights_stay_until_all_initial_losses_are_recorded(initial):
     state.initial_losses.assign(initial)
     optimizer = tf.keras.optimizers.legacy.Adam(0.1)
     losses, norms = tf.constant([0.5, 0.9]), tf.constant([1.0, 5.0])
-    assert float(state.step(Seen(losses, norms), optimizer)) == 0.0
+    assert float(state.step(Observation(losses, norms), optimizer)) == 0.0
     np.testing.assert_array_equal(state.task_weights, np.float32([0.3, 0.7]))
     state.record_initial(losses, tf.constant(True))
-    assert float(state.step(Seen(losses, norms), optimizer)) > 0.0
+    assert float(state.step(Observation(losses, norms), optimizer)) > 0.0
     assert abs(float(state.task_weights[0]) - 0.3) > 1e-3
 
 
@@ -183,7 +183,9 @@ def test_weights_not_trainable_never_move():
     state = GradNorm(2, adaptive=False, initial_weights=[0.3, 0.7])
     state.initial_losses.assign([1.0, 1.0])
     optimizer = tf.keras.optimizers.legacy.SGD(1.0)
-    loss = state.step(Seen(tf.constant([0.1, 0.9]), tf.constant([1.0, 5.0])), optimizer)
+    loss = state.step(
+        Observation(tf.constant([0.1, 0.9]), tf.constant([1.0, 5.0])), optimizer
+    )
     assert float(loss) > 0
     np.testing.assert_array_equal(state.task_weights, np.float32([0.3, 0.7]))
     assert int(optimizer.iterations) == 0

@@ -9,7 +9,7 @@ import tensorflow as tf
 from soka_tf.soka import balancing
 from soka_tf.soka.balancing.fixed import Fixed
 from soka_tf.soka.balancing.gradnorm import GradNorm
-from soka_tf.soka.balancing.rule import Rule, Seen
+from soka_tf.soka.balancing.rule import Observation, Rule
 from soka_tf.soka.balancing.uncertainty import LARGEST_LOG_SCALE, Uncertainty
 from soka_tf.soka.balancing.upgrad import UPGrad
 from soka_tf.soka.ledger import PHASES
@@ -31,7 +31,7 @@ def seen(rule, losses, jacobian):
     """What a rule needs of losses [n] and pulls [n, d], and no more."""
     losses, jacobian = np.float32(losses), np.float32(jacobian)
     norms, gram = np.linalg.norm(jacobian, axis=1), jacobian @ jacobian.T
-    return Seen(
+    return Observation(
         tf.constant(losses),
         tf.constant(norms) if "norms" in rule.needs else None,
         tf.constant(gram) if "gram" in rule.needs else None,
@@ -201,15 +201,15 @@ def test_uncertainty_ends_where_every_scale_is_its_loss():
     rule, losses = Uncertainty(3), np.float32([0.02, 0.5, 1.7])
     optimizer = SGD(0.1)
     for _ in range(300):
-        rule.step(Seen(tf.constant(losses)), optimizer)
+        rule.step(Observation(tf.constant(losses)), optimizer)
     np.testing.assert_allclose(rule.log_scales, np.log(losses), atol=1e-4)
     np.testing.assert_allclose(rule.task_weights * losses, np.ones(3), rtol=1e-4)
-    shares = rule.encoder_shares(Seen(tf.constant(losses)))
+    shares = rule.encoder_shares(Observation(tf.constant(losses)))
     np.testing.assert_allclose(shares, 3 / losses / np.sum(1 / losses), rtol=1e-3)
 
 
 def test_uncertainty_of_a_loss_that_is_zero_for_ever_stops_at_a_bound():
     rule = Uncertainty(2)
     for _ in range(20):
-        rule.step(Seen(tf.constant([0.0, 1.0])), SGD(1.0))
+        rule.step(Observation(tf.constant([0.0, 1.0])), SGD(1.0))
     np.testing.assert_allclose(rule.log_scales, [-LARGEST_LOG_SCALE, 0.0], atol=1e-3)

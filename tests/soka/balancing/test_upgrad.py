@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.soka.balancing.rule import Seen
+from soka_tf.soka.balancing.rule import Observation
 from soka_tf.soka.balancing.upgrad import UPGrad, projections
 from tests.soka.reference import upgrad_shares
 
@@ -24,7 +24,7 @@ def jacobians(n, seed):
 def shares_of(jacobian, regularization=1e-4):
     gram = np.float32(jacobian @ jacobian.T)
     rule = UPGrad(len(jacobian), regularization)
-    return rule.encoder_shares(Seen(tf.zeros(len(jacobian)), gram=gram)).numpy()
+    return rule.encoder_shares(Observation(tf.zeros(len(jacobian)), gram=gram)).numpy()
 
 
 @pytest.mark.parametrize("n", [2, 3, 6])
@@ -88,7 +88,7 @@ def test_graph_computes_what_is_computed_eagerly():
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_pulls_that_are_not_finite_give_shares_that_are_not(wrong):
     gram = np.float32([[1.0, wrong], [wrong, 1.0]])
-    assert np.isnan(UPGrad(2).encoder_shares(Seen(tf.zeros(2), gram=gram))).all()
+    assert np.isnan(UPGrad(2).encoder_shares(Observation(tf.zeros(2), gram=gram))).all()
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, 1e-9, 2.0, float("nan")])
