@@ -115,8 +115,8 @@ def _prediction_function(student, teachers, dataset, tasks) -> Callable:
         predictions = student(images, training=False)
         return {
             task.name: {
-                "student": _physical(task, predictions[task.name]),
-                "teacher": _physical(task, teachers[task.name](images)["prediction"]),
+                "student": to_units(task, predictions[task.name]),
+                "teacher": to_units(task, teachers[task.name](images)["prediction"]),
             }
             for task in tasks
         }
@@ -124,7 +124,8 @@ def _prediction_function(student, teachers, dataset, tasks) -> Callable:
     return predict
 
 
-def _physical(task: Task, prediction: tf.Tensor) -> tf.Tensor:
+def to_units(task: Task, prediction: tf.Tensor) -> tf.Tensor:
+    """A prediction in the task's unit, float32 [B, H, W, C]."""
     # float32 first: under mixed precision a network may predict in 16 bits.
     return encodings.decode(task, tf.cast(prediction, tf.float32))
 

@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import encodings
 from soka_tf.evaluation import picture
-from soka_tf.evaluation.evaluator import read_truth
+from soka_tf.evaluation.evaluator import read_truth, to_units
 from soka_tf.evaluation.metrics import angle_deg
 from soka_tf.tasks import Task
 
@@ -74,16 +73,14 @@ def compute_panel(
     for task in tasks:
         truth, valid = read_truth(task, batch)
         maps[task.name] = TaskMaps(
-            teacher=_physical(task, teachers[task.name](images)["prediction"]),
-            student=_physical(task, predictions[task.name]),
+            teacher=np.asarray(
+                to_units(task, teachers[task.name](images)["prediction"])
+            ),
+            student=np.asarray(to_units(task, predictions[task.name])),
             truth=None if truth is None else np.where(valid, truth, np.nan),
         )
     pixels = np.rint((np.asarray(images) + 1) * 127.5)
     return Panel(np.clip(pixels, 0, 255).astype(np.uint8), maps)
-
-
-def _physical(task: Task, prediction: tf.Tensor) -> np.ndarray:
-    return np.asarray(encodings.decode(task, tf.cast(prediction, tf.float32)))
 
 
 def draw_panel(
