@@ -7,6 +7,7 @@ import tensorflow as tf
 from soka_tf.networks.precision import compute_in
 from soka_tf.soka.balancing.uncertainty import Uncertainty
 from soka_tf.soka.balancing.upgrad import UPGrad
+from tests import smooth
 from tests.soka import small
 from tests.soka.test_movement import EXPECTED
 
@@ -14,7 +15,8 @@ LossScaleOptimizer = tf.keras.mixed_precision.LossScaleOptimizer
 
 
 def build(precision, optimizers=None, **options):
-    with compute_in(precision):
+    # Rounding to float16 meets a kink at once, and each processor rounds otherwise.
+    with compute_in(precision), smooth.activations():
         return small.build(
             joint_steps=1, gan=1, optimizers=optimizers, **DECAY, **options
         )
@@ -28,6 +30,7 @@ def scaling_optimizers(scale):
 
 
 DECAY = {"weight_decay": 1e-3}
+NORM = "gradient_norm/"
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +55,12 @@ def test_step_in_float16_is_that_of_float32_and_moves_who_should(half, step, sta
         logs[name] = small.fit(model, images)
     kinds = {type(optimizer) for optimizer in model.optimizers.values()}
     assert all(issubclass(kind, LossScaleOptimizer) for kind in kinds)
+    norms = [value for name, (value,) in logs["float32"].items() if NORM in name]
     for name, (value,) in logs["float32"].items():
-        # Random weights and three images amplify the rounding of gradients; a scale
-        # that was forgotten or applied twice would be a factor of thousands.
+        # GradNorm's loss is a difference of norms, and has their error.
+        error = 0.03 * (sum(norms) if name == "loss/gradnorm" else abs(value))
         other = logs["float16"][name][0]
-        near = 0.03 if name.startswith("loss/") and name != "loss/gradnorm" else 0.3
-        assert other == pytest.approx(value, rel=near, abs=1e-5), name
+        assert other == pytest.approx(value, rel=0, abs=max(error, 1e-5)), name
         if name.startswith("movement/"):
             phase, player = name.split("/", 2)[1:]
             assert (other > 0) == (player in EXPECTED[stage][phase]), name
@@ -127,7 +130,7 @@ def test_rule_that_shares_the_encoder_sees_pulls_without_their_scale(rule, step)
     seen = [n for n in logs[None] if n.startswith(("encoder_share", "gradient_norm"))]
     assert len(seen) == len(model.tasks) * (2 if model.balancing.needs else 1)
     for name in seen:
-        near = pytest.approx(logs[None][name][0], rel=0.3)
+        near = pytest.approx(logs[None][name][0], rel=0.03)
         assert logs[2.0**7][name][0] == near, name
 
 
