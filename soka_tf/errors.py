@@ -1,8 +1,12 @@
-"""The exceptions that are shown as one line: what the user can mend or wait for."""
+"""Errors shown as one line, which the user can mend or wait for; text fit for them."""
 
 import difflib
 import re
-from typing import Callable, Iterable
+import reprlib
+from typing import Any, Callable, Iterable
+
+_SHORTENER = reprlib.Repr()
+_SHORTENER.maxstring = _SHORTENER.maxlong = _SHORTENER.maxother = 80
 
 
 class UserError(Exception):
@@ -44,3 +48,15 @@ def reason(error: Exception) -> str:
     # TensorFlow puts the name of its operation around the system's words.
     text = re.sub(r"^\{\{function_node .*?\}\}\s*", "", text)
     return re.sub(r"\s*\[Op:\w+\].*$", "", text)[:300]
+
+
+def short(value: Any) -> str:
+    """A value for a message, however long or deep it is; its characters escaped."""
+    return _SHORTENER.repr(value)
+
+
+def one_line(error: Any, most: int = 300) -> str:
+    """An error's text on one line, bounded, with nothing that moves a cursor."""
+    text = " ".join(str(error).split())
+    plain = (c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
+    return "".join(plain) + ("..." if len(text) > most else "")

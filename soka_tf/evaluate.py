@@ -56,12 +56,12 @@ def main() -> None:
 
     from soka_tf.evaluation.report import format_table
     from soka_tf.runs import build
+    from soka_tf.runs.build_data import build_data
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import parse_gin
-    from soka_tf.runs.data import build_data
-    from soka_tf.runs.evaluation import evaluate_student
     from soka_tf.runs.folder import config_of
     from soka_tf.runs.run import split_file
+    from soka_tf.runs.run_evaluation import evaluate_student
     from soka_tf.runs.settings import Settings
 
     parse_gin([config_of(model_dir)], _GIN_PARAM.value, base=None)

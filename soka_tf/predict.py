@@ -152,8 +152,8 @@ def predict(
     from tqdm import tqdm
 
     from soka_tf.data import encodings
-    from soka_tf.data.reading import DamagedFile
-    from soka_tf.evaluation import panels, picture
+    from soka_tf.data.image_files import DamagedFile
+    from soka_tf.evaluation import image_grid, panels
 
     damaged = 0
     for sample, name in zip(tqdm(samples, "predicting", unit="image"), names):
@@ -169,9 +169,9 @@ def predict(
             os.path.join(out_dir, file) for file in _files(name, list(maps))
         )
         for task, map_path in zip(tasks, map_paths):
-            picture.write_png(map_path, encodings.store(task, maps[task.name]))
+            image_grid.write_png(map_path, encodings.store(task, maps[task.name]))
         # The picture comes last: where it is, all of an image's results are.
-        picture.write_png(path, panels.draw_prediction(image, maps, tasks))
+        image_grid.write_png(path, panels.draw_prediction(image, maps, tasks))
     return damaged
 
 

@@ -58,7 +58,8 @@ class Task:
         `soka_tf.networks.decoder`).
       image_channels: channels that the published network's encoder takes.
       released_input: what the released demonstration and similarity code show the
-        network, a key of `soka_tf.data.inputs.INPUTS`; training shows "plain".
+        network, a key of `INPUTS` in soka_tf.teachers.input_functions; training
+        shows "plain".
       masked: whether pixels without a depth reading are left out.
       unit: the physical unit of decoded values, "" for none.
       metrics: names of the metrics reported (see docs/metrics.md).

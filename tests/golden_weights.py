@@ -11,7 +11,7 @@ from typing import Dict
 import numpy as np
 import tensorflow as tf
 
-from soka_tf.networks.weights import assign_variables, named_variables
+from soka_tf.networks.named_variables import assign_variables, named_variables
 from soka_tf.teachers.taskonomy import parity
 from soka_tf.teachers.taskonomy.taskbank import tf1_name
 

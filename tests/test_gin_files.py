@@ -11,10 +11,10 @@ import pytest
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.runs import auxiliary, build, data, strategy
+from soka_tf.runs import auxiliary, build, build_data, strategy
 from soka_tf.runs.config import parameters_of, parse_gin, unused_bindings
 from soka_tf.runs.settings import Settings
-from soka_tf.runs.train import train
+from soka_tf.runs.training_loop import train
 from tests.tools import load_tool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -56,12 +56,12 @@ _BUILT_ONLY = [
 # itself, and which no binding may set therefore.
 _GIVEN = {
     Settings: ("run",),
-    data.build_data: (
+    build_data.build_data: (
         *("", "tasks", "image_size", "split_file", "draw", "train_labels"),
     ),
-    data.find_in_folders: ("folders", "domains"),
-    data.rooms: ("rooms",),
-    data.split: ("split", "samples", "path"),
+    build_data.find_in_folders: ("folders", "domains"),
+    build_data.rooms: ("rooms",),
+    build_data.split: ("split", "samples", "path"),
     build.build_student: ("", "tasks", "seed"),
     build.bound_encoder: (
         *("", "representation_channels", "image_channels", "synchronized", "name"),

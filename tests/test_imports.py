@@ -13,7 +13,7 @@ PACKAGE = ROOT / "soka_tf"
 ROOMS = (
     "stack",
     "errors",
-    "disk",
+    "atomic",
     "tasks",
     "data",
     "networks",
@@ -29,7 +29,7 @@ WITHOUT_TENSORFLOW = (
     "__init__.py",
     "stack.py",
     "errors.py",
-    "disk.py",
+    "atomic.py",
     "tasks.py",
     "cli.py",
     "data/encodings.py",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soka_tf.teachers.choice import DEFAULT_THRESHOLD
+from soka_tf.teachers.auxiliary_choice import DEFAULT_THRESHOLD
 from soka_tf.teachers.similarity import LAYERS
 from soka_tf.teachers.taskonomy.network import sha256_of
 from tests import tiny_runs

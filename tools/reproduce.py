@@ -32,7 +32,7 @@ from absl import flags, logging
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from soka_tf import cli
-from soka_tf.data.files import is_remote
+from soka_tf.data.filesystem import is_remote
 from soka_tf.errors import UserError
 from soka_tf.runs.config import read_gin
 from tools.studies import definitions, further, pages

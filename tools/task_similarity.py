@@ -22,7 +22,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from absl import flags, logging
 
 from soka_tf import cli
-from soka_tf.disk import write_json
+from soka_tf.atomic import write_json
 from soka_tf.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -100,7 +100,7 @@ def main() -> None:
     """Compares, draws, chooses, writes."""
     from soka_tf.data.pipeline import Batches
     from soka_tf.tasks import get_targets
-    from soka_tf.teachers import choice as choice_of
+    from soka_tf.teachers import auxiliary_choice as choice_of
     from soka_tf.teachers import similarity as rsa
     from soka_tf.teachers.taskonomy.network import read_manifest, sha256_of
 
@@ -264,7 +264,7 @@ def find_samples(
     """
     from soka_tf.data.samples import drop_damaged
     from soka_tf.data.sources import rooms
-    from soka_tf.runs.data import default_cache_dir
+    from soka_tf.runs.build_data import default_cache_dir
     from soka_tf.teachers.similarity import FEWEST_IMAGES, sample_images
 
     if most < FEWEST_IMAGES:
@@ -288,7 +288,7 @@ def find_samples(
 
 
 def _search(folder: str) -> List[Any]:
-    from soka_tf.data.reading import RGB
+    from soka_tf.data.image_files import RGB
     from soka_tf.data.sources import taskonomy
     from soka_tf.data.sources.folder import find as find_images
 

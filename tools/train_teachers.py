@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Sequence, Tuple
 from absl import flags, logging
 
 from soka_tf import cli
-from soka_tf.disk import write_json
+from soka_tf.atomic import write_json
 from soka_tf.errors import UserError
 from soka_tf.runs.config import read_gin
 

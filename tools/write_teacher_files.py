@@ -70,7 +70,7 @@ def draw_networks(task) -> Dict[str, Dict[str, np.ndarray]]:
     from soka_tf.networks.decoder import Decoder
     from soka_tf.networks.discriminator import Discriminator
     from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
-    from soka_tf.networks.weights import named_variables
+    from soka_tf.networks.named_variables import named_variables
     from soka_tf.teachers.taskonomy import parity
     from soka_tf.teachers.taskonomy.taskbank import tf1_name
 

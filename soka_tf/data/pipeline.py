@@ -9,8 +9,8 @@ from typing import Any, Callable, Dict, Optional, Sequence
 
 import tensorflow as tf
 
-from soka_tf.data.readers import MASK, VALID, ImageReader, LabelReader
-from soka_tf.data.reading import RGB, VANISHING_POINT
+from soka_tf.data.image_files import RGB, VANISHING_POINT
+from soka_tf.data.sample_readers import MASK, VALID, ImageReader, LabelReader
 from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task

@@ -22,8 +22,8 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from soka_tf.data.reading import RGB, DamagedFile, read_file
-from soka_tf.disk import write_json
+from soka_tf.atomic import write_json
+from soka_tf.data.image_files import RGB, DamagedFile, read_file
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 

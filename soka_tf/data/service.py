@@ -19,7 +19,8 @@ from typing import Callable, Sequence
 
 import tensorflow as tf
 
-from soka_tf.data import files
+from soka_tf.data import filesystem
+from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import (
     WHOLE,
     Batches,
@@ -29,7 +30,6 @@ from soka_tf.data.pipeline import (
     shown_image,
     shuffled_index,
 )
-from soka_tf.data.reading import RGB
 from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 
@@ -116,13 +116,13 @@ def _check_service(service: str, paths: Sequence[str]) -> None:
 
 def _graph_reader(paths: Sequence[str]) -> Callable[[tf.Tensor], tf.data.Dataset]:
     """Index -> a dataset of one element, the bytes of a file or part, in graph mode."""
-    parts = [files.parse_part(path) for path in paths]
+    parts = [filesystem.parse_part(path) for path in paths]
     if None in parts:
         names = tf.constant(paths)
         return lambda index: tf.data.Dataset.from_tensors(index).map(
             lambda index: tf.io.read_file(names[index])
         )
-    sizes = {file: files.size(file) for file in {part.file for part in parts}}
+    sizes = {file: filesystem.size(file) for file in {part.file for part in parts}}
     shards = {file: number for number, file in enumerate(sizes)}
     names = tf.constant(list(sizes))
     places = tf.constant(

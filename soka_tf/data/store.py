@@ -5,7 +5,8 @@
 
 A shard counts once its index is there, which is written last: a kill costs the shard
 being written. Packed images (`soka_tf.data.sources.records`) and kept teachers' outputs
-(`soka_tf.teachers.cache`) are such folders, in any file system of `soka_tf.data.files`.
+(`soka_tf.teachers.cache`) are such folders, in any file system that
+`soka_tf.data.filesystem` reaches.
 """
 
 import concurrent.futures
@@ -18,7 +19,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 
 import tensorflow as tf
 
-from soka_tf.data import files
+from soka_tf.data import filesystem
 from soka_tf.errors import UserError, reason
 
 DISK_MARGIN = 256 << 20  # left free, for the indices and whatever else is written
@@ -31,7 +32,7 @@ _LEFTOVER = re.compile(r".+\.(tfrecord|json)(\.\w+)?\.tmp")
 Index = Dict[str, Any]
 # A part's key and its place: offset in the shard, length, CRC-32, name for people.
 Rows = Callable[[Index], Iterable[Tuple[Any, List[Any]]]]
-Parts = List[Tuple[Any, files.Part]]
+Parts = List[Tuple[Any, filesystem.Part]]
 
 
 class ShardWriter:
@@ -44,8 +45,10 @@ class ShardWriter:
           OSError: if it cannot be written.
         """
         self._folder, self._end = folder, 0
-        files.make_folder(folder)
-        self._temporary = files.temporary_name(os.path.join(folder, "new.tfrecord"))
+        filesystem.make_folder(folder)
+        self._temporary = filesystem.temporary_name(
+            os.path.join(folder, "new.tfrecord")
+        )
         with _os_errors():
             self._writer = tf.io.TFRecordWriter(self._temporary)
 
@@ -56,7 +59,7 @@ class ShardWriter:
         with contextlib.suppress(OSError), _os_errors():
             self._writer.close()
         with contextlib.suppress(OSError):
-            files.remove(self._temporary)
+            filesystem.remove(self._temporary)
 
     def add(self, record: bytes, content: Optional[bytes] = None) -> List[int]:
         """Writes a record.
@@ -95,10 +98,10 @@ class ShardWriter:
         with _os_errors():
             self._writer.close()
         # An older index must not be taken for that of the new shard.
-        files.remove(index_of(shard))
-        files.replace(self._temporary, shard)
+        filesystem.remove(index_of(shard))
+        filesystem.replace(self._temporary, shard)
         content = json.dumps({"bytes": self._end, **index})
-        files.write_bytes(index_of(shard), content.encode())
+        filesystem.write_bytes(index_of(shard), content.encode())
         return shard
 
 
@@ -138,22 +141,24 @@ def read_index(
       index are missing, unfinished or damaged.
     """
     try:
-        size = files.size(shard)
+        size = filesystem.size(shard)
         # Each record is longer than its row, but JSON may escape names sixfold.
         index = read_json(index_of(shard), 6 * size + 1024)
         if index["bytes"] != size:
             return None
         parts = [(key, _part(shard, size, *place)) for key, place in rows(index)]
         for _, part in parts if whole else ():
-            files.read_part(part)
+            filesystem.read_part(part)
         return index, parts
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def read_shards(folder: str, rows: Rows) -> Tuple[Dict[Any, files.Part], List[str]]:
+def read_shards(
+    folder: str, rows: Rows
+) -> Tuple[Dict[Any, filesystem.Part], List[str]]:
     """The parts of all whole shards, read and checked; the names of other shards."""
-    names = [n for n in files.names(folder) if n.endswith(".tfrecord")]
+    names = [n for n in filesystem.names(folder) if n.endswith(".tfrecord")]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         shards = [os.path.join(folder, name) for name in names]
         found = list(
@@ -170,11 +175,11 @@ def read_json(path: str, most_bytes: int = _MANIFEST_BYTES) -> Dict[str, Any]:
       OSError: if it cannot be read.
       ValueError: if it is no JSON object, larger than `most_bytes` or nested deeply.
     """
-    size = files.size(path)
+    size = filesystem.size(path)
     if size > most_bytes:
         raise ValueError(f"{size} bytes, more than the {most_bytes} it may have")
     try:
-        found = json.loads(files.read_bytes(path))
+        found = json.loads(filesystem.read_bytes(path))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(found, dict):
@@ -188,8 +193,8 @@ def remove_leftovers(folder: str) -> None:
     Raises:
       OSError: if that fails.
     """
-    for name in filter(_LEFTOVER.fullmatch, files.names(folder)):
-        files.remove(os.path.join(folder, name))
+    for name in filter(_LEFTOVER.fullmatch, filesystem.names(folder)):
+        filesystem.remove(os.path.join(folder, name))
 
 
 def check_room(folder: str, missing: int, told: str, remedy: str) -> None:
@@ -198,7 +203,7 @@ def check_room(folder: str, missing: int, told: str, remedy: str) -> None:
     Raises:
       UserError: beginning with `told`, ending with `remedy`.
     """
-    free = files.free_bytes(folder)
+    free = filesystem.free_bytes(folder)
     if free is not None and missing and missing + DISK_MARGIN > free:
         raise UserError(
             f"{told}: {in_units(missing)} more than there is room for. The disk has "
@@ -234,7 +239,7 @@ def in_units(count: float) -> str:
 
 def _part(
     shard: str, size: int, offset: int, length: int, crc32: int, name: str
-) -> files.Part:
+) -> filesystem.Part:
     numbers = all(type(number) is int for number in (offset, length, crc32))
     if not (
         numbers
@@ -245,7 +250,7 @@ def _part(
         and re.fullmatch(r"[^/\\]*", name)
     ):
         raise ValueError("not a place in the shard")
-    return files.Part(shard, offset, length, crc32, name)
+    return filesystem.Part(shard, offset, length, crc32, name)
 
 
 @contextlib.contextmanager

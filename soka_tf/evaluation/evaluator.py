@@ -7,8 +7,8 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
+from soka_tf.atomic import write_json
 from soka_tf.data import encodings
-from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 from soka_tf.evaluation.metrics import MetricAccumulator
 from soka_tf.tasks import Task

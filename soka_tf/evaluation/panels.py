@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.evaluation import picture
+from soka_tf.evaluation import image_grid
 from soka_tf.evaluation.evaluator import read_truth, to_units
 from soka_tf.evaluation.metrics import angle_deg
 from soka_tf.tasks import Task
@@ -105,15 +105,15 @@ def draw_panel(
     Returns:
       uint8 [height, width, 3].
     """
-    images = [picture.enlarge(image, _CELL_PX) for image in panel.images]
-    groups = [picture.Group("", [picture.Column("rgb", images)])]
+    images = [image_grid.enlarge(image, _CELL_PX) for image in panel.images]
+    groups = [image_grid.Group("", [image_grid.Column("rgb", images)])]
     groups += [_task_group(task, panel.maps[task.name]) for task in tasks]
     if any(_has_gaps(panel.maps[task.name].truth) for task in tasks):
         heading = f"{heading}; " if heading else heading
         heading += "blue-grey: no reading"
-    drawn = picture.compose(groups, heading)
+    drawn = image_grid.compose(groups, heading)
     if path is not None:
-        picture.write_png(path, drawn)
+        image_grid.write_png(path, drawn)
     return drawn
 
 
@@ -124,14 +124,14 @@ def _has_gaps(truth: Optional[np.ndarray]) -> bool:
     return any(0 < np.isnan(row).sum() < row.size for row in truth)
 
 
-def _task_group(task: Task, maps: TaskMaps) -> picture.Group:
+def _task_group(task: Task, maps: TaskMaps) -> image_grid.Group:
     reference = maps.teacher if maps.truth is None else maps.truth
     low, high = display_range(task, reference)
     scale = map_scale(task, low, high)
 
-    def column(title: str, rows: np.ndarray) -> picture.Column:
+    def column(title: str, rows: np.ndarray) -> image_grid.Column:
         cells = [_cell(row, lambda r: colorize(task, r, low, high)) for row in rows]
-        return picture.Column(title, cells, scale)
+        return image_grid.Column(title, cells, scale)
 
     columns = [column("teacher", maps.teacher), column("student", maps.student)]
     if maps.truth is not None:
@@ -139,20 +139,20 @@ def _task_group(task: Task, maps: TaskMaps) -> picture.Group:
     most, unit = _error_range(task, low, high)
     errors = _errors(task, maps.student, reference)
     columns.append(
-        picture.Column(
+        image_grid.Column(
             "error" if maps.truth is not None else "error to teacher",
             [_cell(row, lambda r: _colorize_error(r, most)) for row in errors],
-            picture.Scale(_ERROR_COLORMAP, 0.0, most, unit),
+            image_grid.Scale(_ERROR_COLORMAP, 0.0, most, unit),
         )
     )
-    return picture.Group(task.title, columns)
+    return image_grid.Group(task.title, columns)
 
 
 def _cell(row: np.ndarray, colour: Callable) -> Optional[np.ndarray]:
     """Returns the enlarged colours of a map; None if it has no value at all."""
     if np.isnan(row).all():
         return None
-    return picture.enlarge(colour(row), _CELL_PX)
+    return image_grid.enlarge(colour(row), _CELL_PX)
 
 
 def display_range(task: Task, reference: np.ndarray) -> Tuple[float, float]:
@@ -191,7 +191,7 @@ def colorize(task: Task, values: np.ndarray, low: float, high: float) -> np.ndar
     shares = np.clip((np.where(missing[..., None], low, values) - low), 0, high - low)
     shares = shares / (high - low)
     if shares.shape[-1] == 1:
-        colours = picture.apply_colormap(shares[..., 0], task.colormap or "gray")
+        colours = image_grid.apply_colormap(shares[..., 0], task.colormap or "gray")
     else:
         if shares.shape[-1] == 2:
             shares = np.pad(shares, ((0, 0), (0, 0), (0, 1)), constant_values=0.5)
@@ -200,13 +200,13 @@ def colorize(task: Task, values: np.ndarray, low: float, high: float) -> np.ndar
     return colours
 
 
-def map_scale(task: Task, low: float, high: float) -> picture.Scale:
+def map_scale(task: Task, low: float, high: float) -> image_grid.Scale:
     """Returns the colour bar that belongs to `colorize`."""
     if task.channels == 1:
-        return picture.Scale(task.colormap or "gray", low, high, task.unit)
+        return image_grid.Scale(task.colormap or "gray", low, high, task.unit)
     if _is_direction(task):
-        return picture.Scale(None, label="x, y, z as red, green, blue")
-    return picture.Scale(None, label="channels as red, green, blue")
+        return image_grid.Scale(None, label="x, y, z as red, green, blue")
+    return image_grid.Scale(None, label="channels as red, green, blue")
 
 
 def _is_direction(task: Task) -> bool:
@@ -232,7 +232,7 @@ def _error_range(task: Task, low: float, high: float) -> Tuple[float, str]:
 def _colorize_error(error: np.ndarray, most: float) -> np.ndarray:
     missing = ~np.isfinite(error[..., 0])
     share = np.where(missing, 0, error[..., 0]) / most
-    colours = picture.apply_colormap(share, _ERROR_COLORMAP)
+    colours = image_grid.apply_colormap(share, _ERROR_COLORMAP)
     colours[missing] = MISSING_COLOUR
     return colours
 
@@ -251,13 +251,13 @@ def draw_prediction(
       uint8 [height, width, 3].
     """
     size = _shown_size(*image.shape[:2])
-    groups = [picture.Group("rgb", [picture.Column("", [_resize(image, size)])])]
+    groups = [image_grid.Group("rgb", [image_grid.Column("", [_resize(image, size)])])]
     for task in tasks:
         low, high = display_range(task, maps[task.name])
         colours = _resize(colorize(task, maps[task.name], low, high), size)
-        column = picture.Column("", [colours], map_scale(task, low, high))
-        groups.append(picture.Group(task.title, [column]))
-    return picture.compose(groups)
+        column = image_grid.Column("", [colours], map_scale(task, low, high))
+        groups.append(image_grid.Group(task.title, [column]))
+    return image_grid.compose(groups)
 
 
 def _shown_size(height: int, width: int) -> Tuple[int, int]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from tabulate import SEPARATING_LINE, tabulate
 
-from soka_tf.disk import replacing
+from soka_tf.atomic import replacing
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task, get_task
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy.cluster import hierarchy
 
-from soka_tf.evaluation.picture import write_png
+from soka_tf.evaluation.image_grid import write_png
 from soka_tf.tasks import get_task
 
 _COLORMAP = "YlGnBu"

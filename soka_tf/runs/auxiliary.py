@@ -10,14 +10,14 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from soka_tf.atomic import write_json
+from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import Batches
-from soka_tf.data.reading import RGB
 from soka_tf.data.samples import Sample, drop_damaged
-from soka_tf.disk import write_json
 from soka_tf.errors import UserError
 from soka_tf.evaluation.similarity_figure import draw_similarity
 from soka_tf.tasks import TASKS, get_task
-from soka_tf.teachers.choice import (
+from soka_tf.teachers.auxiliary_choice import (
     DEFAULT_THRESHOLD,
     Choice,
     check_choice,

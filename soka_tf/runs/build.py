@@ -14,8 +14,8 @@ from soka_tf.networks.backbone import Backbone
 from soka_tf.networks.decoder import OUTPUT_STRIDES, Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
-from soka_tf.networks.weights import assign_variables, named_variables
-from soka_tf.runs.bindings import made_by, or_user_error
+from soka_tf.networks.named_variables import assign_variables, named_variables
+from soka_tf.runs.config import made_by, or_user_error
 from soka_tf.runs.optimizers import WeightDecay, make_optimizer
 from soka_tf.runs.schedules import poly_schedule
 from soka_tf.soka.adversarial import Adversary
@@ -25,7 +25,8 @@ from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.balancing.rule import Rule
 from soka_tf.soka.balancing.uncertainty import Uncertainty
 from soka_tf.soka.balancing.upgrad import UPGrad
-from soka_tf.soka.settings import Objective, Schedule
+from soka_tf.soka.objective import Objective
+from soka_tf.soka.schedule import Schedule
 from soka_tf.soka.student import Student
 from soka_tf.soka.variants import Variant, find_variant
 from soka_tf.tasks import get_targets, get_task

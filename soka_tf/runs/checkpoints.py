@@ -14,12 +14,9 @@ from absl import logging
 from soka_tf.errors import UserError, reason
 from soka_tf.networks.precision import compute_in
 from soka_tf.runs import build
-from soka_tf.runs.callbacks import (
-    FAILURES,
-    NotFinite,
-    StepCallback,
-    warn_of_tensorboard,
-)
+from soka_tf.runs.callbacks.metric_log import warn_of_tensorboard
+from soka_tf.runs.callbacks.not_finite import NotFinite
+from soka_tf.runs.callbacks.step import FAILURES, StepCallback
 from soka_tf.runs.folder import CONFIG_FILE
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import in_cluster, raise_if_worker_lost

@@ -8,7 +8,18 @@ import os
 import pathlib
 import re
 import tokenize
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from soka_tf.errors import UserError, did_you_mean
 
@@ -361,3 +372,27 @@ def _describe_unset(message: str) -> str:
         f"the gin files use %{name}, which nothing sets{near}; "
         f'set it with --gin_param="{name} = ..."'
     )
+
+
+def or_user_error(binding: str, build: Callable[[], Any]) -> Any:
+    """What `build` returns; a ValueError as a UserError that begins with `binding`."""
+    try:
+        return build()
+    except ValueError as error:
+        text = str(error).removeprefix(binding)  # networks begin with their own name
+        raise UserError(binding + text) from error
+
+
+def made_by(binding: str, reference: Any, *arguments: Any, **keywords: Any) -> Any:
+    """What a bound configurable makes; what is bound itself where it is none.
+
+    Args:
+      binding: names it in errors where it has no name of its own.
+      reference: what is bound.
+      *arguments: of the call, as `keywords`.
+      **keywords: of the call.
+    """
+    if not callable(reference):
+        return reference
+    name = getattr(reference, "__name__", binding)
+    return or_user_error(f"{name}: ", lambda: reference(*arguments, **keywords))

@@ -10,7 +10,7 @@ from soka_tf.data.samples import Data
 from soka_tf.errors import UserError, plain_message
 from soka_tf.runs import build
 from soka_tf.runs.auxiliary import select_auxiliary
-from soka_tf.runs.data import build_data
+from soka_tf.runs.build_data import build_data
 from soka_tf.runs.run import assemble_model, teacher_cache
 from soka_tf.runs.settings import Settings
 

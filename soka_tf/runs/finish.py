@@ -7,11 +7,11 @@ from absl import logging
 
 from soka_tf.evaluation.report import format_table
 from soka_tf.runs.auxiliary import log_selection
-from soka_tf.runs.evaluation import evaluate_run, fixed_batch
+from soka_tf.runs.callbacks.draw_panels import PanelCallback
 from soka_tf.runs.folder import claim, summary_writer
-from soka_tf.runs.panels import PanelCallback
 from soka_tf.runs.run import Run
-from soka_tf.runs.train import train
+from soka_tf.runs.run_evaluation import evaluate_run, fixed_batch
+from soka_tf.runs.training_loop import train
 from soka_tf.serving.saved_model import export_student
 
 

@@ -4,7 +4,7 @@ import os
 
 import tensorflow as tf
 
-from soka_tf.disk import write_text
+from soka_tf.atomic import write_text
 from soka_tf.errors import UserError
 from soka_tf.runs.config import differing_bindings
 

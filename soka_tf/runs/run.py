@@ -17,10 +17,9 @@ from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
 from soka_tf.runs import build
 from soka_tf.runs.auxiliary import Selection, select_auxiliary
-from soka_tf.runs.bindings import or_user_error
+from soka_tf.runs.build_data import build_data, default_cache_dir
 from soka_tf.runs.checkpoints import copy_state
-from soka_tf.runs.config import with_binding
-from soka_tf.runs.data import build_data, default_cache_dir
+from soka_tf.runs.config import or_user_error, with_binding
 from soka_tf.runs.folder import refuse_differences
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import build_strategy, describe_devices, worker_index

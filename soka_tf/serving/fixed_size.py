@@ -5,8 +5,8 @@ from typing import Dict, Optional, Sequence
 
 import tensorflow as tf
 
+from soka_tf.atomic import replacing
 from soka_tf.data import encodings
-from soka_tf.disk import replacing
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task
 

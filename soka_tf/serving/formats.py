@@ -11,8 +11,8 @@ import tensorflow as tf
 from absl import logging
 from tabulate import tabulate
 
+from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import Batches, image_dataset, labelled_dataset
-from soka_tf.data.reading import RGB
 from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 from soka_tf.evaluation.evaluator import read_truth

@@ -36,8 +36,9 @@ from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.rule import Rule
 from soka_tf.soka.ledger import PHASES, Ledger, Page
+from soka_tf.soka.objective import Objective
 from soka_tf.soka.players import Players
-from soka_tf.soka.settings import Objective, Schedule
+from soka_tf.soka.schedule import Schedule
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
 

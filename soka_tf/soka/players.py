@@ -10,7 +10,7 @@ from soka_tf.networks.replicas import replica_count
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.rule import Rule
-from soka_tf.soka.settings import Objective
+from soka_tf.soka.objective import Objective
 from soka_tf.soka.student import Student
 
 Tensors = List[tf.Tensor]

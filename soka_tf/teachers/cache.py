@@ -2,8 +2,8 @@
 
     <folder>/<task>-<sha256 of the teacher's fingerprint>-<settings>/
 
-Every teacher has records of its own (`soka_tf.teachers.records`), so that runs with
-other pairs share them.
+Every teacher has records of its own (`soka_tf.teachers.cache_shards`), so that runs
+with other pairs share them.
 """
 
 import concurrent.futures
@@ -28,14 +28,14 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
-from soka_tf.data import files, store
+from soka_tf.atomic import PathLike, locked
+from soka_tf.data import filesystem, store
+from soka_tf.data.image_files import RGB, DamagedFile, read_pixels
 from soka_tf.data.pipeline import preprocess_images
-from soka_tf.data.reading import RGB, DamagedFile, read_pixels
 from soka_tf.data.samples import Sample
-from soka_tf.disk import PathLike, locked
 from soka_tf.errors import UserError
+from soka_tf.teachers.cache_shards import TeacherRecords, Values, parse, writing
 from soka_tf.teachers.pool import TeacherPool, Wanted
-from soka_tf.teachers.records import TeacherRecords, Values, parse, writing
 
 FORMAT = 1
 PREDICTION = "prediction"
@@ -259,7 +259,7 @@ def image_key(path: str) -> bytes:
       DamagedFile: if it cannot be read.
     """
     try:
-        return hashlib.sha256(files.read_bytes(path)).digest()
+        return hashlib.sha256(filesystem.read_bytes(path)).digest()
     except OSError as error:
         raise DamagedFile(path, error.strerror or str(error)) from error
 

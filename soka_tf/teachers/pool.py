@@ -7,11 +7,11 @@ from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
 import tensorflow as tf
 
-from soka_tf.data.inputs import INPUTS
-from soka_tf.disk import PathLike
+from soka_tf.atomic import PathLike
 from soka_tf.errors import UserError
 from soka_tf.networks.folding import PRECISIONS
 from soka_tf.tasks import get_targets, get_task
+from soka_tf.teachers.input_functions import INPUTS
 from soka_tf.teachers.taskonomy import taskbank, visual_prior
 from soka_tf.teachers.taskonomy.network import CONVERT_NPZ, load_teacher
 from soka_tf.teachers.taskonomy.visual_prior import published_files_of

@@ -2,7 +2,7 @@
 
 A teacher's representation dissimilarity matrix (RDM) says how differently it sees every
 two images; two teachers are as similar as their RDMs are in rank. What follows from it
-for auxiliary teachers: `soka_tf.teachers.choice`.
+for auxiliary teachers: `soka_tf.teachers.auxiliary_choice`.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
+from soka_tf.atomic import PathLike
+from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import Batches, labelled_dataset
-from soka_tf.data.reading import RGB
 from soka_tf.data.samples import Sample
 from soka_tf.data.store import in_units
-from soka_tf.disk import PathLike
 from soka_tf.errors import UserError
 from soka_tf.teachers.pool import INPUTS_SHOWN, load_teachers, shown_images
 from soka_tf.teachers.teacher import Teacher

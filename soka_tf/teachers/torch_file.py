@@ -8,9 +8,8 @@ from typing import Dict
 
 import numpy as np
 
-from soka_tf.disk import PathLike
-from soka_tf.errors import UserError
-from soka_tf.teachers.messages import one_line, short
+from soka_tf.atomic import PathLike
+from soka_tf.errors import UserError, one_line, short
 
 _PARALLEL = "module."  # what torch.nn.DataParallel writes before every name
 

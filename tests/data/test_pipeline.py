@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import encodings, files, pipeline, reading
+from soka_tf.data import encodings, filesystem, image_files, pipeline
 from soka_tf.data.pipeline import Batches, Share
 from soka_tf.data.service import service_dataset
 from soka_tf.data.sources import records, taskonomy
@@ -97,7 +97,7 @@ def test_image_dataset_images_of_many_sizes_are_all_resized(tmp_path):
         "rgb"
     ].numpy()
     for sample in samples:
-        pixels = reading.read_pixels(sample.files["rgb"], "rgb")
+        pixels = image_files.read_pixels(sample.files["rgb"], "rgb")
         wanted = encodings.encode_rgb(pixels, 8)
         assert np.abs(values - wanted).max(axis=(1, 2, 3)).min() < 1e-5
 
@@ -107,13 +107,13 @@ def test_image_dataset_never_opens_labels(folder, monkeypatch):
         taskonomy.Sample(s.key, s.point, {**s.files, "normal": "/nowhere/label.png"})
         for s in find_images(folder)
     ]
-    opened, read = [], reading.read_pixels
+    opened, read = [], image_files.read_pixels
 
     def spy(path, domain):
         opened.append((path, domain))
         return read(path, domain)
 
-    monkeypatch.setattr(reading, "read_pixels", spy)
+    monkeypatch.setattr(image_files, "read_pixels", spy)
     assert len(_order(samples, 4)) == 4
     assert {domain for _, domain in opened} == {"rgb"}
     assert {path for path, _ in opened} == {s.files["rgb"] for s in samples}
@@ -217,7 +217,7 @@ def test_labelled_dataset_gives_every_sample_once_in_order(labelled):
     joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
     for i, sample in enumerate(samples):
         pixels = {
-            domain: reading.read_pixels(path, domain)
+            domain: image_files.read_pixels(path, domain)
             for domain, path in sample.files.items()
             if domain != "vanishing_point"
         }
@@ -296,13 +296,13 @@ def test_labelled_dataset_with_seed_shuffles_as_a_function_of_the_step(labelled)
 
 
 def test_labelled_dataset_cached_reads_every_file_once(labelled, monkeypatch):
-    opened, read = [], reading.read_pixels
+    opened, read = [], image_files.read_pixels
 
     def spy(path, domain):
         opened.append(path)
         return read(path, domain)
 
-    monkeypatch.setattr(reading, "read_pixels", spy)
+    monkeypatch.setattr(image_files, "read_pixels", spy)
     _, dataset = _labelled_batches(labelled, ["edge_texture"], cache_in_memory=True)
     first, second = list(dataset), list(dataset)
     assert len(opened) == len(set(opened)) == 10
@@ -355,13 +355,13 @@ def test_label_reader_gives_labels_of_the_image_shown_and_counts_readings(labell
 def test_label_reader_keeps_labels_in_memory_if_they_are_small(
     labelled, monkeypatch, kept
 ):
-    opened, read = [], reading.read_pixels
+    opened, read = [], image_files.read_pixels
 
     def spy(path, domain):
         opened.append(domain)
         return read(path, domain)
 
-    monkeypatch.setattr(reading, "read_pixels", spy)
+    monkeypatch.setattr(image_files, "read_pixels", spy)
     monkeypatch.setattr(pipeline, "_KEPT_BYTES", kept)
     samples = taskonomy.find(labelled, ["edge_texture"])
     reader = pipeline.label_reader(samples, [TASKS["edge_texture"]], 8)
@@ -537,7 +537,7 @@ def test_service_dataset_reads_records_and_drops_what_is_damaged(
     out = str(tmp_path_factory.mktemp("service") / "out")
     records.write_records(find_images(folder), out, "greys", shards=2)
     samples = records.find(out, [])
-    part = files.parse_part(samples[3].files["rgb"])
+    part = filesystem.parse_part(samples[3].files["rgb"])
     with open(part.file, "r+b") as file:
         file.seek(part.offset)
         file.write(b"0000")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from soka_tf import disk
+from soka_tf import atomic
 from soka_tf.data import encodings
 from soka_tf.data.rooms import camera as cameras
 from soka_tf.data.rooms import draw, raycast
@@ -314,10 +314,10 @@ def test_generate_rooms_of_two_processes_draws_each_once(tmp_path, monkeypatch):
     waits, drawn = threading.Event(), []
     monkeypatch.setattr(draw, "_draw_missing", lambda *_: drawn.append(1) or 1)
     # Not caplog: where absl's records go depends on what ran before.
-    monkeypatch.setattr(disk.logging, "info", lambda *_: waits.set())
+    monkeypatch.setattr(atomic.logging, "info", lambda *_: waits.set())
     (tmp_path / "here").mkdir()
     second = threading.Thread(target=generate, args=(tmp_path / "here",))
-    with disk.locked(tmp_path / "here" / "lock", "draws"):
+    with atomic.locked(tmp_path / "here" / "lock", "draws"):
         second.start()
         assert waits.wait(60)
         source = tmp_path / "there" / "rooms"

@@ -9,7 +9,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import files, store
+from soka_tf.data import filesystem, store
 from soka_tf.errors import UserError
 
 CONTENTS = [b"one", b"", bytes(range(256)) * 9]
@@ -37,14 +37,14 @@ def test_shard_parts_are_what_was_written_and_records_those_of_tensorflow(
     try:
         shard = write(folder)
         index, parts = store.read_index(shard, rows, whole=True)
-        assert [files.read_part(part) for _, part in parts] == CONTENTS
+        assert [filesystem.read_part(part) for _, part in parts] == CONTENTS
         assert [(key, part.name) for key, part in parts][2] == (2, "2.png")
         found = list(tf.data.TFRecordDataset(shard).as_numpy_iterator())
         assert found[1] == store.example({"content": b"", "number": b"\1"})
         size = store.example_bytes({"content": CONTENTS[2], "number": b"\2"})
         assert size == 12 + len(found[2]) + 4
         assert index["bytes"] == sum(12 + len(record) + 4 for record in found)
-        assert files.names(folder) == ["a.json", "a.tfrecord"]
+        assert filesystem.names(folder) == ["a.json", "a.tfrecord"]
     finally:
         if remote:
             tf.io.gfile.rmtree(folder)
@@ -118,7 +118,7 @@ def test_index_that_names_other_bytes_than_its_shards_is_damaged(
     shard = write(tmp_path)
     index = store.read_json(store.index_of(shard))
     index["parts"][0][place] = value
-    files.write_bytes(store.index_of(shard), json.dumps(index).encode())
+    filesystem.write_bytes(store.index_of(shard), json.dumps(index).encode())
     assert store.read_index(shard, rows) is None
     assert store.read_shards(str(tmp_path), rows) == ({}, ["a.tfrecord"])
 
@@ -132,7 +132,7 @@ def test_index_of_anything_else_is_damaged(tmp_path, content):
     shard = write(tmp_path)
     if b"%d" in content:
         content %= os.path.getsize(shard)
-    files.write_bytes(store.index_of(shard), content)
+    filesystem.write_bytes(store.index_of(shard), content)
     assert store.read_index(shard, rows) is None
 
 
@@ -146,7 +146,7 @@ def test_index_too_large_for_its_shard_is_not_read(tmp_path):
 
 def test_room_that_is_missing_is_refused_and_a_margin_kept(tmp_path, monkeypatch):
     room = store.DISK_MARGIN + 10
-    monkeypatch.setattr(files, "free_bytes", lambda folder: room)
+    monkeypatch.setattr(filesystem, "free_bytes", lambda folder: room)
     store.check_room("x", 10, "10 files", "Make room.")
     message = "10 files: 11 bytes more than there is room for.* 256.0 MiB must .*room.$"
     with pytest.raises(UserError, match=message):

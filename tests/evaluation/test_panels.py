@@ -6,7 +6,7 @@ from PIL import Image
 
 from soka_tf.data import encodings
 from soka_tf.evaluation import panels
-from soka_tf.runs.panels import PanelCallback
+from soka_tf.runs.callbacks.draw_panels import PanelCallback
 from soka_tf.tasks import get_task
 
 DEPTH, EDGES = get_task("depth_zbuffer"), get_task("edge_texture")

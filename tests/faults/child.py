@@ -23,7 +23,7 @@ def eagerly():
 
 def send(name, step):
     """Sends a signal to itself after a step, before anything is logged or saved."""
-    from soka_tf.runs.callbacks import Progress
+    from soka_tf.runs.callbacks.progress import Progress
 
     # A shell's background job would ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from soka_tf.runs.checkpoints import restored_step
 from soka_tf.runs.folder import CONFIG_FILE
-from soka_tf.runs.train import train as train_run
+from soka_tf.runs.training_loop import train as train_run
 from tests import recorded_runs, tiny_runs
 
 STEPS = 6

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf.errors import UserError
-from soka_tf.runs.train import train as train_run
+from soka_tf.runs.training_loop import train as train_run
 from soka_tf.teachers.pool import TeacherPool
 from tests.faults.faulty_runs import After, assert_same_run, build, train
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
-from soka_tf.networks.weights import named_variables
+from soka_tf.networks.named_variables import named_variables
 from soka_tf.soka.adversarial import Adversary, discriminator_loss, generator_loss
 from soka_tf.soka.distillation import soft_target_loss
 from soka_tf.soka.players import with_weight_penalty

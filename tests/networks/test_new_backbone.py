@@ -8,7 +8,7 @@ from soka_tf.errors import UserError
 from soka_tf.networks.backbone import Backbone
 from soka_tf.networks.batch_norm import BatchNorm
 from soka_tf.runs.checkpoints import restore_student
-from soka_tf.runs.train import train
+from soka_tf.runs.training_loop import train
 from soka_tf.serving.saved_model import export_student
 from soka_tf.tasks import get_targets
 

@@ -15,7 +15,7 @@ from soka_tf.networks.batch_norm import BatchNorm
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
-from soka_tf.networks.weights import named_variables
+from soka_tf.networks.named_variables import named_variables
 
 # Case -> (class, small arguments, none of them a default in all cases of a class).
 SMALL = {

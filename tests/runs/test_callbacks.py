@@ -11,7 +11,12 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
-from soka_tf.runs import callbacks, checkpoints
+from soka_tf.runs import checkpoints
+from soka_tf.runs.callbacks import metric_log
+from soka_tf.runs.callbacks.metric_log import MetricLog, text_summaries
+from soka_tf.runs.callbacks.not_finite import NotFinite
+from soka_tf.runs.callbacks.progress import Progress
+from soka_tf.runs.callbacks.step import Every
 
 
 class Model:
@@ -60,13 +65,13 @@ def writer():
 @pytest.fixture
 def log(tmp_path, writer):
     def make(model, every_steps=2, last_step=None, **arguments):
-        return callbacks.MetricLog(
+        return MetricLog(
             str(tmp_path / "metrics.csv"),
             ["loss"],
-            callbacks.Every(every_steps, last_step),
+            Every(every_steps, last_step),
             rate,
             writer,
-            callbacks.NotFinite(model),
+            NotFinite(model),
             **arguments,
         )
 
@@ -162,7 +167,7 @@ def test_metric_log_full_disk_keeps_rows_and_writes_them_later(
     def logs(step):
         if step == 3:
             monkeypatch.setattr(
-                callbacks,
+                metric_log,
                 "open",
                 lambda path, mode: FullDisk(path, "r+"),
                 raising=False,
@@ -188,9 +193,9 @@ def test_metric_log_folder_not_writable_is_refused_at_the_start(log, tmp_path):
 def test_metric_log_writes_scalars_and_movement_for_tensorboard(tmp_path):
     writer = tf.summary.create_file_writer(str(tmp_path))
     path, model = str(tmp_path / "metrics.csv"), Model()
-    not_finite = callbacks.NotFinite(model)
-    every = callbacks.Every(2)
-    log = callbacks.MetricLog(path, ["loss"], every, rate, writer, not_finite)
+    not_finite = NotFinite(model)
+    every = Every(2)
+    log = MetricLog(path, ["loss"], every, rate, writer, not_finite)
 
     def logs(step):
         moved = {"movement/joint/encoder": 0.25} if step == 1 else {}
@@ -223,7 +228,7 @@ def summaries(folder):
 def test_not_finite_names_the_first_term_its_task_phase_and_step():
     model = Model()
     model.not_finite = {"loss/soft/depth": 4, "task_weight/depth": 5}
-    not_finite = callbacks.NotFinite(
+    not_finite = NotFinite(
         model, lambda: 3, lambda step: [f"The teacher is broken at {step}."]
     )
     with pytest.raises(UserError) as error:
@@ -240,7 +245,7 @@ def test_not_finite_without_cause_or_checkpoint_says_what_to_change():
     model = Model()
     model.not_finite = {"loss/soft/depth": 0}
     with pytest.raises(UserError, match="no checkpoint yet.*build_optimizers.learning"):
-        callbacks.NotFinite(model).check(1, {})
+        NotFinite(model).check(1, {})
 
 
 def manager_of(model, folder, keep=2):
@@ -252,7 +257,7 @@ def checkpoints_of(model, folder, every_steps, **arguments):
     return checkpoints.Checkpoints(
         manager_of(model, folder),
         every_steps,
-        callbacks.NotFinite(model),
+        NotFinite(model),
         **arguments,
     )
 
@@ -272,7 +277,7 @@ def test_checkpoints_flush_the_logs_first(tmp_path):
     model, order = Model(), []
     manager = types.SimpleNamespace(save=lambda checkpoint_number: order.append("save"))
     flushed = types.SimpleNamespace(flush=lambda: order.append("flush"))
-    not_finite = callbacks.NotFinite(model)
+    not_finite = NotFinite(model)
     run(checkpoints.Checkpoints(manager, 1, not_finite, [flushed]), model, 2)
     assert order == ["flush", "save"] * 2
 
@@ -382,14 +387,14 @@ def test_leftovers_of_a_killed_save_are_removed_and_nothing_else(tmp_path):
 
 def test_progress_without_a_terminal_prints_plain_lines(capsys):
     logs = {"loss/soft/depth": 0.25, "task_weight/depth": 1.0}
-    run(callbacks.Progress(10, every_seconds=0.0), Model(step=6), 4, logs)
+    run(Progress(10, every_seconds=0.0), Model(step=6), 4, logs)
     shown = capsys.readouterr().err
     assert "10/10" in shown and "depth 0.25 (w 1.00)" in shown
     assert "cycle" in shown and shown.isascii() and shown.endswith("\n")
 
 
 def test_progress_closed_before_it_began_and_twice_is_quiet(capsys):
-    bar = callbacks.Progress(10)
+    bar = Progress(10)
     bar.close()
     run(bar, Model(), 0)
     bar.close()
@@ -398,7 +403,7 @@ def test_progress_closed_before_it_began_and_twice_is_quiet(capsys):
 
 def test_text_summaries_are_code_blocks(tmp_path):
     writer = tf.summary.create_file_writer(str(tmp_path))
-    callbacks.text_summaries(writer, {"gin/config": "a = 1\nb = 2"}, 7)
+    text_summaries(writer, {"gin/config": "a = 1\nb = 2"}, 7)
     writer.close()
     (path,) = tmp_path.glob("events.*")
     events = [

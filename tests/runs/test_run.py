@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import pipeline, reading
+from soka_tf.data import image_files, pipeline
 from soka_tf.errors import UserError, plain_message
 from soka_tf.evaluation.report import format_table
 from soka_tf.runs import checkpoints as saved
 from soka_tf.runs.config import differing_bindings
-from soka_tf.runs.evaluation import evaluate_run
 from soka_tf.runs.folder import CONFIG_FILE, FREE_BINDINGS, claim, config_of
 from soka_tf.runs.run import reseed, teacher_cache
+from soka_tf.runs.run_evaluation import evaluate_run
 from soka_tf.runs.settings import Settings
-from soka_tf.runs.train import train
+from soka_tf.runs.training_loop import train
 from soka_tf.serving.saved_model import export_student
 from soka_tf.soka import phases
 from soka_tf.teachers.pool import TeacherPool
@@ -283,7 +283,7 @@ _PROGRAM = """
     from soka_tf import cli
     from soka_tf.runs.config import parse_gin
     from soka_tf.runs.run import build_run
-    from soka_tf.runs.train import train
+    from soka_tf.runs.training_loop import train
 
     class Linger(tf.keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
@@ -609,11 +609,11 @@ def test_run_never_opens_a_label(tiny, tmp_path, monkeypatch):
                 (folder / name).write_bytes(b"garbage")
     opened = set()
 
-    def read_pixels(path, domain, real=reading.read_pixels):
+    def read_pixels(path, domain, real=image_files.read_pixels):
         opened.add(domain)
         return real(path, domain)
 
-    monkeypatch.setattr(reading, "read_pixels", read_pixels)
+    monkeypatch.setattr(image_files, "read_pixels", read_pixels)
     params = (
         "max_steps = 2",
         "schedule.joint_steps = 1",

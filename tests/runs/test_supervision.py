@@ -5,11 +5,11 @@ import csv
 import numpy as np
 import pytest
 
-from soka_tf.data import encodings, reading
+from soka_tf.data import encodings, image_files
 from soka_tf.errors import UserError
 from soka_tf.runs.config import parse_gin
 from soka_tf.runs.dry_run import describe
-from soka_tf.runs.train import train
+from soka_tf.runs.training_loop import train
 from soka_tf.tasks import TASKS
 from soka_tf.teachers.pool import TeacherPool
 
@@ -22,10 +22,10 @@ def masked_error(sample, task, prediction):
     """Sum of the squared errors to a sample's label that count, and their number."""
     if task not in sample.files:
         return 0.0, 0
-    pixels = reading.read_pixels(sample.files[task], task)
+    pixels = image_files.read_pixels(sample.files[task], task)
     error = (prediction - encodings.encode(TASKS[task], pixels, 16)) ** 2
     if TASKS[task].masked:
-        depth = reading.read_pixels(sample.files["depth_zbuffer"], "depth_zbuffer")
+        depth = image_files.read_pixels(sample.files["depth_zbuffer"], "depth_zbuffer")
         error = error[encodings.has_reading(depth)[..., 0]]
     return error.sum(dtype=np.float64), error.size
 
@@ -43,7 +43,7 @@ def test_run_by_labels_loss_is_the_masked_error_to_them_and_no_teacher_is_run(
     images = np.stack(
         [
             encodings.encode_rgb(
-                reading.read_pixels(sample.files["rgb"], "rgb"), 16, True
+                image_files.read_pixels(sample.files["rgb"], "rgb"), 16, True
             )
             for sample in samples
         ]

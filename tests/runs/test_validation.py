@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.runs import callbacks, checkpoints, validation
+from soka_tf.evaluation import soft_errors
+from soka_tf.runs import checkpoints
+from soka_tf.runs.callbacks.not_finite import NotFinite
+from soka_tf.runs.callbacks.step import Every
+from soka_tf.runs.callbacks.validate import Validation
 from tests.runs.test_callbacks import Model, full_disk, run  # noqa: F401
 
 
@@ -25,7 +29,7 @@ def test_soft_errors_are_0_for_the_teacher_and_1_for_its_mean():
         students = {"same": images, "mean": tf.zeros_like(images) + mean}
         return students, {"same": images, "mean": images}
 
-    values = validation.soft_errors(
+    values = soft_errors.soft_errors(
         lambda images: predict(tf.cast(images, tf.float64)), batches_of(maps)
     )
     assert values == {
@@ -39,7 +43,7 @@ def test_soft_errors_of_a_teacher_that_always_says_the_same_are_finite():
     def predict(images):
         return {"depth": images + 0.1}, {"depth": images}
 
-    values = validation.soft_errors(predict, [{"rgb": constant(0.5)}])
+    values = soft_errors.soft_errors(predict, [{"rgb": constant(0.5)}])
     assert np.isfinite(values["validation/mean"])
 
 
@@ -50,16 +54,16 @@ def validating(model, folder, means, every_steps=1, last_step=100):
         value = next(means)
         if isinstance(value, Exception):
             raise value
-        return {validation.MEAN: value}
+        return {soft_errors.MEAN: value}
 
     student = tf.train.Checkpoint(weights=model.weights)
-    return validation.Validation(
+    return Validation(
         measure,
         checkpoints.BestStudent(
             student, str(folder), checkpoints.stored_mean(str(folder))
         ),
-        callbacks.Every(every_steps, last_step),
-        callbacks.NotFinite(model),
+        Every(every_steps, last_step),
+        NotFinite(model),
     )
 
 
@@ -109,7 +113,7 @@ def test_validation_happens_every_n_steps_and_after_the_last(tmp_path):
         seen.append(callback.values_at(step - 1))
 
     run(callback, model, 5, logs)
-    assert seen == [{}, {}, {validation.MEAN: 3.0}, {}, {validation.MEAN: 2.0}]
+    assert seen == [{}, {}, {soft_errors.MEAN: 3.0}, {}, {soft_errors.MEAN: 2.0}]
     assert best_step(tmp_path) == 5
 
 

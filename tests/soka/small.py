@@ -14,7 +14,8 @@ from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
-from soka_tf.soka.settings import Objective, Schedule
+from soka_tf.soka.objective import Objective
+from soka_tf.soka.schedule import Schedule
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
-from soka_tf.soka.settings import Objective
+from soka_tf.soka.objective import Objective
 from tests.soka import small
 from tests.stacks import DECOUPLED_DECAY
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from soka_tf.soka.settings import Schedule
+from soka_tf.soka.schedule import Schedule
 from tests.soka import small
 
 ALL = dict(max_steps=9, settle_share=1.0)  # of the steps

@@ -18,11 +18,11 @@ from soka_tf.data import store
 from soka_tf.data.pipeline import Batches, image_dataset
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
+from soka_tf.teachers import cache_shards as kept
 from soka_tf.teachers import pool as pools
-from soka_tf.teachers import records as kept
 from soka_tf.teachers.cache import TeacherCache
+from soka_tf.teachers.cache_shards import TeacherRecords
 from soka_tf.teachers.pool import find_teachers, load_pool
-from soka_tf.teachers.records import TeacherRecords
 from soka_tf.teachers.taskonomy.network import (
     load_teacher,
     save_teacher,

@@ -10,7 +10,7 @@ from soka_tf.errors import UserError
 from soka_tf.runs import build
 from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
-from soka_tf.soka.settings import Schedule
+from soka_tf.soka.schedule import Schedule
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
 from soka_tf.teachers import Teacher

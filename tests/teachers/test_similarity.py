@@ -10,15 +10,15 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from soka_tf.data.image_files import read_pixels
 from soka_tf.data.pipeline import Batches, preprocess_images
-from soka_tf.data.reading import read_pixels
 from soka_tf.data.rooms.draw import generate_rooms
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.data.sources.taskonomy import find as find_samples
 from soka_tf.errors import UserError
 from soka_tf.networks.encoder import Encoder
 from soka_tf.teachers import similarity as rsa
-from soka_tf.teachers.choice import choose_auxiliary
+from soka_tf.teachers.auxiliary_choice import choose_auxiliary
 from soka_tf.teachers.pool import load_teachers, shown_images
 from soka_tf.teachers.similarity import (
     compute_rdm,

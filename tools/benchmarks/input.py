@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from soka_tf.data.image_files import RGB, read_pixels
 from soka_tf.data.pipeline import Batches, image_dataset, preprocess_images
-from soka_tf.data.reading import RGB, read_pixels
 from soka_tf.data.samples import Sample
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.soka.model import SokaModel

@@ -12,7 +12,7 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from soka_tf.disk import write_json
+from soka_tf.atomic import write_json
 from soka_tf.errors import UserError
 from soka_tf.networks.processor import cpu_info, has_amx
 

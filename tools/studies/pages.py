@@ -17,7 +17,7 @@ from typing import (
 
 from absl import logging
 
-from soka_tf.disk import replacing, write_json, write_text
+from soka_tf.atomic import replacing, write_json, write_text
 from soka_tf.errors import UserError
 from tools.studies import report, results
 from tools.studies.further import Further

@@ -26,7 +26,7 @@ from typing import (
 from absl import logging
 from tqdm import tqdm
 
-from soka_tf.disk import write_text
+from soka_tf.atomic import write_text
 from soka_tf.errors import UserError
 from soka_tf.runs.config import format_gin, read_gin
 from tools.studies.records import FAILURE_RECORD, RUN_RECORD, read_json

@@ -16,7 +16,7 @@ from typing import Any, List, Optional
 from absl import flags
 
 from soka_tf import cli
-from soka_tf.disk import locked, write_json
+from soka_tf.atomic import locked, write_json
 from soka_tf.errors import UserError
 from tools.studies.records import FAILURE_RECORD, RUN_RECORD, hardware
 

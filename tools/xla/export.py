@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.util.nest import flatten_with_joined_string_paths
 
-from soka_tf.disk import replacing, write_json
+from soka_tf.atomic import replacing, write_json
 from soka_tf.errors import UserError
 from soka_tf.runs import auxiliary, build, checkpoints, config, folder
 from soka_tf.runs.run import assemble_model, build_run

@@ -22,11 +22,11 @@ import tqdm
 from absl import logging
 from PIL import Image
 
+from soka_tf.atomic import locked, replacing, write_json
 from soka_tf.data import encodings
 from soka_tf.data.rooms import camera as cameras
 from soka_tf.data.rooms import views as seen
 from soka_tf.data.rooms.scene import build_scene
-from soka_tf.disk import locked, replacing, write_json
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 

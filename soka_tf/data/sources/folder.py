@@ -4,8 +4,8 @@ import collections
 import os
 from typing import List, Tuple
 
-from soka_tf.data import files
-from soka_tf.data.reading import RGB
+from soka_tf.data import filesystem
+from soka_tf.data.image_files import RGB
 from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 
@@ -28,8 +28,8 @@ def find(folder_or_file: str) -> List[Sample]:
     Raises:
       UserError: if there is nothing of that name, or no image in it.
     """
-    root = files.expand(folder_or_file)
-    with files.reading(root):
+    root = filesystem.expand(folder_or_file)
+    with filesystem.reading(root):
         root, names = _images_of(root)
 
     stems = [os.path.splitext(name)[0] for name in names]
@@ -45,12 +45,12 @@ def find(folder_or_file: str) -> List[Sample]:
 def _images_of(root: str) -> Tuple[str, List[str]]:
     """The folder, and the images' paths below it."""
     kinds = " ".join(SUFFIXES)
-    if files.is_folder(root):
+    if filesystem.is_folder(root):
         names = _image_names(root)
         if not names:
             raise UserError(f"There is no image in {root!r}. Looked for {kinds}.")
         return root, names
-    if not files.exists(root):
+    if not filesystem.exists(root):
         raise UserError(f"There is no file or folder {root!r}.")
     folder, name = os.path.split(root)
     if not name.lower().endswith(SUFFIXES):
@@ -60,7 +60,7 @@ def _images_of(root: str) -> Tuple[str, List[str]]:
 
 def _image_names(root: str) -> List[str]:
     names = []
-    for folder, subfolders, found in files.walk(root):
+    for folder, subfolders, found in filesystem.walk(root):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         names += [
             os.path.relpath(os.path.join(folder, name), root)

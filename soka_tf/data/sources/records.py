@@ -8,8 +8,8 @@
 
 Few large files are kinder to network disks than millions of small ones, and any reader
 of TFRecords can read them in their order, which is mixed. Training reads single files
-out of them, as parts (`soka_tf.data.files`), so that it sees the same images in the
-same steps as from the files. `soka_tf.data.store` writes and checks the shards.
+out of them, as parts (`soka_tf.data.filesystem`), so that it sees the same images in
+the same steps as from the files. `soka_tf.data.store` writes and checks the shards.
 """
 
 import concurrent.futures
@@ -25,8 +25,8 @@ import tqdm
 from absl import logging
 from PIL import Image
 
-from soka_tf.data import encodings, files, store
-from soka_tf.data.reading import RGB, DamagedFile
+from soka_tf.data import encodings, filesystem, store
+from soka_tf.data.image_files import RGB, DamagedFile
 from soka_tf.data.samples import Sample, with_mask
 from soka_tf.errors import UserError
 
@@ -55,7 +55,7 @@ def find(
       UserError: if the folder is not one of records, is not finished, or has no such
         building.
     """
-    folder = files.expand(folder)
+    folder = filesystem.expand(folder)
     manifest = _read_manifest(folder)
     if manifest is None:
         raise UserError(
@@ -110,7 +110,7 @@ def write_records(
       UserError: if the folder holds other records, the disk is too small or cannot be
         written, or no image can be read.
     """
-    folder = files.expand(folder)
+    folder = filesystem.expand(folder)
     sizes = _sizes(samples, image_size)
     if RGB not in sizes:
         raise UserError(f"{source}: none of the {len(samples)} images is there.")
@@ -150,7 +150,7 @@ def write_records(
     )
     with store.writing(folder, "the records", again), bar:
         content = json.dumps(manifest, indent=1).encode()
-        files.write_bytes(os.path.join(folder, _MANIFEST), content)
+        filesystem.write_bytes(os.path.join(folder, _MANIFEST), content)
         store.remove_leftovers(folder)
         for domain, shard, own in plan:
             bar.set_postfix_str(os.path.basename(shard))
@@ -230,7 +230,7 @@ def _contents(
                 return None
             logging.warning("%s: %s. It does not count.", path, damage.reason)
         try:
-            return files.read_bytes(path)
+            return filesystem.read_bytes(path)
         except OSError:
             return None  # named above
 
@@ -240,7 +240,7 @@ def _contents(
             some = samples[start : start + 4 * _THREADS]
             for sample, content in zip(some, pool.map(load, some)):
                 path = sample.files[domain]
-                part = files.parse_part(path)
+                part = filesystem.parse_part(path)
                 name = part.name if part else os.path.basename(path)
                 if image_size and domain == RGB:
                     name = f"{os.path.splitext(name)[0]}.png"
@@ -273,7 +273,7 @@ def _rows(index: store.Index) -> Iterator[Tuple[Any, List[Any]]]:
 def _read_manifest(folder: str) -> Optional[Dict[str, Any]]:
     path = os.path.join(folder, _MANIFEST)
     try:
-        if not files.exists(path):
+        if not filesystem.exists(path):
             return None
         manifest = store.read_json(path)
         if manifest["format"] != FORMAT:
@@ -331,6 +331,6 @@ def _estimate(sample: Sample, domain: str, image_size: Optional[int]) -> int:
     if image_size and domain == RGB:
         return 3 * image_size * image_size + 1024
     try:
-        return files.size(sample.files[domain])
+        return filesystem.size(sample.files[domain])
     except OSError:
         return 0  # named when it is read

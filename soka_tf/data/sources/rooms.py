@@ -4,7 +4,7 @@ import dataclasses
 import os
 from typing import Optional, Sequence
 
-from soka_tf.data.reading import RGB
+from soka_tf.data.image_files import RGB
 from soka_tf.data.rooms import draw as drawing
 from soka_tf.data.samples import Data
 from soka_tf.data.sources import taskonomy

@@ -12,8 +12,8 @@ from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from absl import logging
 
-from soka_tf.data import files
-from soka_tf.data.reading import RGB, VANISHING_POINT
+from soka_tf.data import filesystem
+from soka_tf.data.image_files import RGB, VANISHING_POINT
 from soka_tf.data.samples import Sample, with_mask
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
@@ -49,9 +49,9 @@ def find(
     Raises:
       UserError: if there is no such folder or building, or no rgb image in it.
     """
-    root = files.expand(root)
-    with files.reading(root):
-        if not files.is_folder(root):
+    root = filesystem.expand(root)
+    with filesystem.reading(root):
+        if not filesystem.is_folder(root):
             raise UserError(
                 f"There is no folder {root!r}. Give the folder that holds the "
                 "buildings."
@@ -112,12 +112,14 @@ def _folder(layout: str, root: str, building: str, domain: str) -> str:
 def _detect_layout(root: str) -> Tuple[str, List[str]]:
     """The first layout under which there is an rgb folder, and its buildings."""
     candidates = (
-        [name for name in files.subfolders(root) if name != RGB],
-        files.subfolders(os.path.join(root, RGB, "taskonomy")),
-        files.subfolders(os.path.join(root, RGB)),
+        [name for name in filesystem.subfolders(root) if name != RGB],
+        filesystem.subfolders(os.path.join(root, RGB, "taskonomy")),
+        filesystem.subfolders(os.path.join(root, RGB)),
     )
     for layout, names in zip(_LAYOUTS, candidates):
-        found = [n for n in names if files.is_folder(_folder(layout, root, n, RGB))]
+        found = [
+            n for n in names if filesystem.is_folder(_folder(layout, root, n, RGB))
+        ]
         if found:
             return layout, found
     looked = ", ".join(
@@ -125,9 +127,9 @@ def _detect_layout(root: str) -> Tuple[str, List[str]]:
         for layout in _LAYOUTS
     )
     hint = "Any other folder of images can be used for training without labels."
-    if files.is_folder(os.path.join(root, RGB)):
+    if filesystem.is_folder(os.path.join(root, RGB)):
         parent, name = os.path.split(
-            root if files.is_remote(root) else os.path.abspath(root)
+            root if filesystem.is_remote(root) else os.path.abspath(root)
         )
         hint = (
             f"It looks like one building: give the folder above it, {parent!r}, and "
@@ -150,13 +152,13 @@ def _unknown_building(
 
 def _files_of(folder: str, domain: str) -> Iterable[Tuple[Tuple[str, str], str]]:
     """Yields ((point, view), path) of the files of one domain in one folder."""
-    if not files.is_folder(folder):
+    if not filesystem.is_folder(folder):
         return
     aliases = TASKS[domain].aliases if domain in TASKS else ()
     names = "|".join(map(re.escape, (domain, *aliases)))
     suffix = "npy" if domain == VANISHING_POINT else "png"
     pattern = re.compile(rf"point_(\d+)_view_(\d+)_domain_(?:{names})\.{suffix}")
-    for name in files.names(folder):
+    for name in filesystem.names(folder):
         match = pattern.fullmatch(name)
         if match:
             yield (match[1], match[2]), os.path.join(folder, name)

@@ -13,18 +13,17 @@ import tensorflow as tf
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from soka_tf.data.inputs import INPUTS
-from soka_tf.disk import PathLike, replacing
-from soka_tf.errors import UserError
+from soka_tf.atomic import PathLike, replacing
+from soka_tf.errors import UserError, one_line, short
 from soka_tf.networks.building import scaled_filters
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import ENCODER_50, Encoder
 from soka_tf.networks.folding import fold
-from soka_tf.networks.weights import named_variables
+from soka_tf.networks.named_variables import named_variables
 from soka_tf.tasks import get_task
-from soka_tf.teachers.fitting import Fault, fit, shapes_of
-from soka_tf.teachers.messages import one_line, short
+from soka_tf.teachers.input_functions import INPUTS
 from soka_tf.teachers.teacher import Teacher
+from soka_tf.teachers.variable_matching import Fault, fit, shapes_of
 
 FILE_FORMAT = 1
 CONVERT_NPZ = "docs/teachers.md has the lines that convert .npz to .safetensors"

@@ -16,11 +16,11 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.disk import PathLike
+from soka_tf.atomic import PathLike
 from soka_tf.errors import UserError
 from soka_tf.networks.encoder import ENCODER_26
-from soka_tf.teachers.fitting import Shape
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
+from soka_tf.teachers.variable_matching import Shape
 
 SIDE = 256
 # Largest absolute difference of representation and prediction. Between the original's

@@ -13,13 +13,13 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Tuple
 
 import numpy as np
 
-from soka_tf.disk import PathLike
+from soka_tf.atomic import PathLike
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS, Task, get_task
-from soka_tf.teachers.checkpoint import read_checkpoint
-from soka_tf.teachers.fitting import Shape
 from soka_tf.teachers.taskonomy import published
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
+from soka_tf.teachers.tf_checkpoint import read_checkpoint
+from soka_tf.teachers.variable_matching import Shape
 
 WHERE_TO_GET = (
     "https://github.com/StanfordVL/taskonomy (taskbank/tools/download_model.sh: "
@@ -114,7 +114,7 @@ def tf1_name(scope: str, path: str) -> str:
 
     Args:
       scope: "encoder", "decoder" or "discriminator".
-      path: as of `soka_tf.networks.weights.named_variables`.
+      path: as of `soka_tf.networks.named_variables.named_variables`.
     """
     layer, leaf = published.split_leaf(path)
     name = f"{layer}/{_LEAVES.get(leaf, leaf)}"

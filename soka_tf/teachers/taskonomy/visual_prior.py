@@ -11,7 +11,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from soka_tf.disk import PathLike
+from soka_tf.atomic import PathLike
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task, get_task
 from soka_tf.teachers.taskonomy import published
@@ -100,7 +100,7 @@ def torch_name(scope: str, path: str) -> str:
 
     Args:
       scope: "encoder" or "decoder".
-      path: as of `soka_tf.networks.weights.named_variables`.
+      path: as of `soka_tf.networks.named_variables.named_variables`.
     """
     layer, leaf = published.split_leaf(path)
     normalised = layer.endswith("/BatchNorm")

@@ -11,13 +11,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import files, pipeline, reading
+from soka_tf.data import filesystem, image_files, pipeline
 from soka_tf.data.pipeline import Batches
 from soka_tf.data.rooms import draw
 from soka_tf.data.sources import records, taskonomy
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
-from soka_tf.runs.data import build_data
+from soka_tf.runs.build_data import build_data
 from soka_tf.tasks import get_targets
 
 TASKS = ["depth_zbuffer", "edge_texture"]
@@ -62,7 +62,7 @@ def test_records_give_the_splits_and_batches_of_the_files_bit_for_bit(folder, pa
     for one, other in zip(here[:2], there[:2]):
         assert [s.key for s in one] == [s.key for s in other]
         assert [s.point for s in one] == [s.point for s in other]
-        assert all(files.parse_part(p) for s in other for p in s.files.values())
+        assert all(filesystem.parse_part(p) for s in other for p in s.files.values())
     shown = dict(batches=Batches(8, 4), seed=2, start_step=3, steps=5)
     _same(*(pipeline.image_dataset(data.train, **shown) for data in (here, there)))
     tasks = get_targets(TASKS)
@@ -86,15 +86,15 @@ def test_records_hold_numbers_and_tf_examples_too(folder, packed):
     original = taskonomy.find(folder, ["vanishing_point"])[0]
     assert original.key == key
     np.testing.assert_array_equal(
-        reading.read_vanishing_point(path),
-        reading.read_vanishing_point(original.files["vanishing_point"]),
+        image_files.read_vanishing_point(path),
+        image_files.read_vanishing_point(original.files["vanishing_point"]),
     )
-    shard = files.parse_part(samples[0].files["rgb"]).file
+    shard = filesystem.parse_part(samples[0].files["rgb"]).file
     for record in tf.data.TFRecordDataset(shard):
         read = tf.train.Example.FromString(record.numpy()).features.feature
         if read["key"].bytes_list.value[0].decode() == key:
             break
-    content = files.read_bytes(original.files["rgb"])
+    content = filesystem.read_bytes(original.files["rgb"])
     assert read["content"].bytes_list.value[0] == content
     assert read["domain"].bytes_list.value[0] == b"rgb"
 
@@ -114,7 +114,7 @@ def test_records_in_another_file_system_give_the_same(folder, packed):
 
 def test_records_one_flipped_byte_is_one_warning_and_the_next_image(copied, caplog):
     samples = records.find(str(copied), ["rgb"])
-    part = files.parse_part(samples[2].files["rgb"])
+    part = filesystem.parse_part(samples[2].files["rgb"])
     with open(part.file, "r+b") as file:
         file.seek(part.offset + part.length // 2)
         byte = file.read(1)[0]
@@ -149,7 +149,7 @@ def test_write_records_goes_on_where_it_was_and_mends_what_is_damaged(
     names = sorted(os.listdir(copied))
     assert names == sorted(os.listdir(packed))
     for name in names:
-        assert (copied / name).read_bytes() == files.read_bytes(f"{packed}/{name}")
+        assert (copied / name).read_bytes() == filesystem.read_bytes(f"{packed}/{name}")
 
 
 def test_write_records_damaged_image_is_named_and_left_out(tmp_path, caplog):
@@ -169,7 +169,7 @@ def test_write_records_resized_are_small_pngs_rounded_to_8_bits(folder, tmp_path
     out = str(tmp_path / "small")
     records.write_records(samples, out, "rooms", image_size=8)
     small = records.find(out, ["depth_zbuffer"])
-    pixels = reading.read_pixels(small[0].files["rgb"], "rgb")
+    pixels = image_files.read_pixels(small[0].files["rgb"], "rgb")
     assert pixels.shape == (8, 8, 3)
     shown = dict(batches=Batches(8, 4), seed=2, steps=2)
     for one, other in zip(
@@ -178,7 +178,9 @@ def test_write_records_resized_are_small_pngs_rounded_to_8_bits(folder, tmp_path
         difference = np.abs(one["rgb"] - other["rgb"]).max()
         assert 0 < difference <= 1 / 255 + 1e-6  # half a step of 2 / 255
     label = samples[0].files["depth_zbuffer"]
-    assert files.read_bytes(small[0].files["depth_zbuffer"]) == files.read_bytes(label)
+    assert filesystem.read_bytes(
+        small[0].files["depth_zbuffer"]
+    ) == filesystem.read_bytes(label)
 
 
 def test_write_records_other_flags_or_too_small_a_disk_are_refused(
@@ -187,7 +189,7 @@ def test_write_records_other_flags_or_too_small_a_disk_are_refused(
     samples = taskonomy.find(folder, [*TASKS, "vanishing_point"])
     with pytest.raises(UserError, match="with shards = 2. Received: 3. Give the same"):
         records.write_records(samples, str(copied), "rooms", shards=3)
-    monkeypatch.setattr(files, "free_bytes", lambda folder: 1 << 20)
+    monkeypatch.setattr(filesystem, "free_bytes", lambda folder: 1 << 20)
     message = re.compile("more than there is room for. The disk has 1.0 MiB free")
     with pytest.raises(UserError, match=message):
         records.write_records(samples, str(tmp_path / "new"), "rooms")

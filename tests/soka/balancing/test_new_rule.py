@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
-from soka_tf.runs.train import train
+from soka_tf.runs.training_loop import train
 from soka_tf.soka.balancing.rule import Rule, replicated_variable
 
 

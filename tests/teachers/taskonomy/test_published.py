@@ -7,7 +7,7 @@ import pytest
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
-from soka_tf.networks.weights import named_variables
+from soka_tf.networks.named_variables import named_variables
 from soka_tf.tasks import TASKS, get_task
 from soka_tf.teachers.taskonomy import taskbank, visual_prior
 

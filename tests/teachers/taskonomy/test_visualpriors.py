@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from soka_tf.data.encodings import encode_rgb
-from soka_tf.networks.weights import named_variables
+from soka_tf.networks.named_variables import named_variables
 from soka_tf.teachers import load_teacher
 from soka_tf.teachers.taskonomy.visual_prior import load_visual_prior, own_name
 from tests.tools import run_tool

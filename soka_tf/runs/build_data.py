@@ -6,12 +6,12 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 import gin
 
 from soka_tf.data import samples as sampling
-from soka_tf.data.reading import RGB
+from soka_tf.data.image_files import RGB
 from soka_tf.data.samples import MASK_DOMAIN, Data, Sample, drop_damaged
 from soka_tf.data.sources import folder, records, taskonomy
 from soka_tf.data.sources import rooms as drawn
 from soka_tf.errors import UserError
-from soka_tf.runs.bindings import made_by
+from soka_tf.runs.config import made_by
 from soka_tf.tasks import get_targets
 
 rooms = gin.external_configurable(drawn.Rooms, "rooms")

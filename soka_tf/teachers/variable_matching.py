@@ -5,7 +5,7 @@ from typing import Dict, Mapping, Optional, Sequence, Tuple
 import numpy as np
 import tensorflow as tf
 
-from soka_tf.teachers.messages import one_line
+from soka_tf.errors import one_line
 
 Shape = Tuple[int, ...]
 

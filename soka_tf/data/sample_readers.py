@@ -8,7 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from soka_tf.data import encodings
-from soka_tf.data.reading import RGB, VANISHING_POINT, DamagedFile
+from soka_tf.data.image_files import RGB, VANISHING_POINT, DamagedFile
 from soka_tf.data.samples import MASK_DOMAIN, Sample
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task

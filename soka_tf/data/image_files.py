@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from soka_tf.data import files
+from soka_tf.data import filesystem
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
@@ -62,7 +62,10 @@ def read_pixels(path: str, domain: str) -> np.ndarray:
       DamagedFile: if the file cannot be read whole, or cannot belong to the domain.
     """
     try:
-        with files.opened(path) as file, Image.open(file, formats=_FORMATS) as image:
+        with (
+            filesystem.opened(path) as file,
+            Image.open(file, formats=_FORMATS) as image,
+        ):
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise DamagedFile(
@@ -94,7 +97,7 @@ def read_vanishing_point(path: str) -> np.ndarray:
       DamagedFile: if the file holds anything else.
     """
     try:
-        with files.opened(path) as file:
+        with filesystem.opened(path) as file:
             values = np.load(file, allow_pickle=False)
         values = np.asarray(values, np.float32).reshape(-1)
     except Exception as error:
@@ -155,15 +158,15 @@ def _check_label(path: str, domain: str, pixels: np.ndarray) -> None:
 def _reason(path: str, error: Exception) -> str:
     """Says in words what is wrong with a file that could not be read."""
     try:
-        if not files.exists(path):
+        if not filesystem.exists(path):
             return "there is no such file"
-        if files.is_folder(path):
+        if filesystem.is_folder(path):
             return "it is a folder"
-        if isinstance(error, files.ChangedPart):
+        if isinstance(error, filesystem.ChangedPart):
             return str(error.strerror)
-        with files.opened(path) as file:
+        with filesystem.opened(path) as file:
             start = file.read(64).lstrip().lower()
-        if not files.size(path):
+        if not filesystem.size(path):
             return "the file is empty"
     except OSError as denied:
         return str(denied.strerror)

@@ -9,14 +9,14 @@ import threading
 
 import pytest
 
-from soka_tf import disk
+from soka_tf import atomic
 from tests.tiny_runs import ROOT
 
 
 def test_replacing_shows_the_new_file_only_once_it_is_whole(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with disk.replacing(path) as temporary:
+    with atomic.replacing(path) as temporary:
         assert temporary.endswith(".tmp")
         with open(temporary, "w", encoding="utf-8") as file:
             file.write("new")
@@ -30,7 +30,7 @@ def test_replacing_stopped_keeps_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(type(error)):
-        with disk.replacing(path) as temporary:
+        with atomic.replacing(path) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write("ne")
             raise error
@@ -40,14 +40,14 @@ def test_replacing_stopped_keeps_the_old_file_and_nothing_else(tmp_path, error):
 
 def test_replacing_never_opened_leaves_the_reason_to_be_seen(tmp_path):
     with pytest.raises(FileNotFoundError, match="a.txt"):
-        with disk.replacing(tmp_path / "a.txt"):
+        with atomic.replacing(tmp_path / "a.txt"):
             pass
 
 
 def test_written_files_may_be_read_by_whoever_the_umask_allows(tmp_path):
     before = os.umask(0o022)
     try:
-        disk.write_text(tmp_path / "new" / "a.txt", "ä\n")
+        atomic.write_text(tmp_path / "new" / "a.txt", "ä\n")
     finally:
         os.umask(before)
     path = tmp_path / "new" / "a.txt"
@@ -58,9 +58,9 @@ def test_written_files_may_be_read_by_whoever_the_umask_allows(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
 def test_json_that_cannot_be_is_refused_and_the_old_one_stays(tmp_path, value):
     path = tmp_path / "a.json"
-    disk.write_json(path, {"b": 1})
+    atomic.write_json(path, {"b": 1})
     with pytest.raises((ValueError, TypeError)):
-        disk.write_json(path, {"b": value})
+        atomic.write_json(path, {"b": value})
     assert path.read_text() == '{\n "b": 1\n}\n'
 
 
@@ -70,7 +70,7 @@ def test_lock_is_waited_for_and_a_kill_lets_it_go(tmp_path, monkeypatch):
             sys.executable,
             "-c",
             "import sys, time; from soka_tf import disk\n"
-            "with disk.locked(sys.argv[1], 'x'): print(flush=True); time.sleep(600)",
+            "with atomic.locked(sys.argv[1], 'x'): print(flush=True); time.sleep(600)",
             str(tmp_path / "lock"),
         ],
         stdout=subprocess.PIPE,
@@ -78,10 +78,10 @@ def test_lock_is_waited_for_and_a_kill_lets_it_go(tmp_path, monkeypatch):
     )
     order, said = [], []
     # Not caplog: where absl's records go depends on what ran before.
-    monkeypatch.setattr(disk.logging, "info", lambda text, *a: said.append(text % a))
+    monkeypatch.setattr(atomic.logging, "info", lambda text, *a: said.append(text % a))
 
     def wait():
-        with disk.locked(tmp_path / "lock", "holds it for long"):
+        with atomic.locked(tmp_path / "lock", "holds it for long"):
             order.append("held")
 
     with holder:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soka_tf.evaluation import picture
+from soka_tf.evaluation import image_grid
 
 
 def plain(colour, size=40):
@@ -17,8 +17,8 @@ def places(page, colour):
 def test_cells_are_copied_pixel_by_pixel_in_their_order():
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 255, (30, 50, 3)).astype(np.uint8) for _ in range(4)]
-    columns = [picture.Column("a", images[:2]), picture.Column("b", images[2:])]
-    page = picture.compose([picture.Group("both", columns)])
+    columns = [image_grid.Column("a", images[:2]), image_grid.Column("b", images[2:])]
+    page = image_grid.compose([image_grid.Group("both", columns)])
     found = []
     for image in images:
         rows, lefts = places(page, image[0, 0])
@@ -35,46 +35,48 @@ def test_cells_are_copied_pixel_by_pixel_in_their_order():
 
 def test_titles_and_the_heading_are_written_above_the_cells():
     green = [0, 200, 0]
-    groups = [picture.Group("group", [picture.Column("column", [plain(green)])])]
-    page = picture.compose(groups, heading="heading")
+    groups = [image_grid.Group("group", [image_grid.Column("column", [plain(green)])])]
+    page = image_grid.compose(groups, heading="heading")
     top = places(page, green)[0].min()
     dark_rows = np.unique(np.nonzero(page[:top].min(axis=-1) < 160)[0])
     lines = np.count_nonzero(np.diff(dark_rows) > 2) + 1
     assert lines == 3
-    assert picture.compose(groups).shape[0] < page.shape[0]
+    assert image_grid.compose(groups).shape[0] < page.shape[0]
 
 
 def test_neighbours_with_one_scale_share_one_colour_bar():
-    scale = picture.Scale("viridis", 0, 8, "m")
-    other = picture.Scale("Reds", 0, 1, "m")
+    scale = image_grid.Scale("viridis", 0, 8, "m")
+    other = image_grid.Scale("Reds", 0, 1, "m")
     cells = [plain([9, 9, 9], 100)]
-    columns = [picture.Column(t, cells, scale) for t in ("teacher", "student")]
-    columns.append(picture.Column("error", cells, other))
-    page = picture.compose([picture.Group("depth", columns)])
-    left_ends = places(page, picture.apply_colormap(np.array(0.5), "viridis"))[1]
+    columns = [image_grid.Column(t, cells, scale) for t in ("teacher", "student")]
+    columns.append(image_grid.Column("error", cells, other))
+    page = image_grid.compose([image_grid.Group("depth", columns)])
+    left_ends = places(page, image_grid.apply_colormap(np.array(0.5), "viridis"))[1]
     assert np.ptp(left_ends) < 4  # the middle colour of one bar, not of two
     centres = places(page, [9, 9, 9])[1]
     assert left_ends.mean() == pytest.approx((centres.min() + 102), abs=4)
     # Dark red ends the second bar (its very last pixel is the outline).
-    assert places(page, picture.apply_colormap(np.array(98 / 99), "Reds"))[0].size
+    assert places(page, image_grid.apply_colormap(np.array(98 / 99), "Reds"))[0].size
 
 
 def test_an_empty_cell_is_grey_and_says_why():
     cells = [plain([0, 0, 0], 100), None]
-    page = picture.compose([picture.Group("", [picture.Column("truth", cells)])])
-    rows, _ = places(page, list(picture._EMPTY_CELL))
+    page = image_grid.compose(
+        [image_grid.Group("", [image_grid.Column("truth", cells)])]
+    )
+    rows, _ = places(page, list(image_grid._EMPTY_CELL))
     cell = page[rows.min() : rows.max() + 1]
     assert len(cell) == 100
-    inside = cell[10:-10, picture._MARGIN + 10 : picture._MARGIN + 90]
+    inside = cell[10:-10, image_grid._MARGIN + 10 : image_grid._MARGIN + 90]
     assert np.count_nonzero(inside.min(axis=-1) < 180) > 30  # the words
 
 
 def test_enlarge_repeats_pixels_by_a_whole_factor():
     image = np.arange(12).reshape(2, 2, 3)
-    large = picture.enlarge(image, 6)
+    large = image_grid.enlarge(image, 6)
     assert large.shape == (6, 6, 3)
     np.testing.assert_array_equal(large[::3, ::3], image)
-    assert picture.enlarge(np.zeros((300, 300, 3)), 128).shape == (300, 300, 3)
+    assert image_grid.enlarge(np.zeros((300, 300, 3)), 128).shape == (300, 300, 3)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_enlarge_repeats_pixels_by_a_whole_factor():
 )
 def test_written_png_reads_back_and_leaves_nothing_else(tmp_path, image):
     path = tmp_path / "new" / "picture.png"
-    picture.write_png(str(path), image)
+    image_grid.write_png(str(path), image)
     assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
     back = np.asarray(Image.open(path))
     np.testing.assert_array_equal(back, image.squeeze())
@@ -95,7 +97,7 @@ def test_written_png_reads_back_and_leaves_nothing_else(tmp_path, image):
 
 def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
     path = tmp_path / "picture.png"
-    picture.write_png(str(path), plain([1, 2, 3]))
+    image_grid.write_png(str(path), plain([1, 2, 3]))
     before = path.read_bytes()
 
     def fail(self, file, **kwargs):
@@ -105,6 +107,6 @@ def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        picture.write_png(str(path), plain([3, 2, 1]))
+        image_grid.write_png(str(path), plain([3, 2, 1]))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]

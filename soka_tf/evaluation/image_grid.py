@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from soka_tf.disk import replacing
+from soka_tf.atomic import replacing
 
 _PAGE = (255, 255, 255)
 _INK = (30, 30, 30)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soka_tf.data import reading
-from soka_tf.data.reading import DamagedFile
+from soka_tf.data import image_files
+from soka_tf.data.image_files import DamagedFile
 
 
 def _png(width, height, depth, colour, data):
@@ -32,7 +32,7 @@ def test_read_pixels_sixteen_bit_grey_label_keeps_its_bits(tmp_path):
     path = tmp_path / "depth.png"
     values = np.array([[0, 1, 64499], [256, 1000, 65535]], np.uint16)
     Image.fromarray(values).save(path)
-    pixels = reading.read_pixels(str(path), "depth_zbuffer")
+    pixels = image_files.read_pixels(str(path), "depth_zbuffer")
     assert pixels.dtype == np.uint16
     np.testing.assert_array_equal(pixels[..., 0], values)
 
@@ -40,7 +40,7 @@ def test_read_pixels_sixteen_bit_grey_label_keeps_its_bits(tmp_path):
 def test_read_pixels_eight_bit_label_stays_eight_bit(tmp_path):
     path = tmp_path / "shade.png"
     Image.new("L", (4, 4), 200).save(path)
-    pixels = reading.read_pixels(str(path), "reshading")
+    pixels = image_files.read_pixels(str(path), "reshading")
     assert pixels.dtype == np.uint8 and pixels.shape == (4, 4, 1)
     assert (pixels == 200).all()
 
@@ -50,7 +50,7 @@ def test_read_pixels_rgb_of_any_kind_becomes_three_bytes(tmp_path, mode):
     image = Image.new("RGB", (5, 3), (255, 255, 255)).convert(mode)
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
     image.save(path)
-    pixels = reading.read_pixels(str(path), "rgb")
+    pixels = image_files.read_pixels(str(path), "rgb")
     assert pixels.dtype == np.uint8 and pixels.shape == (3, 5, 3)
     assert (pixels == 255).all()
 
@@ -59,14 +59,14 @@ def test_read_pixels_sixteen_bit_rgb_becomes_eight_bit(tmp_path):
     row = b"\0" + struct.pack(">3H", 65535, 32896, 0) * 2
     path = tmp_path / "image.png"
     path.write_bytes(_png(2, 2, 16, 2, row * 2))
-    pixels = reading.read_pixels(str(path), "rgb")
+    pixels = image_files.read_pixels(str(path), "rgb")
     assert pixels.dtype == np.uint8 and pixels[1, 1].tolist() == [255, 128, 0]
 
 
 def test_read_pixels_sixteen_bit_grey_as_rgb_is_scaled_not_cut(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16)).save(path)
-    pixels = reading.read_pixels(str(path), "rgb")
+    pixels = image_files.read_pixels(str(path), "rgb")
     assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
@@ -75,7 +75,7 @@ def test_read_pixels_palette_with_transparency_reads_without_warning(tmp_path):
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
     image.save(path, transparency=b"\x00\x80")
-    assert reading.read_pixels(str(path), "rgb")[0, 0].tolist() == [10, 20, 30]
+    assert image_files.read_pixels(str(path), "rgb")[0, 0].tolist() == [10, 20, 30]
 
 
 def test_read_pixels_rotated_photo_is_turned_upright(tmp_path):
@@ -83,7 +83,7 @@ def test_read_pixels_rotated_photo_is_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.new("RGB", (6, 2)).save(path, exif=exif)
-    assert reading.read_pixels(str(path), "rgb").shape == (6, 2, 3)
+    assert image_files.read_pixels(str(path), "rgb").shape == (6, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_read_pixels_rotated_photo_is_turned_upright(tmp_path):
 def test_read_pixels_damaged_exif_does_not_spoil_the_image(tmp_path, exif):
     path = tmp_path / "photo.png"
     Image.new("RGB", (6, 2), (1, 2, 3)).save(path, exif=exif)
-    assert reading.read_pixels(str(path), "rgb")[0, 0].tolist() == [1, 2, 3]
+    assert image_files.read_pixels(str(path), "rgb")[0, 0].tolist() == [1, 2, 3]
 
 
 def test_read_pixels_label_beyond_sixteen_bits_is_refused(tmp_path):
@@ -100,7 +100,7 @@ def test_read_pixels_label_beyond_sixteen_bits_is_refused(tmp_path):
     values = np.array([[0, 70000]], np.int32)
     Image.fromarray(values).save(path, format="TIFF")
     with pytest.raises(DamagedFile, match="do not fit 16 bits"):
-        reading.read_pixels(str(path), "depth_zbuffer")
+        image_files.read_pixels(str(path), "depth_zbuffer")
 
 
 def _truncated(path):
@@ -133,7 +133,7 @@ def test_read_pixels_damaged_file_is_named_with_the_reason(tmp_path, kind):
     path = tmp_path / "point_0_view_0_domain_rgb.png"
     damage(path)
     with pytest.raises(DamagedFile, match=reason) as caught:
-        reading.read_pixels(str(path), "rgb")
+        image_files.read_pixels(str(path), "rgb")
     assert caught.value.path == str(path)
     assert str(path) in str(caught.value)
 
@@ -145,29 +145,29 @@ def test_read_pixels_bomb_that_pillow_only_warns_of_is_refused(tmp_path, action)
     with warnings.catch_warnings():
         warnings.simplefilter(action)
         with pytest.raises(DamagedFile, match="more.* than .*are safe to open"):
-            reading.read_pixels(str(path), "rgb")
+            image_files.read_pixels(str(path), "rgb")
 
 
 def test_read_pixels_eight_bit_depth_is_refused(tmp_path):
     path = tmp_path / "depth.png"
     Image.new("L", (4, 4), 7).save(path)
     with pytest.raises(DamagedFile, match="depth_zbuffer needs .* 16 bits"):
-        reading.read_pixels(str(path), "depth_zbuffer")
+        image_files.read_pixels(str(path), "depth_zbuffer")
 
 
 def test_read_pixels_grey_normal_is_refused(tmp_path):
     path = tmp_path / "normal.png"
     Image.new("L", (4, 4), 7).save(path)
     with pytest.raises(DamagedFile, match="normal needs 3 channels"):
-        reading.read_pixels(str(path), "normal")
+        image_files.read_pixels(str(path), "normal")
 
 
 def test_read_vanishing_point_takes_nine_finite_numbers_only(tmp_path):
     path = tmp_path / "points.npy"
     np.save(path, np.arange(9.0).reshape(3, 3))
-    values = reading.read_vanishing_point(str(path))
+    values = image_files.read_vanishing_point(str(path))
     assert values.dtype == np.float32 and values.tolist() == list(range(9))
     for wrong in (np.zeros(8), np.full(9, np.nan), np.array([{}], dtype=object)):
         np.save(path, wrong)
         with pytest.raises(DamagedFile):
-            reading.read_vanishing_point(str(path))
+            image_files.read_vanishing_point(str(path))

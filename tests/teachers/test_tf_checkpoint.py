@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
-from soka_tf.teachers import checkpoint
-from soka_tf.teachers.checkpoint import read_checkpoint
+from soka_tf.teachers import tf_checkpoint
 from soka_tf.teachers.taskonomy.taskbank import checkpoint_files
+from soka_tf.teachers.tf_checkpoint import read_checkpoint
 
 VALUES = {
     "encoder/conv1/weights": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -111,6 +111,6 @@ def test_index_that_lies_about_a_shape_ends_another_process_than_this(tmp_path):
 
 def test_process_that_does_not_end_is_ended(tmp_path, monkeypatch):
     prefix = save(tmp_path / "model", VALUES)
-    monkeypatch.setattr(checkpoint, "_CHILD", "import time; time.sleep(60) # {path}")
-    monkeypatch.setattr(checkpoint, "_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(tf_checkpoint, "_CHILD", "import time; time.sleep(60) # {path}")
+    monkeypatch.setattr(tf_checkpoint, "_TIMEOUT_S", 0.2)
     assert_refused(prefix, "had not read it after 0.2 s")

@@ -8,7 +8,7 @@ from absl import logging
 
 from soka_tf.errors import reason
 from soka_tf.evaluation.panels import compute_panel, draw_panel
-from soka_tf.runs.callbacks import FAILURES
+from soka_tf.runs.callbacks.step import FAILURES
 from soka_tf.runs.strategy import raise_if_worker_lost
 from soka_tf.tasks import Task
 

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.data import files, store
-from soka_tf.disk import write_json
+from soka_tf.atomic import write_json
+from soka_tf.data import filesystem, store
 from soka_tf.errors import UserError
 
 IMAGE = "image"
@@ -44,7 +44,7 @@ class TeacherRecords:
         self.shapes: Dict[str, List[int]] = self.manifest["outputs"]
         zeros = {k: np.zeros(shape, np.float16) for k, shape in self.shapes.items()}
         self.record_bytes = store.example_bytes(_features(bytes(32), zeros))
-        self._records: Dict[bytes, files.Part] = {}
+        self._records: Dict[bytes, filesystem.Part] = {}
 
     def open(self) -> None:
         """Reads indices and shards, and removes what is not whole.
@@ -92,7 +92,7 @@ class TeacherRecords:
         if record is None:
             return None
         try:
-            return files.read_part(record)
+            return filesystem.read_part(record)
         except OSError as error:
             raise UserError(
                 f"{record.file}: damaged since the run began. Give the same command "
@@ -125,7 +125,7 @@ class TeacherRecords:
             index = {"records": {k.hex(): place for k, place in places.items()}}
             shard = writer.finish(f"{name}.tfrecord", index)
         for image, place in places.items():
-            self._records[image] = files.Part(shard, *place, image.hex())
+            self._records[image] = filesystem.Part(shard, *place, image.hex())
         return True
 
     def _check_manifest(self) -> None:

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.data import encodings
-from soka_tf.data.inputs import INPUTS
+from soka_tf.teachers.input_functions import INPUTS
 from tests.data import test_encodings
 
 # Recorded array -> our input's name.

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import files, pipeline, reading
+from soka_tf.data import filesystem, image_files, pipeline
 from soka_tf.data.rooms import draw
 from soka_tf.data.sources import taskonomy
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
-from soka_tf.runs.evaluation import evaluate_run
-from soka_tf.runs.train import train
+from soka_tf.runs.run_evaluation import evaluate_run
+from soka_tf.runs.training_loop import train
 from soka_tf.tasks import get_targets
 
 
@@ -39,7 +39,7 @@ def remote(local):
         below = os.path.relpath(folder, local)
         for name in names:
             with open(os.path.join(folder, name), "rb") as file:
-                files.write_bytes(f"{root}/{below}/{name}", file.read())
+                filesystem.write_bytes(f"{root}/{below}/{name}", file.read())
     yield root
     tf.io.gfile.rmtree(root)
 
@@ -85,15 +85,15 @@ def test_remote_folder_trains_a_step_and_is_evaluated(tiny, remote, tmp_path):
 
 
 def test_remote_image_damaged_or_gone_is_named_with_the_reason(ram):
-    files.write_bytes(f"{ram}/page.png", b"<!DOCTYPE html>")
-    files.write_bytes(f"{ram}/empty.png", b"")
+    filesystem.write_bytes(f"{ram}/page.png", b"<!DOCTYPE html>")
+    filesystem.write_bytes(f"{ram}/empty.png", b"")
     for name, reason in {
         "page.png": "it holds text, not an image",
         "empty.png": "the file is empty",
         "gone.png": "there is no such file",
     }.items():
-        with pytest.raises(reading.DamagedFile, match=f"{ram}/{name}: {reason}"):
-            reading.read_pixels(f"{ram}/{name}", "rgb")
+        with pytest.raises(image_files.DamagedFile, match=f"{ram}/{name}: {reason}"):
+            image_files.read_pixels(f"{ram}/{name}", "rgb")
 
 
 @pytest.mark.parametrize("find", [find_images, lambda p: _samples(p)])
@@ -111,37 +111,39 @@ def _samples(path):
 
 def test_remote_hidden_folders_are_not_entered(ram):
     for name in ("a.png", ".b/c.png", "d/e.png", "d/.f.png"):
-        files.write_bytes(f"{ram}/{name}", b"x")
+        filesystem.write_bytes(f"{ram}/{name}", b"x")
     assert [s.key for s in find_images(ram)] == ["a", "d/e"]
 
 
 def test_part_of_a_file_is_read_as_a_file_and_checked(tmp_path, ram):
     for root in (str(tmp_path), ram):
         path = f"{root}/a.tfrecord"
-        files.write_bytes(path, b"0123456789")
-        part = files.Part(path, 3, 4, zlib.crc32(b"3456"), "b/c.png")
-        assert files.parse_part(str(part)) == part
-        assert files.read_bytes(str(part)) == b"3456"
-        assert files.size(str(part)) == 4 and files.exists(str(part))
+        filesystem.write_bytes(path, b"0123456789")
+        part = filesystem.Part(path, 3, 4, zlib.crc32(b"3456"), "b/c.png")
+        assert filesystem.parse_part(str(part)) == part
+        assert filesystem.read_bytes(str(part)) == b"3456"
+        assert filesystem.size(str(part)) == 4 and filesystem.exists(str(part))
         for wrong in (part._replace(offset=4), part._replace(offset=8)):
-            with pytest.raises(files.ChangedPart, match="not those that were written"):
-                files.read_bytes(str(wrong))
+            with pytest.raises(
+                filesystem.ChangedPart, match="not those that were written"
+            ):
+                filesystem.read_bytes(str(wrong))
         gone = part._replace(file=f"{root}/gone.tfrecord")
-        assert not files.exists(str(gone))
-    assert files.parse_part(path) is None
+        assert not filesystem.exists(str(gone))
+    assert filesystem.parse_part(path) is None
 
 
 def test_written_bytes_replace_a_file_whole_or_not_at_all(tmp_path, ram, monkeypatch):
     for root in (str(tmp_path), ram):
         path = f"{root}/folder/a"
-        files.write_bytes(path, b"old")
+        filesystem.write_bytes(path, b"old")
         with monkeypatch.context() as patch:
 
             def full(old, new):
                 raise OSError(28, "No space left on device", new)
 
-            patch.setattr(files, "replace", full)
+            patch.setattr(filesystem, "replace", full)
             with pytest.raises(OSError, match="No space"):
-                files.write_bytes(path, b"new")
-        assert files.read_bytes(path) == b"old"
-        assert files.names(f"{root}/folder") == ["a"]
+                filesystem.write_bytes(path, b"new")
+        assert filesystem.read_bytes(path) == b"old"
+        assert filesystem.names(f"{root}/folder") == ["a"]

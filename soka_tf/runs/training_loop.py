@@ -12,20 +12,16 @@ from absl import logging
 from soka_tf.data.pipeline import Batches, Share, image_dataset, label_reader
 from soka_tf.data.service import service_dataset
 from soka_tf.errors import UserError
+from soka_tf.evaluation.soft_errors import MEAN, both, soft_errors
 from soka_tf.runs import build, checkpoints
-from soka_tf.runs.callbacks import (
-    FAILURES,
-    Every,
-    MetricLog,
-    NotFinite,
-    Progress,
-    StepCallback,
-    text_summaries,
-)
+from soka_tf.runs.callbacks.metric_log import MetricLog, text_summaries
+from soka_tf.runs.callbacks.not_finite import NotFinite
+from soka_tf.runs.callbacks.progress import Progress
+from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
+from soka_tf.runs.callbacks.validate import Validation
 from soka_tf.runs.folder import claim, summary_writer
 from soka_tf.runs.run import Run, teacher_cache
 from soka_tf.runs.strategy import count_workers, lost_workers, mean_over_workers
-from soka_tf.runs.validation import MEAN, Validation, both, soft_errors
 
 
 def train(

@@ -1,21 +1,15 @@
-"""How well the student agrees with its teachers on images it does not train on."""
+"""How well a student agrees with its teachers on images, without labels or units."""
 
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Mapping, Tuple
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from soka_tf.errors import UserError, reason
-from soka_tf.runs.callbacks import FAILURES, Every, NotFinite, StepCallback
-from soka_tf.runs.checkpoints import BestStudent
-from soka_tf.runs.strategy import raise_if_worker_lost
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 
 MEAN = "validation/mean"
 _LEAST_VARIANCE = 1e-12
-
 
 Predict = Callable[[tf.Tensor], Tuple[Mapping[str, tf.Tensor], Mapping[str, tf.Tensor]]]
 
@@ -75,52 +69,3 @@ def soft_errors(
         )
     values[MEAN] = float(np.mean(list(values.values())))
     return values
-
-
-class Validation(StepCallback):
-    """Measures every N steps and at the end, and keeps the best student so far."""
-
-    def __init__(
-        self,
-        measure: Callable[[], Mapping[str, float]],
-        best: BestStudent,
-        every: Every,
-        not_finite: NotFinite,
-    ):
-        """Prepares the measurements.
-
-        Args:
-          measure: such as `soft_errors`; least "validation/mean" is best.
-          best: offered every student that was measured.
-          every: when it measures.
-          not_finite: checked first, for such a student cannot be the best.
-        """
-        super().__init__()
-        self._measure = measure
-        self._best = best
-        self._every = every
-        self._not_finite = not_finite
-        self._values: Mapping[str, float] = {}
-        self._measured_step: Optional[int] = None
-
-    def values_at(self, step: int) -> Mapping[str, float]:
-        """What was measured after a step, empty if nothing was."""
-        return self._values if step == self._measured_step else {}
-
-    def on_step(self, logs: Mapping[str, Any]) -> None:
-        """Measures where that is due."""
-        if not self._every.due(self.step):
-            return
-        self._not_finite.check(self.step, logs, weights=True)
-        try:
-            self._values = dict(self._measure())
-        except (UserError, *FAILURES) as error:
-            raise_if_worker_lost(error)
-            logging.warning(
-                "The student of step %d was not validated (%s). Training goes on.",
-                self.step,
-                reason(error),
-            )
-            return
-        self._measured_step = self.step
-        self._best.offer(self._values[MEAN], self.step)

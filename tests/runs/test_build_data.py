@@ -8,7 +8,7 @@ import pytest
 from soka_tf.data.rooms import draw as room_drawing
 from soka_tf.data.samples import Data, Sample
 from soka_tf.errors import UserError
-from soka_tf.runs import data as runs_data
+from soka_tf.runs import build_data as runs_data
 from tests import tiny_runs
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")

@@ -1,9 +1,7 @@
-"""What of the method can be set: the schedule of the phases, and their losses."""
+"""Which phases a step has, and what they see: the settings of section 3.4."""
 
 import dataclasses
 from typing import Optional
-
-from soka_tf.soka.distillation import KINDS
 
 ORDERS = ("alternating", "simultaneous")
 FROZEN_STATISTICS = ("batch", "moving")
@@ -73,33 +71,6 @@ class Schedule:
         if not self.settle_share:
             return None
         return round(self.max_steps * (1.0 - self.settle_share))
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """What encoder and decoders minimise (Eqs. 5 and 8).
-
-    Attributes:
-      soft_loss: "l2" or "l1", see `soka_tf.soka.distillation`.
-      soft_weight: alpha of Eq. 8, in front of the soft-target losses (0.05).
-      weighted_collaboration: whether n omega_i multiplies L_i in Eq. 8; as printed it
-        does not. Not with a rule that has shares of the encoder of its own.
-      train_compress: whether what is behind the encoder's shared layer is trained.
-      weight_decay: L2 coefficient added to the loss of whoever moves; 0 where the
-        optimizers decay the weights themselves.
-
-    Raises:
-      ValueError: if the soft loss is unknown.
-    """
-
-    soft_loss: str = "l1"
-    soft_weight: float = 0.05
-    weighted_collaboration: bool = False
-    train_compress: bool = True
-    weight_decay: float = 0.0
-
-    def __post_init__(self):
-        _check(self, "soft_loss", KINDS)
 
 
 def _check(settings, name: str, allowed) -> None:

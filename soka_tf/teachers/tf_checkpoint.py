@@ -14,8 +14,7 @@ from typing import Dict, Sequence
 import numpy as np
 import tensorflow as tf
 
-from soka_tf.errors import UserError
-from soka_tf.teachers.messages import one_line
+from soka_tf.errors import UserError, one_line
 
 _TIMEOUT_S = 600  # a training checkpoint of 500 MB takes seconds
 _NAME, _ARRAYS = "checkpoint", "arrays.npz"
@@ -23,8 +22,8 @@ _NAME, _ARRAYS = "checkpoint", "arrays.npz"
 _CHILD = """
 import sys
 sys.path[:] = {path!r}
-from soka_tf.teachers import checkpoint
-checkpoint.write_arrays(*sys.argv[1:])
+from soka_tf.teachers import tf_checkpoint
+tf_checkpoint.write_arrays(*sys.argv[1:])
 """
 
 

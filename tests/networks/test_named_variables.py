@@ -5,7 +5,7 @@ import tensorflow as tf
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
-from soka_tf.networks.weights import assign_variables, named_variables
+from soka_tf.networks.named_variables import assign_variables, named_variables
 
 
 def network():

@@ -1,0 +1,169 @@
+"""metrics.csv and TensorBoard's events of a run."""
+
+import csv
+import io
+import os
+import time
+from typing import Any, Callable, List, Mapping, Sequence
+
+import tensorflow as tf
+from absl import logging
+
+from soka_tf.atomic import replacing
+from soka_tf.errors import UserError, reason
+from soka_tf.runs.callbacks.not_finite import NotFinite
+from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
+
+
+class MetricLog(StepCallback):
+    """Means since the last report, to metrics.csv and TensorBoard; stops at NaN.
+
+    metrics.csv has the columns step, stage, seconds, learning_rate, and every log
+    of `SokaModel`; a resumed run first drops the rows it is about to make again.
+    Rows that cannot be written are kept and tried again with the next one.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        columns: Sequence[str],
+        every: Every,
+        learning_rate: Any,
+        writer: tf.summary.SummaryWriter,
+        not_finite: NotFinite,
+        further: Callable[[int], Mapping[str, float]] = lambda step: {},
+    ):
+        """Prepares the log.
+
+        Args:
+          path: of metrics.csv.
+          columns: log names, in the order of the columns.
+          every: when it reports.
+          learning_rate: the schedule of the encoder's optimizer.
+          writer: TensorBoard's.
+          not_finite: checked before every report.
+          further: returns what else was measured after a step; where there is
+            anything the step is reported in any case, too.
+        """
+        super().__init__()
+        self._path = path
+        self._columns = ["step", "stage", "seconds", "learning_rate", *columns]
+        self._every = every
+        self._learning_rate = learning_rate
+        self._writer = writer
+        self._not_finite = not_finite
+        self._further = further
+        self._unwritten = b""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Cuts metrics.csv back to the step the run goes on from."""
+        super().on_train_begin(logs)
+        rows = []
+        if os.path.exists(self._path):
+            with open(self._path, newline="", encoding="utf-8") as file:
+                rows = [
+                    row
+                    for row in csv.DictReader(file)
+                    if None not in row.values()  # a line cut off
+                    and row["step"].isdigit()
+                    and int(row["step"]) <= self.step
+                ]
+        self._seconds_before = float(rows[-1]["seconds"] or 0) if rows else 0.0
+        content = self._lines(rows, header=True)
+        try:
+            with replacing(self._path) as temporary, open(temporary, "wb") as file:
+                file.write(content)
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written ({reason(error)}). Free space or "
+                "mend the folder, then give the same command: it goes on from step "
+                f"{self.step}."
+            ) from error
+        self._size = len(content)
+        self._began = time.monotonic()
+
+    def on_step(self, logs: Mapping[str, Any]) -> None:
+        """Reports where that is due, and wherever more was measured."""
+        movement = {k: v for k, v in logs.items() if k.startswith("movement")}
+        if movement:
+            self._write_summaries(movement)
+        further = self._further(self.step)
+        if not self._every.due(self.step) and not further:
+            return
+        values = {k: float(v) for k, v in logs.items() if k not in movement}
+        self.model.reset_metrics()
+        self._not_finite.check(self.step, values)
+        stage = self.model.stage_at(self.step - 1)
+        values.update(further)
+        values["learning_rate"] = float(self._learning_rate(self.step))
+        seconds = self._seconds_before + time.monotonic() - self._began
+        row = {"step": self.step, "stage": stage, "seconds": f"{seconds:.1f}"}
+        row.update({name: f"{value:.6g}" for name, value in values.items()})
+        self._unwritten += self._lines([row])
+        self._append()
+        self._write_summaries(values)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Tries once more to write what could not be written."""
+        self._append()
+
+    def _append(self) -> None:
+        """Appends what is not yet written, after the last whole line."""
+        if not self._unwritten:
+            return
+        try:
+            with open(self._path, "r+b") as file:
+                file.truncate(self._size)  # what an earlier attempt cut off
+                file.seek(self._size)
+                file.write(self._unwritten)
+        except OSError as error:
+            logging.warning(
+                "%s: %d rows up to step %d were not written (%s). Training goes on, "
+                "the next try is at the next row.",
+                self._path,
+                self._unwritten.count(b"\n"),
+                self.step,
+                reason(error),
+            )
+            return
+        self._size += len(self._unwritten)
+        self._unwritten = b""
+
+    def _lines(self, rows: List[Mapping[str, Any]], header: bool = False) -> bytes:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, extrasaction="ignore")
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().encode("utf-8")
+
+    def _write_summaries(self, values: Mapping[str, Any]) -> None:
+        try:
+            with self._writer.as_default(step=self.step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+        except FAILURES as error:
+            warn_of_tensorboard(self.step, error)
+
+
+def warn_of_tensorboard(step: int, error: Exception) -> None:
+    """Says that events are missing, and that it does not matter."""
+    logging.warning(
+        "TensorBoard's events were not written at step %d (%s). Training goes on; "
+        "metrics.csv has the same values.",
+        step,
+        reason(error),
+    )
+
+
+def text_summaries(
+    writer: tf.summary.SummaryWriter, texts: Mapping[str, str], step: int
+) -> None:
+    """Shows texts (the bound configuration) in TensorBoard, as code blocks."""
+    try:
+        with writer.as_default(step=step):
+            for name, text in texts.items():
+                indented = "\n".join("    " + line for line in text.splitlines())
+                tf.summary.text(name, indented)
+    except FAILURES as error:
+        warn_of_tensorboard(step, error)
