@@ -514,6 +514,7 @@ def test_long_runs_are_reported_on_unseen_rooms_as_far_as_measured(tmp_path, cap
     assert row.rstrip(" |").endswith("2")
 
 
+@pytest.mark.slow
 def test_reproduce_report_of_nothing_leaves_the_pages_that_are_there(tmp_path, capsys):
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
@@ -594,6 +595,7 @@ def test_reproduce_trains_resumes_and_reports(tmp_path, capsys, tiny):
     assert [p for p in records if after[p] != before[p]] == records[:1]
 
 
+@pytest.mark.slow
 def test_reproduce_with_a_wrong_binding_says_which_runs_failed(tmp_path, capsys):
     result = run_tool(
         "reproduce",

@@ -76,6 +76,7 @@ def test_results_are_the_matrix_its_picture_and_the_choice(tiny, tmp_path, run):
     assert f"{s:.3f}" in done.out and "3  edge_texture" in done.out
 
 
+@pytest.mark.slow
 def test_without_images_rooms_are_drawn_and_without_targets_nothing_is_chosen(
     two_teachers, tmp_path, run, monkeypatch
 ):

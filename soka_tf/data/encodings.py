@@ -152,6 +152,11 @@ def encode_rgb(pixels: np.ndarray, size: int, antialias: bool = False) -> np.nda
     return values * 2 - 1
 
 
+def rgb_pixels(rgb: np.ndarray) -> np.ndarray:
+    """The inverse of `encode_rgb`: float [..., 3] in [-1, 1] as uint8, nearest."""
+    return np.clip(np.rint((np.asarray(rgb) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
 def low_saturation(rgb: Values) -> Values:
     """Cuts the ends off an encoded image, as the original did outside training.
 

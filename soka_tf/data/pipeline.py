@@ -15,7 +15,7 @@ from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task
 
-TEACHERS = "teachers"
+TARGETS = "targets"
 AUGMENTATIONS = ("none", "flip")
 _KEPT_BYTES = 2**30  # labels of small runs are read once, those of large ones anew
 
@@ -102,7 +102,7 @@ def image_dataset(
     start_step: int = 0,
     steps: Optional[int] = None,
     augmentation: str = "none",
-    teachers: Optional[Callable[[tf.Tensor], Any]] = None,
+    targets: Optional[Callable[[tf.Tensor], Any]] = None,
     share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """Yields batches of images without labels: an endless chain of shuffled epochs.
@@ -119,23 +119,23 @@ def image_dataset(
       steps: number of batches; None for no end.
       augmentation: "none"; or "flip", left and right exchanged in half of the images
         at random, a function of (seed, place in the chain).
-      teachers: given the number of a sample (int64 scalar), returns in graph mode what
-        the teachers say of its image as it is, a structure of tensors; or its labels
-        in their place, see `label_reader`.
+      targets: given the number of a sample (int64 scalar), returns in graph mode what
+        is learnt from its image as it is, a structure of tensors: the teachers' kept
+        outputs, or labels in their place, see `label_reader`.
       share: what of each batch this process reads.
 
     Returns:
       A dataset of {"rgb": float32 [share.element_size(batch_size), image_size,
-      image_size, 3] in [-1, 1]}, and, where `teachers` is given, "teachers": what it
+      image_size, 3] in [-1, 1]}, and, where `targets` is given, "targets": what it
       returned of the images that are shown, batched.
 
     Raises:
       UserError: if there are no samples, none of them can be read, the batch cannot be
-        shared out evenly, or `augmentation` is neither or does not fit `teachers`.
+        shared out evenly, or `augmentation` is neither or does not fit `targets`.
     """
     check_samples(samples)
     per_replica = share.element_size(batches.batch_size)
-    check_augmentation(augmentation, teachers is not None)
+    check_augmentation(augmentation, targets is not None)
     reader = ImageReader(samples)
     reader.read(0)  # finds out here, not in the middle of a graph, if nothing is there
     per_worker = per_replica * share.replicas
@@ -150,7 +150,7 @@ def image_dataset(
         pixels.set_shape([None, None, 3])
         shown.set_shape([])
         element = {RGB: shown_image(pixels, batches, augmentation, seed, position)}
-        return {**element, TEACHERS: teachers(shown)} if teachers else element
+        return {**element, TARGETS: targets(shown)} if targets else element
 
     dataset = tf.data.Dataset.counter(start_step * per_worker)
     dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
@@ -219,7 +219,7 @@ def labelled_dataset(
 def label_reader(
     samples: Sequence[Sample], tasks: Sequence[Task], image_size: int
 ) -> Callable[[tf.Tensor], Dict[str, Any]]:
-    """Returns what `image_dataset` takes for `teachers`: labels in their place.
+    """Returns what `image_dataset` takes for `targets`, of labels.
 
     They are encoded as the networks predict. A label that is not there or cannot be
     read (named in one warning) does not count, nor do pixels without a depth reading

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from soka_tf.data import encodings
 from soka_tf.evaluation import image_grid
 from soka_tf.evaluation.evaluator import read_truth, to_units
 from soka_tf.evaluation.metrics import angle_deg
@@ -79,8 +80,7 @@ def compute_panel(
             student=np.asarray(to_units(task, predictions[task.name])),
             truth=None if truth is None else np.where(valid, truth, np.nan),
         )
-    pixels = np.rint((np.asarray(images) + 1) * 127.5)
-    return Panel(np.clip(pixels, 0, 255).astype(np.uint8), maps)
+    return Panel(encodings.rgb_pixels(images), maps)
 
 
 def draw_panel(

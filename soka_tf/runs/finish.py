@@ -8,7 +8,7 @@ from absl import logging
 from soka_tf.evaluation.report import format_table
 from soka_tf.runs.auxiliary import log_selection
 from soka_tf.runs.callbacks.draw_panels import PanelCallback
-from soka_tf.runs.folder import claim, summary_writer
+from soka_tf.runs.folder import open_folder
 from soka_tf.runs.run import Run
 from soka_tf.runs.run_evaluation import evaluate_run, fixed_batch
 from soka_tf.runs.training_loop import train
@@ -27,8 +27,7 @@ def complete(run: Run, model_dir: str, callbacks: Sequence[Any] = ()) -> str:
       Its table and where everything is, as text.
     """
     folder = run.output_dir  # the run's, but for workers beside the chief
-    claim(model_dir, run.config, folder == model_dir)
-    writer = summary_writer(folder)
+    writer = open_folder(model_dir, run.config, folder)
     log_selection(run.selection, folder, writer)
     settings, student = run.settings, run.model.student
     panels = PanelCallback(

@@ -77,6 +77,18 @@ def refuse_differences(model_dir: str, config: str, of_both: bool = False) -> No
         )
 
 
-def summary_writer(model_dir: str) -> tf.summary.SummaryWriter:
-    """TensorBoard's writer of a run."""
-    return tf.summary.create_file_writer(os.path.join(model_dir, "tensorboard"))
+def open_folder(
+    model_dir: str, config: str, output_dir: str
+) -> tf.summary.SummaryWriter:
+    """Claims the folder for a configuration, before anything is written there.
+
+    Args:
+      model_dir: the run's folder.
+      config: the run's bindings.
+      output_dir: where this process writes: the same, but for workers beside the chief.
+
+    Returns:
+      TensorBoard's writer of this process.
+    """
+    claim(model_dir, config, output_dir == model_dir)
+    return tf.summary.create_file_writer(os.path.join(output_dir, "tensorboard"))

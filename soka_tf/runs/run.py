@@ -204,7 +204,7 @@ def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
 
 def _check_label_losses(settings: Settings, model: SokaModel) -> None:
     """Refuses what needs more of the teachers than labels can stand for."""
-    if _amalgamated_layers(settings, model):
+    if _layers_of_run(settings, model):
         raise UserError(
             "run.supervision = 'labels' leaves no teachers' features to amalgamate. "
             "Bind build_amalgamation.variant = None, as gin/methods/dmtl.gin does, or "
@@ -218,11 +218,9 @@ def _check_label_losses(settings: Settings, model: SokaModel) -> None:
         )
 
 
-def _amalgamated_layers(settings: Settings, model: SokaModel) -> Wanted:
-    """The layers whose activations a step of the run asks the teachers for."""
-    only_joint = settings.max_steps <= model.schedule.joint_steps
-    needed = model.joint_amalgamation or not only_joint
-    return model.amalgamated_layers if needed else {}
+def _layers_of_run(settings: Settings, model: SokaModel) -> Wanted:
+    """The teachers' layers that a step of the run needs: no stage less than before."""
+    return model.teacher_layers(model.stage_at(settings.max_steps - 1))
 
 
 def teacher_cache(
@@ -243,7 +241,7 @@ def teacher_cache(
         pool or model.teachers,
         settings.image_size,
         settings.antialias,
-        _amalgamated_layers(settings, model),
+        _layers_of_run(settings, model),
     )
 
 

@@ -19,7 +19,7 @@ from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.progress import Progress
 from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
 from soka_tf.runs.callbacks.validate import Validation
-from soka_tf.runs.folder import claim, summary_writer
+from soka_tf.runs.folder import open_folder
 from soka_tf.runs.run import Run, teacher_cache
 from soka_tf.runs.strategy import count_workers, lost_workers, mean_over_workers
 
@@ -36,15 +36,14 @@ def train(
       run: of `build_run`.
       model_dir: the run's folder.
       callbacks: called beside the run's own.
-      writer: TensorBoard's; one for `model_dir` unless given.
+      writer: of `open_folder`, which is called unless it is given.
 
     Raises:
       UserError: if the folder's run has another configuration, a loss is no longer
         finite, or no image can be read any more.
     """
     settings, model = run.settings, run.model
-    claim(model_dir, run.config, run.output_dir == model_dir)
-    writer = writer or summary_writer(run.output_dir)
+    writer = writer or open_folder(model_dir, run.config, run.output_dir)
     # Every worker must save, for replicas' statistics are gathered while saving.
     manager = checkpoints.manager_of(model, run.output_dir, settings.keep_checkpoints)
     for name in checkpoints.remove_leftovers(manager.directory):
@@ -56,7 +55,7 @@ def train(
     if start >= settings.max_steps:
         logging.info("All %d steps are done.", settings.max_steps)
         return
-    answers = _stored_answers(run)
+    targets = _stored_targets(run)
     logging.info(
         "Training on %d images of %s; the first step of a stage takes a while.",
         len(run.data.train),
@@ -66,7 +65,7 @@ def train(
     not_finite = NotFinite(
         model,
         lambda: checkpoints.saved_step(manager),
-        lambda step: _broken_answers(run, step),
+        lambda step: _broken_teachers(run, step),
     )
     every_steps = settings.checkpoint_every_steps
     progress = Progress(settings.max_steps)
@@ -77,14 +76,14 @@ def train(
         checkpoints.Checkpoints(manager, every_steps, not_finite, [writer]),
     ]
     try:
-        _fit(run, model_dir, start, answers, own)
+        _fit(run, model_dir, start, targets, own)
     finally:
         progress.close()
         with contextlib.suppress(*FAILURES):  # warned of while training
             writer.flush()
 
 
-def _stored_answers(run: Run) -> Any:
+def _stored_targets(run: Run) -> Any:
     """What the data set reads beside each image; None where the teachers are run."""
     settings, model, samples = run.settings, run.model, run.data.train
     if settings.by_labels:
@@ -100,7 +99,7 @@ def _stored_answers(run: Run) -> Any:
     return cache.reader(samples)
 
 
-def _fit(run: Run, model_dir: str, start: int, answers: Any, own: List[Any]) -> None:
+def _fit(run: Run, model_dir: str, start: int, targets: Any, own: List[Any]) -> None:
     settings = run.settings
     remaining = settings.max_steps - start
 
@@ -118,7 +117,7 @@ def _fit(run: Run, model_dir: str, start: int, answers: Any, own: List[Any]) -> 
         if settings.data_service is not None:
             job = os.path.abspath(model_dir)  # the same for all workers of the run
             return service_dataset(service=settings.data_service, job=job, **common)
-        return image_dataset(**common, steps=remaining, teachers=answers)
+        return image_dataset(**common, steps=remaining, targets=targets)
 
     try:
         # One epoch: everything that happens now and then happens by steps.
@@ -198,7 +197,7 @@ def _validation(run: Run, not_finite: NotFinite, best: float) -> Validation:
     )
 
 
-def _broken_answers(run: Run, step: int) -> List[str]:
+def _broken_teachers(run: Run, step: int) -> List[str]:
     """Which teachers answered the images of a step with what is not finite.
 
     Args:
@@ -213,7 +212,7 @@ def _broken_answers(run: Run, step: int) -> List[str]:
     if settings.teacher_cache or settings.by_labels:
         return []
 
-    def batch(augmentation, answers):
+    def batch(augmentation, targets):
         dataset = image_dataset(
             run.data.train,
             _batches(run),
@@ -221,12 +220,12 @@ def _broken_answers(run: Run, step: int) -> List[str]:
             start_step=step,
             steps=1,
             augmentation=augmentation,
-            teachers=answers,
+            targets=targets,
         )
         return next(iter(dataset))
 
     images = batch(settings.augmentation, None)["rgb"]
-    numbers = batch("none", lambda number: number)["teachers"].numpy()
+    numbers = batch("none", lambda number: number)["targets"].numpy()
     files = {**run.teacher_files.targets, **run.teacher_files.auxiliaries}
     sentences = []
     for task, path in files.items():

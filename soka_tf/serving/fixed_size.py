@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from soka_tf.atomic import replacing
 from soka_tf.data import encodings
+from soka_tf.data.pipeline import preprocess_images
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task
 
@@ -48,8 +49,7 @@ class FixedSizeStudent(tf.Module):
 
         def serve(images: tf.Tensor) -> Dict[str, tf.Tensor]:
             with tf.name_scope(PIXELS_SCOPE):
-                # The arithmetic of data.pipeline.preprocess_images.
-                images = tf.cast(images, tf.float32) / 255.0 * 2.0 - 1.0
+                images = preprocess_images(images, image_size)  # resizes nothing
             representation = student.encoder(images, training=False)["representation"]
             maps = {}
             for task in tasks:

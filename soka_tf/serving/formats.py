@@ -11,6 +11,7 @@ import tensorflow as tf
 from absl import logging
 from tabulate import tabulate
 
+from soka_tf.data import encodings
 from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import Batches, image_dataset, labelled_dataset
 from soka_tf.data.samples import Sample
@@ -150,7 +151,7 @@ def compare(
     }
     dataset, count = _comparison_batches(images, tasks)
     for batch in dataset:
-        pixels = _to_pixels(batch[RGB])
+        pixels = encodings.rgb_pixels(batch[RGB])
         expected = {k: v.numpy() for k, v in reference(tf.constant(pixels)).items()}
         maps = {"": expected, **{n: run(pixels) for n, run in runtimes.items()}}
         for task in tasks:
@@ -270,7 +271,7 @@ def _calibration_images(images: Images) -> np.ndarray:
         seed=0,
         steps=len(images.calibration),
     )
-    return np.concatenate([_to_pixels(batch[RGB]) for batch in dataset])
+    return np.concatenate([encodings.rgb_pixels(batch[RGB]) for batch in dataset])
 
 
 def _comparison_batches(images: Images, tasks: Sequence[Task]):
@@ -285,11 +286,6 @@ def spread(samples: Sequence[Sample], most: int) -> List[Sample]:
     count = min(most, len(samples))
     chosen = np.linspace(0, len(samples) - 1, count).round().astype(int)
     return [samples[i] for i in chosen]
-
-
-def _to_pixels(rgb: tf.Tensor) -> np.ndarray:
-    """[-1, 1] to 8 bits, which is what the files take."""
-    return np.rint((np.asarray(rgb) + 1) * 127.5).astype(np.uint8)
 
 
 def _path(name: str, directory: str) -> str:

@@ -135,6 +135,11 @@ class SokaModel(tf.keras.Model):
         """Layers that MIA amalgamates -> those of the teachers; none without it."""
         return self.amalgamation.teacher_layers if self.amalgamation is not None else {}
 
+    def teacher_layers(self, stage: str) -> Mapping[str, Sequence[str]]:
+        """Those of `amalgamated_layers` that a step of the stage needs."""
+        needed = stage != "joint" or self.joint_amalgamation
+        return self.amalgamated_layers if needed else {}
+
     def named(self, prefix: str, values: Any) -> Dict[str, tf.Tensor]:
         """Returns "prefix/task" -> value, of a list or a tensor [n] of the tasks."""
         if not isinstance(values, list):
@@ -257,7 +262,7 @@ class SokaModel(tf.keras.Model):
 
         Args:
           data: {"rgb": float32 [B, H, W, 3] in [-1, 1]} and, where the teachers need
-            not be run, "teachers": the fields of their `TeacherOutputs`, or those
+            not be run, "targets": the fields of their `TeacherOutputs`, or those
             of the ground truth. With `new_batch_in_collaboration` [2 * B, ...]: the
             images of even number are those of the competition and of the joint
             start, which leaves the others unused.
@@ -318,7 +323,6 @@ class SokaModel(tf.keras.Model):
 
     def _teach(self, data: Mapping[str, Any], stage: str) -> TeacherOutputs:
         """What the teachers say: given with the batch, or found out now."""
-        if "teachers" in data:
-            return TeacherOutputs(**data["teachers"])
-        joint = stage == "joint" and not self.joint_amalgamation
-        return self.teachers(data["rgb"], () if joint else self.amalgamated_layers)
+        if "targets" in data:
+            return TeacherOutputs(**data["targets"])
+        return self.teachers(data["rgb"], self.teacher_layers(stage))

@@ -330,13 +330,13 @@ def test_label_reader_gives_labels_of_the_image_shown_and_counts_readings(labell
         Batches(8, 1),
         seed=0,
         steps=10,
-        teachers=pipeline.label_reader(samples, rows, 8),
+        targets=pipeline.label_reader(samples, rows, 8),
     )
     truth = pipeline.labelled_dataset(samples, rows, Batches(8, 1))
     truth = {element["rgb"].numpy().tobytes(): element for element in truth}
     seen = set()
     for element in dataset:
-        rgb, labels = element["rgb"].numpy(), element[pipeline.TEACHERS]
+        rgb, labels = element["rgb"].numpy(), element[pipeline.TARGETS]
         (wanted,) = (t for t in truth.values() if np.allclose(t["rgb"], rgb, atol=1e-6))
         there = wanted["valid/edge_texture"].numpy()
         seen.add(bool(there[0]))
@@ -437,7 +437,7 @@ def test_image_dataset_augmentation_unknown_or_beside_cached_teachers_is_refused
             Batches(8, 2),
             0,
             augmentation="flip",
-            teachers=lambda number: number,
+            targets=lambda number: number,
         )
 
 
@@ -451,9 +451,9 @@ def test_image_dataset_teachers_are_asked_of_the_image_that_is_shown(folder):
         Batches(8, 3),
         seed=5,
         steps=10,
-        teachers=lambda number: {"number": number},
+        targets=lambda number: {"number": number},
     )
-    shown = [(_who(batch), batch["teachers"]["number"]) for batch in dataset]
+    shown = [(_who(batch), batch["targets"]["number"]) for batch in dataset]
     for who, numbers in shown:
         assert numbers.numpy().tolist() == who
     assert {2, 4}.isdisjoint(sum((who for who, _ in shown), []))
@@ -474,7 +474,7 @@ def test_image_dataset_workers_and_replicas_share_the_batches_of_one_process(
         )
         return list(dataset)
 
-    for arguments in ({"augmentation": "flip"}, {"teachers": lambda number: number}):
+    for arguments in ({"augmentation": "flip"}, {"targets": lambda number: number}):
         whole = batches(**arguments)
         parts = [
             batches(share=Share(workers, w, replicas), **arguments)

@@ -85,7 +85,7 @@ def test_colorize_marks_pixels_without_a_value(bad):
 
 def test_missing_colour_is_in_no_colour_map_used():
     for name in ("magma", "gray", "Reds"):
-        colours = panels.picture.apply_colormap(np.linspace(0, 1, 256), name)
+        colours = panels.image_grid.apply_colormap(np.linspace(0, 1, 256), name)
         distance = np.abs(colours.astype(int) - panels.MISSING_COLOUR).max(axis=-1)
         assert distance.min() > 15, name
 
@@ -139,7 +139,7 @@ def test_drawn_error_is_white_where_right_and_dark_red_where_far_off():
         {"edge_texture": panels.TaskMaps(truth, wrong, truth)},
     )
     drawn = panels.draw_panel(panel, [EDGES])
-    reds = panels.picture.apply_colormap(np.array([0.0, 1.0]), "Reds")
+    reds = panels.image_grid.apply_colormap(np.array([0.0, 1.0]), "Reds")
     expected = np.empty((16, 16, 3), np.uint8)
     expected[:8], expected[8:] = reds
     assert contains(drawn, enlarged(expected))
@@ -167,7 +167,7 @@ def test_row_without_a_label_has_empty_cells():
         student, TEACHERS, make_batch(labelled=(True, False)), TASKS
     )
     drawn = panels.draw_panel(panel, [EDGES])
-    grey = np.all(drawn == panels.picture._EMPTY_CELL, axis=-1)
+    grey = np.all(drawn == panels.image_grid._EMPTY_CELL, axis=-1)
     assert 2 * 128 * 128 * 0.9 < grey.sum() <= 2 * 128 * 128
 
 

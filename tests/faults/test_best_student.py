@@ -6,7 +6,11 @@ from soka_tf import evaluate, export
 
 
 @pytest.mark.parametrize(
-    "command, out", [(evaluate, "--out_dir"), (export, "--export_dir")]
+    "command, out",
+    [
+        pytest.param(evaluate, "--out_dir", marks=pytest.mark.slow),
+        pytest.param(export, "--export_dir", marks=pytest.mark.slow),
+    ],
 )
 def test_command_takes_the_best_student_where_told(
     command, out, whole, tmp_path, capsys

@@ -14,6 +14,7 @@ from tests.faults.faulty_runs import assert_same_run, train
 from tests.recorded_runs import results
 
 
+@pytest.mark.slow
 def test_damaged_images_are_each_named_once_and_replaced(tiny, tmp_path, caplog):
     """One is garbage from the start, one is cut off and one removed in mid-run."""
     folder = tmp_path / "images"
@@ -55,6 +56,7 @@ def test_damaged_teacher_is_refused_by_file_and_variable(tiny, whole, tmp_path):
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_refused_and_once_removed_the_one_before_taken(
     tiny, whole, cut
 ):
@@ -69,6 +71,7 @@ def test_damaged_checkpoint_is_refused_and_once_removed_the_one_before_taken(
     assert_same_run(cut, whole)
 
 
+@pytest.mark.slow
 def test_log_that_ends_in_mid_row_is_whole_again(tiny, whole, cut):
     os.truncate(cut / "metrics.csv", (cut / "metrics.csv").stat().st_size - 20)
     train(tiny, cut)

@@ -67,6 +67,7 @@ def test_full_disk_costs_what_it_refuses_and_only_the_last_checkpoint_is_an_erro
         assert_same_run(folder, whole)
 
 
+@pytest.mark.slow
 def test_read_only_disk_costs_a_checkpoint(tiny, whole, tmp_path, caplog):
     # Not the run's whole folder: a disk with a file that is open for writing stays so.
     folder = tmp_path / "run" / "checkpoints"

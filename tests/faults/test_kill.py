@@ -30,7 +30,11 @@ def last_checkpoint(model_dir):
 
 
 @pytest.mark.parametrize(
-    "chain", [CHAINS[0], pytest.param(CHAINS[1], marks=pytest.mark.distributed)]
+    "chain",
+    [
+        pytest.param(CHAINS[0], marks=pytest.mark.slow),
+        pytest.param(CHAINS[1], marks=pytest.mark.distributed),
+    ],
 )
 def test_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(
     chain, tiny, whole, tmp_path, caplog

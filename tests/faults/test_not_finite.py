@@ -15,6 +15,7 @@ from tests.faults.faulty_runs import After, assert_same_run, build, train
 GOES_ON = "The last good checkpoint is that of step 2: the same command goes on from"
 
 
+@pytest.mark.slow
 def test_teacher_that_answers_some_images_with_nan_is_named_with_one_of_them(
     tiny, whole, tmp_path
 ):

@@ -397,8 +397,14 @@ def test_run_with_cached_teachers_never_runs_them_and_loses_only_rounding(
     "further, layers",
     [
         ([], {"block3", "representation"}),
-        (["build_amalgamation.layers = ('block3',)"], {"block3"}),
-        (["build_amalgamation.variant = None"], set()),
+        pytest.param(
+            ["build_amalgamation.layers = ('block3',)"],
+            {"block3"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["build_amalgamation.variant = None"], set(), marks=pytest.mark.slow
+        ),
         (["schedule.joint_steps = 100"], set()),
         (
             ["schedule.joint_steps = 100", "schedule.joint_amalgamation = True"],

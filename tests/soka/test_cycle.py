@@ -63,9 +63,10 @@ SIMULTANEOUS = (
 # What only these have, others have together.
 SLOW = {
     *("literal_without_auxiliary", "no_amalgamation", "new_batch"),
-    *("moving_statistics", "norms_of_activations", "fixed"),
+    *("moving_statistics", "norms_of_activations", "fixed", "adam"),
+    *("outer_product_gan", "three_tasks_two_auxiliaries"),
 }
-SLOW_SIMULTANEOUS = {"three_tasks_two_auxiliaries", "outer_product_gan", "adam"}
+SLOW_SIMULTANEOUS = {"plain", "adam", "uncertainty"}
 MOVED = ("encoder/", "decoder/normal/", "optimizer/encoder/")
 
 
@@ -163,7 +164,10 @@ def test_simultaneous_order_with_a_pass_of_its_own_is_refused(choice):
             dict(joint_weighting=True, rule=UPGrad, joint_amalgamation=True),
             marks=pytest.mark.slow,
         ),
-        dict(joint_weighting=True, rule=Uncertainty, joint_amalgamation=True),
+        pytest.param(
+            dict(joint_weighting=True, rule=Uncertainty, joint_amalgamation=True),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             dict(rule=Uncertainty, joint_amalgamation=True), marks=pytest.mark.slow
         ),

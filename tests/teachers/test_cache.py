@@ -113,7 +113,7 @@ def batch_of(cache, samples, antialias=False):
         samples,
         Batches(SIZE, len(samples), antialias),
         seed=3,
-        teachers=cache.reader(samples),
+        targets=cache.reader(samples),
     )
     return next(iter(dataset))
 
@@ -125,7 +125,7 @@ def assert_said(cache, batch, layers=LAYERS):
     batch size differs from another in float32.
     """
     said = cache._pool(batch["rgb"], layers)
-    given = batch["teachers"]
+    given = batch["targets"]
     assert list(given["predictions"]) == list(said.predictions)
     assert list(given["features"]) == list(layers)
     pairs = list(zip(given["predictions"].values(), said.predictions.values()))
@@ -148,7 +148,7 @@ def shards(cache, task=PAIR[0]):
 def test_cached_outputs_are_the_teachers_up_to_float16(whole, tiny):
     batch = batch_of(whole, find_images(tiny.images))
     assert_said(whole, batch)
-    given = batch["teachers"]
+    given = batch["targets"]
     assert {v.dtype for v in given["predictions"].values()} == {tf.float32}
     assert {v.dtype for v in given["features"]["block3"]} == {tf.float16}
 
@@ -169,7 +169,7 @@ def test_cached_images_come_in_the_same_order_also_from_the_middle(whole, tiny):
         arguments = dict(seed=3, start_step=start, steps=7)
         plain = image_dataset(samples, Batches(SIZE, 2), **arguments)
         cached = image_dataset(
-            samples, Batches(SIZE, 2), **arguments, teachers=whole.reader(samples)
+            samples, Batches(SIZE, 2), **arguments, targets=whole.reader(samples)
         )
         for one, other in zip(plain, cached):
             np.testing.assert_array_equal(one["rgb"], other["rgb"])
@@ -207,7 +207,7 @@ def test_auxiliary_lends_no_prediction_and_nothing_without_layers(
     samples = find_images(tiny.images)
     cache.fill(samples)
     batch = batch_of(cache, samples)
-    assert batch["teachers"]["features"] == {}
+    assert batch["targets"]["features"] == {}
     assert_said(cache, batch, ())
 
 

@@ -117,11 +117,11 @@ def test_kept_outputs_are_found_by_the_fingerprint_and_train(pool, tiny, tmp_pat
     samples = folder.find(tiny.images)
     cache.fill(samples, progress=False)
     batches = Batches(small.SIZE, 3)
-    data = image_dataset(samples, batches, 0, teachers=cache.reader(samples))
+    data = image_dataset(samples, batches, 0, targets=cache.reader(samples))
     batch = next(iter(data))
     said = pool(batch["rgb"], layers)
     for layer, activations in said.features.items():
-        for value, wanted in zip(batch["teachers"]["features"][layer], activations):
+        for value, wanted in zip(batch["targets"]["features"][layer], activations):
             kept = tf.cast(value, tf.float32)
             np.testing.assert_allclose(kept, wanted, rtol=1e-3, atol=1e-5)
     losses = model.fit(data.take(2), verbose=0).history["loss/transfer"]

@@ -71,7 +71,7 @@ def test_byte_that_flipped_is_refused_by_the_variable(tmp_path):
     assert_refused(prefix, "kernel: ", "Fetch it again")
 
 
-@pytest.mark.parametrize("share", [0, 0.5])
+@pytest.mark.parametrize("share", [0, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_index_of_something_else_or_cut_off_is_refused(tmp_path, share):
     prefix = save(tmp_path / "model", VALUES)
     with open(f"{prefix}.index", "r+b") as file:

@@ -183,7 +183,7 @@ def with_outputs(images: tf.Tensor, outputs: TeacherOutputs) -> Dict[str, Any]:
     # Tuples: of a list tf.data would make one tensor.
     features = {layer: tuple(values) for layer, values in outputs.features.items()}
     taught = {"predictions": outputs.predictions, "features": features}
-    return {"rgb": images, "teachers": taught}
+    return {"rgb": images, "targets": taught}
 
 
 def step_case(model: SokaModel, stage: str, data: Dict[str, Any]) -> Callable[[], Any]:

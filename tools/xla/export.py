@@ -66,10 +66,10 @@ def export_step(
     if settings.by_labels and step in STAGES:
         maps = {t.name: tf.zeros([*shape, t.channels]) for t in settings.targets}
         weights = {name: tf.ones([*shape, 1]) for name in maps}
-        data["teachers"] = {"predictions": maps, "features": {}, "weights": weights}
+        data["targets"] = {"predictions": maps, "features": {}, "weights": weights}
     elif step == "student":
         taught = model.teachers(data["rgb"], model.amalgamated_layers)
-        data["teachers"] = taught._asdict()
+        data["targets"] = taught._asdict()
     flat = tf.nest.flatten(data)
 
     @tf.function(jit_compile=True, autograph=False)

@@ -245,6 +245,7 @@ def textbook_lightness(value):
     return (116 * linear ** (1 / 3) - 16) / 50 - 1
 
 
+@pytest.mark.slow
 def test_manifest_tells_source_and_no_path(published, converted):
     manifest = read_manifest(converted("normal", "taskbank"))
     assert manifest["task"] == "normal"

@@ -365,7 +365,10 @@ def test_flags_that_do_not_fit_are_refused(refused, flags, words):
     refused(words, **flags)
 
 
-@pytest.mark.parametrize("name", ["file/teacher.safetensors", "n" * 300, ""])
+@pytest.mark.parametrize(
+    "name",
+    ["file/teacher.safetensors", pytest.param("n" * 300, marks=pytest.mark.slow), ""],
+)
 def test_output_that_cannot_be_written_is_refused(files, tmp_path, capsys, name):
     (tmp_path / "file").write_bytes(b"")
     done = run_tool(
