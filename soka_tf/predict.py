@@ -201,7 +201,7 @@ def _files(name: str, tasks: Sequence[str]) -> List[str]:
 
 
 def _plain_stem(key: str) -> str:
-    from soka_tf.data.sources.folder import SUFFIXES
+    from soka_tf.data.image_files import SUFFIXES
 
     # Images that differ in their suffix only have it in their keys.
     stem, suffix = os.path.splitext(key)

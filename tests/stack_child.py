@@ -20,7 +20,7 @@ def write(folder):
 
 
 def teach(teacher, out):
-    from soka_tf.teachers.taskonomy.network import load_teacher
+    from soka_tf.teachers.taskonomy.teacher_file import load_teacher
 
     images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3))
     outputs = load_teacher(teacher)(images.astype(np.float32))

@@ -69,7 +69,7 @@ def test_lock_is_waited_for_and_a_kill_lets_it_go(tmp_path, monkeypatch):
         [
             sys.executable,
             "-c",
-            "import sys, time; from soka_tf import disk\n"
+            "import sys, time; from soka_tf import atomic\n"
             "with atomic.locked(sys.argv[1], 'x'): print(flush=True); time.sleep(600)",
             str(tmp_path / "lock"),
         ],

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from soka_tf.data.filesystem import sha256_of
 from soka_tf.teachers.auxiliary_choice import DEFAULT_THRESHOLD
 from soka_tf.teachers.similarity import LAYERS
-from soka_tf.teachers.taskonomy.network import sha256_of
 from tests import tiny_runs
 from tests.tools import load_tool, run_tool
 
@@ -169,7 +169,8 @@ def test_mistakes_are_one_line_and_leave_nothing(
 
 def test_unlike_sizes_of_teachers_ask_for_one(tiny, tmp_path, run):
     from soka_tf.networks.encoder import Encoder
-    from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher
+    from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
+    from soka_tf.teachers.taskonomy.teacher_file import save_teacher
 
     folder = shutil.copytree(tiny.teachers, tmp_path / "teachers")
     encoder = Encoder((1, 1, 1, 1), 1 / 32, (2, 2, 1, 1))

@@ -14,11 +14,8 @@ from soka_tf.networks.encoder import Encoder
 from soka_tf.runs.config import parse_gin
 from soka_tf.runs.run import Run, build_run
 from soka_tf.tasks import get_task
-from soka_tf.teachers.taskonomy.network import (
-    TaskonomyTeacher,
-    load_teacher,
-    save_teacher,
-)
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
+from soka_tf.teachers.taskonomy.teacher_file import load_teacher, save_teacher
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TARGETS = ("depth_zbuffer", "edge_texture", "edge_occlusion", "normal")

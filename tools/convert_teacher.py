@@ -108,8 +108,8 @@ def _out_file() -> str:
 def convert(out: str) -> str:
     """Writes the teacher, whole or not at all; returns its path."""
     from soka_tf.tasks import get_task
-    from soka_tf.teachers.taskonomy.network import save_teacher
     from soka_tf.teachers.taskonomy.taskbank import load_taskbank
+    from soka_tf.teachers.taskonomy.teacher_file import save_teacher
     from soka_tf.teachers.taskonomy.visual_prior import load_visual_prior
 
     task = get_task(_TASK.value)
@@ -175,8 +175,8 @@ def _warn_of_source(task: Any, teacher: Any, source: Dict[str, Any]) -> None:
 
 def report(path: str) -> int:
     """Prints the comparison; returns the exit code."""
-    from soka_tf.teachers.taskonomy.network import load_teacher
     from soka_tf.teachers.taskonomy.parity import check
+    from soka_tf.teachers.taskonomy.teacher_file import load_teacher
 
     rows = check(load_teacher(path), os.path.expanduser(_CHECK.value))
     print(format_report(rows))

@@ -98,11 +98,12 @@ _BATCH = 16  # images at a time
 
 def main() -> None:
     """Compares, draws, chooses, writes."""
+    from soka_tf.data.filesystem import sha256_of
     from soka_tf.data.pipeline import Batches
     from soka_tf.tasks import get_targets
     from soka_tf.teachers import auxiliary_choice as choice_of
     from soka_tf.teachers import similarity as rsa
-    from soka_tf.teachers.taskonomy.network import read_manifest, sha256_of
+    from soka_tf.teachers.taskonomy.teacher_file import read_manifest
 
     folder, names = find_teachers(_TEACHERS.value)
     files = {name: folder / f"{name}.safetensors" for name in names}

@@ -303,7 +303,7 @@ def write_manifest(out_dir: pathlib.Path, entry: Mapping[str, Any], task: str) -
 def main() -> None:
     """Trains, measures and writes every teacher asked for."""
     from soka_tf.tasks import get_task
-    from soka_tf.teachers.taskonomy.network import load_teacher, save_teacher
+    from soka_tf.teachers.taskonomy.teacher_file import load_teacher, save_teacher
 
     settings = read_settings(_GIN_FILE.value, _GIN_PARAM.value)
     out_dir = pathlib.Path(_OUT_DIR.value)

@@ -137,7 +137,7 @@ def write_checkpoint(task: str, networks, out_dir: str) -> str:
 
 def write_torch_files(task: str, networks, out_dir: str) -> Iterator[str]:
     """Writes encoder and, where there is one, decoder; yields their paths."""
-    from soka_tf.teachers.taskonomy.network import sha256_of
+    from soka_tf.data.filesystem import sha256_of
     from soka_tf.teachers.torch_file import import_torch
 
     if _PTH_LAYOUT.value is None:

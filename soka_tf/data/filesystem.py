@@ -12,6 +12,7 @@ not every reader of files needs it.
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import re
@@ -215,6 +216,15 @@ def read_bytes(path: PathLike) -> bytes:
             return file.read()
     with _os_errors(path), _gfile().GFile(path, "rb") as file:
         return file.read()
+
+
+def sha256_of(path: PathLike) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        for chunk in iter(lambda: file.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_part(part: Part) -> bytes:

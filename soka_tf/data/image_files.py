@@ -16,6 +16,7 @@ VANISHING_POINT = "vanishing_point"  # the one domain kept as numbers, float32 [
 
 # Pillow would also try formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
 class DamagedFile(UserError):

@@ -13,7 +13,7 @@ from soka_tf.networks.folding import PRECISIONS
 from soka_tf.tasks import get_targets, get_task
 from soka_tf.teachers.input_functions import INPUTS
 from soka_tf.teachers.taskonomy import taskbank, visual_prior
-from soka_tf.teachers.taskonomy.network import CONVERT_NPZ, load_teacher
+from soka_tf.teachers.taskonomy.teacher_file import CONVERT_NPZ, load_teacher
 from soka_tf.teachers.taskonomy.visual_prior import published_files_of
 from soka_tf.teachers.teacher import Teacher
 

@@ -9,7 +9,8 @@ from soka_tf.networks.encoder import Encoder
 from soka_tf.runs.build import initialize_student
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
-from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
+from soka_tf.teachers.taskonomy.teacher_file import save_teacher
 
 STRIDES = (2, 2, 1, 1)
 

@@ -23,11 +23,8 @@ from soka_tf.teachers import pool as pools
 from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.cache_shards import TeacherRecords
 from soka_tf.teachers.pool import find_teachers, load_pool
-from soka_tf.teachers.taskonomy.network import (
-    load_teacher,
-    save_teacher,
-    teacher_variables,
-)
+from soka_tf.teachers.taskonomy.network import teacher_variables
+from soka_tf.teachers.taskonomy.teacher_file import load_teacher, save_teacher
 from tests import tiny_runs
 
 PAIR = ("depth_zbuffer", "edge_texture")

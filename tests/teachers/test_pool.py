@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from soka_tf.data.filesystem import sha256_of
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool, load_teachers
 from soka_tf.teachers.taskonomy import taskbank, visual_prior
-from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, save_teacher, sha256_of
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
+from soka_tf.teachers.taskonomy.teacher_file import save_teacher
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype("float32")
 FILES = {"depth_zbuffer": 1, "normal": 3, "keypoints3d": 1, "vanishing_point": None}

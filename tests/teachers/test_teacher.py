@@ -11,16 +11,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
+from soka_tf.data.filesystem import sha256_of
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.teachers.taskonomy.network import (
-    TaskonomyTeacher,
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, teacher_variables
+from soka_tf.teachers.taskonomy.teacher_file import (
     load_teacher,
     read_manifest,
     save_teacher,
-    sha256_of,
-    teacher_variables,
 )
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -105,7 +105,7 @@ class Setting(NamedTuple):
 
 @functools.cache
 def _sha256_of(path: pathlib.Path) -> str:
-    from soka_tf.teachers.taskonomy.network import sha256_of  # with it comes TensorFlow
+    from soka_tf.data.filesystem import sha256_of
 
     return sha256_of(path)
 

@@ -6,7 +6,7 @@
 import dataclasses
 import math
 
-from soka_tf.data.rooms.builder import Builder, linear
+from soka_tf.data.rooms.materials import Builder, linear
 from soka_tf.data.rooms.raycast import BOX, CYLINDER
 
 

@@ -5,7 +5,7 @@ from typing import Callable, Dict
 
 import numpy as np
 
-from soka_tf.data.rooms.builder import Material
+from soka_tf.data.rooms.materials import Material
 from soka_tf.data.rooms.raycast import is_shadowed
 from soka_tf.data.rooms.scene import Scene
 

@@ -5,8 +5,8 @@ from typing import List, Tuple
 
 import numpy as np
 
-from soka_tf.data.rooms.builder import Material, linear
 from soka_tf.data.rooms.furniture import Furnisher
+from soka_tf.data.rooms.materials import Material, linear
 from soka_tf.data.rooms.raycast import BOX, Solid, Solids
 
 

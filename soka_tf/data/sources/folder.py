@@ -5,11 +5,9 @@ import os
 from typing import List, Tuple
 
 from soka_tf.data import filesystem
-from soka_tf.data.image_files import RGB
+from soka_tf.data.image_files import RGB, SUFFIXES
 from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
 def find(folder_or_file: str) -> List[Sample]:

@@ -13,12 +13,13 @@ import numpy as np
 
 import soka_tf
 from soka_tf.atomic import PathLike
+from soka_tf.data.filesystem import sha256_of
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import ENCODER_26, ENCODER_50, Encoder
 from soka_tf.networks.named_variables import assign_variables, named_variables
 from soka_tf.tasks import Task
-from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, sha256_of
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.teachers.variable_matching import Fault, Shape, fit
 
 IMAGE_SIZE = 256

@@ -12,10 +12,11 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 import numpy as np
 
 from soka_tf.atomic import PathLike
+from soka_tf.data.filesystem import sha256_of
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task, get_task
 from soka_tf.teachers.taskonomy import published
-from soka_tf.teachers.taskonomy.network import TaskonomyTeacher, sha256_of
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.teachers.torch_file import read_torch_file
 
 WHERE_TO_GET = "https://github.com/alexsax/visual-prior/raw/networks/assets/pytorch/"

@@ -10,10 +10,11 @@ import shutil
 import numpy as np
 import pytest
 
+from soka_tf.data.filesystem import sha256_of
 from soka_tf.tasks import get_task
 from soka_tf.teachers import save_teacher
 from soka_tf.teachers.taskonomy import parity, taskbank, visual_prior
-from soka_tf.teachers.taskonomy.network import sha256_of, teacher_variables
+from soka_tf.teachers.taskonomy.network import teacher_variables
 from soka_tf.teachers.tf_checkpoint import read_checkpoint
 from tests import golden_weights
 from tests.teachers.test_pool import build
