@@ -54,13 +54,13 @@ def main() -> None:
     if os.path.exists(out_dir) and not os.path.isdir(out_dir):
         raise UserError(f"--out_dir must be a folder. Received: {out_dir}, a file.")
 
-    from soka_tf.evaluation.report import format_table
-    from soka_tf.runs import build
+    from soka_tf.evaluation.table import format_table
+    from soka_tf.runs import build_parts
     from soka_tf.runs.build_data import build_data
+    from soka_tf.runs.build_run import split_file
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import parse_gin
     from soka_tf.runs.folder import config_of
-    from soka_tf.runs.run import split_file
     from soka_tf.runs.run_evaluation import evaluate_student
     from soka_tf.runs.settings import Settings
 
@@ -69,7 +69,7 @@ def main() -> None:
     student = restore_student(
         model_dir, settings, settings.precision, _CHECKPOINT.value
     )
-    teachers = build.load_pool(build.find_teachers(settings.task_names))
+    teachers = build_parts.load_pool(build_parts.find_teachers(settings.task_names))
     data = build_data(settings.task_names, settings.image_size, split_file(model_dir))
     step = restored_step(model_dir, _CHECKPOINT.value)
     result = evaluate_student(

@@ -68,10 +68,10 @@ _CALIBRATION_IMAGES = flags.DEFINE_integer(
 def main() -> None:
     """Restores the student and exports it."""
     from soka_tf.runs.build_data import build_data
+    from soka_tf.runs.build_run import split_file
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import parse_gin
     from soka_tf.runs.folder import config_of
-    from soka_tf.runs.run import split_file
     from soka_tf.runs.settings import Settings
     from soka_tf.serving import formats
     from soka_tf.serving.saved_model import export_student

@@ -59,9 +59,9 @@ def main() -> None:
 
 
 def _train(model_dir: str) -> None:
+    from soka_tf.runs.build_run import build_run
     from soka_tf.runs.config import unused_bindings
     from soka_tf.runs.finish import complete
-    from soka_tf.runs.run import build_run
 
     logging.info("Loading teachers, finding or drawing images ...")
     run = build_run(model_dir)

@@ -11,7 +11,7 @@ import pytest
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.runs import auxiliary, build, build_data, strategy
+from soka_tf.runs import auxiliary, build_data, build_parts, strategy
 from soka_tf.runs.config import parameters_of, parse_gin, unused_bindings
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.training_loop import train
@@ -61,38 +61,38 @@ _GIVEN = {
     build_data.find_in_folders: ("folders", "domains"),
     build_data.rooms: ("rooms",),
     build_data.split: ("split", "samples", "path"),
-    build.build_student: ("", "tasks", "seed"),
-    build.bound_encoder: (
+    build_parts.build_student: ("", "tasks", "seed"),
+    build_parts.bound_encoder: (
         *("", "representation_channels", "image_channels", "synchronized", "name"),
     ),
-    build.bound_decoder: (
+    build_parts.bound_decoder: (
         *("", "channels", "upsamplings", "representation_channels", "layout"),
         *("synchronized", "name"),
     ),
-    build.find_teachers: ("", "tasks", "auxiliaries"),
+    build_parts.find_teachers: ("", "tasks", "auxiliaries"),
     auxiliary.select_auxiliary: (
         *("", "tasks", "samples", "image_size", "antialias", "model_dir"),
     ),
     auxiliary.Comparison: ("similarity",),
-    build.load_pool: ("", "found"),
-    build.build_amalgamation: ("", "student", "teachers"),
-    build.bound_amalgamation: (
+    build_parts.load_pool: ("", "found"),
+    build_parts.build_amalgamation: ("", "student", "teachers"),
+    build_parts.bound_amalgamation: (
         *("", "teacher_channels", "channels", "variant", "auxiliaries"),
         *("teacher_layers", "kwargs"),
     ),
-    build.build_balancing: ("", "tasks"),
-    build.bound_gradnorm: ("", "tasks", "initial_weights"),
-    build.Fixed: ("", "tasks"),
-    build.Uncertainty: ("", "tasks"),
-    build.UPGrad: ("", "tasks"),
-    build.build_adversary: ("", "tasks", "seed"),
-    build.bound_adversary: ("", "discriminators", "noise", "seed"),
-    build.bound_discriminator: ("", "channels", "name"),
-    build.schedule: ("schedule", "max_steps"),
-    build.objective: ("objective", "weight_decay"),
-    build.decay: ("decay",),
-    build.initialize_student: ("", "student", "teachers"),
-    build.build_optimizers: ("", "max_steps"),
+    build_parts.build_balancing: ("", "tasks"),
+    build_parts.bound_gradnorm: ("", "tasks", "initial_weights"),
+    build_parts.Fixed: ("", "tasks"),
+    build_parts.Uncertainty: ("", "tasks"),
+    build_parts.UPGrad: ("", "tasks"),
+    build_parts.build_adversary: ("", "tasks", "seed"),
+    build_parts.bound_adversary: ("", "discriminators", "noise", "seed"),
+    build_parts.bound_discriminator: ("", "channels", "name"),
+    build_parts.schedule: ("schedule", "max_steps"),
+    build_parts.objective: ("objective", "weight_decay"),
+    build_parts.decay: ("decay",),
+    build_parts.initialize_student: ("", "student", "teachers"),
+    build_parts.build_optimizers: ("", "max_steps"),
     strategy.build_strategy: ("",),
 }
 

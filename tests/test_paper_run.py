@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from soka_tf.data.rooms import draw
+from soka_tf.data.rooms import room_files
 from soka_tf.tasks import get_task
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -62,7 +62,7 @@ def taskonomy_dir(tmp_path_factory):
     """Four views in Taskonomy's layout, the building named as the paper's."""
     folder = tmp_path_factory.mktemp("taskonomy")
     domains = ["rgb", "depth_zbuffer", *TASKS]
-    draw.generate_rooms(folder, 3, 2, 2, 256, domains, workers=1, progress=False)
+    room_files.generate_rooms(folder, 3, 2, 2, 256, domains, workers=1, progress=False)
     (folder / "rooms").rename(folder / "wiconisco")
     return folder
 

@@ -11,8 +11,8 @@ from PIL import Image
 from soka_tf.data.encodings import store
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.runs.build_run import Run, build_run
 from soka_tf.runs.config import parse_gin
-from soka_tf.runs.run import Run, build_run
 from soka_tf.tasks import get_task
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.teachers.taskonomy.teacher_file import load_teacher, save_teacher

@@ -136,7 +136,7 @@ def rooms_samples(
     tasks: Sequence[str], settings: Settings
 ) -> Tuple[Sequence[Any], Sequence[Any]]:
     """Draws what is missing of the labelled rooms; returns train and test samples."""
-    from soka_tf.data.rooms import draw as drawing
+    from soka_tf.data.rooms import room_files as drawing
     from soka_tf.data.sources import taskonomy
 
     seed, size, rooms = settings.rooms_seed, settings.image_size, settings.rooms

@@ -13,7 +13,7 @@ from absl import logging
 
 from soka_tf.errors import UserError, reason
 from soka_tf.networks.precision import compute_in
-from soka_tf.runs import build
+from soka_tf.runs import build_parts
 from soka_tf.runs.callbacks.metric_log import warn_of_tensorboard
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.step import FAILURES, StepCallback
@@ -124,7 +124,7 @@ def restore_student(
       UserError: if the folder has no checkpoint or it does not fit.
     """
     with compute_in(precision, "run.precision"):
-        student = build.build_student(settings.task_names, seed=settings.seed)
+        student = build_parts.build_student(settings.task_names, seed=settings.seed)
     step = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(student=student, step=step)
     path = latest_checkpoint(model_dir, which)

@@ -8,10 +8,10 @@ from tabulate import tabulate
 
 from soka_tf.data.samples import Data
 from soka_tf.errors import UserError, plain_message
-from soka_tf.runs import build
+from soka_tf.runs import build_parts
 from soka_tf.runs.auxiliary import select_auxiliary
 from soka_tf.runs.build_data import build_data
-from soka_tf.runs.run import assemble_model, teacher_cache
+from soka_tf.runs.build_run import assemble_model, teacher_cache
 from soka_tf.runs.settings import Settings
 
 
@@ -42,15 +42,17 @@ def _devices() -> List[str]:
 
 
 def _parameters(settings: Settings) -> str:
-    student = build.build_student(settings.task_names, seed=settings.seed)
-    rows = [("encoder", build.count_trainable(student.encoder))]
+    student = build_parts.build_student(settings.task_names, seed=settings.seed)
+    rows = [("encoder", build_parts.count_trainable(student.encoder))]
     for task in student.tasks:
-        rows.append((f"decoder {task}", build.count_trainable(student.decoders[task])))
-    rows.append(("student", build.count_trainable(student)))
-    adversary = build.build_adversary(settings.task_names)
+        rows.append(
+            (f"decoder {task}", build_parts.count_trainable(student.decoders[task]))
+        )
+    rows.append(("student", build_parts.count_trainable(student)))
+    adversary = build_parts.build_adversary(settings.task_names)
     if adversary is not None:
         for task, network in adversary.discriminators.items():
-            rows.append((f"discriminator {task}", build.count_trainable(network)))
+            rows.append((f"discriminator {task}", build_parts.count_trainable(network)))
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
@@ -59,7 +61,7 @@ def _teachers(settings: Settings) -> List[str]:
     selection = select_auxiliary(
         settings.task_names, None, settings.image_size, settings.antialias, None
     )
-    found = build.find_teachers(settings.task_names, selection.names)
+    found = build_parts.find_teachers(settings.task_names, selection.names)
     for role, files in (("target", found.targets), ("auxiliary", found.auxiliaries)):
         for name, path in files.items():
             state = "there" if path.is_file() else "MISSING, a real run needs it"
@@ -83,12 +85,12 @@ def _teacher_cache(settings: Settings) -> str:
     selection = select_auxiliary(
         settings.task_names, None, settings.image_size, settings.antialias, None
     )
-    found = build.find_teachers(settings.task_names, selection.names)
+    found = build_parts.find_teachers(settings.task_names, selection.names)
     try:
         found.require()
     except UserError:
         return "Its size is known once the teachers are there."
-    model = assemble_model(settings, build.load_pool(found))
+    model = assemble_model(settings, build_parts.load_pool(found))
     cache = teacher_cache(settings, model)
     try:
         text = cache.describe(len(_data(settings).train))

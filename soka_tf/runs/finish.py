@@ -5,11 +5,11 @@ from typing import Any, Sequence
 
 from absl import logging
 
-from soka_tf.evaluation.report import format_table
+from soka_tf.evaluation.table import format_table
 from soka_tf.runs.auxiliary import log_selection
+from soka_tf.runs.build_run import Run
 from soka_tf.runs.callbacks.draw_panels import PanelCallback
 from soka_tf.runs.folder import open_folder
-from soka_tf.runs.run import Run
 from soka_tf.runs.run_evaluation import evaluate_run, fixed_batch
 from soka_tf.runs.training_loop import train
 from soka_tf.serving.saved_model import export_student
@@ -19,7 +19,7 @@ def complete(run: Run, model_dir: str, callbacks: Sequence[Any] = ()) -> str:
     """Trains a run to its last step, measures it and exports its student.
 
     Args:
-      run: of `soka_tf.runs.run.build_run`.
+      run: of `soka_tf.runs.build_run.build_run`.
       model_dir: the run's folder.
       callbacks: Keras callbacks beside the run's own.
 

@@ -9,10 +9,10 @@ from absl import logging
 
 from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.data.samples import MASK_DOMAIN, Data
+from soka_tf.evaluation.curves import draw_curves
 from soka_tf.evaluation.evaluator import evaluate, write_evaluation
-from soka_tf.evaluation.report import draw_curves
-from soka_tf.runs.build import count_trainable
-from soka_tf.runs.run import Run
+from soka_tf.runs.build_parts import count_trainable
+from soka_tf.runs.build_run import Run
 from soka_tf.runs.settings import Settings
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool

@@ -13,14 +13,14 @@ from soka_tf.data.pipeline import Batches, Share, image_dataset, label_reader
 from soka_tf.data.service import service_dataset
 from soka_tf.errors import UserError
 from soka_tf.evaluation.soft_errors import MEAN, both, soft_errors
-from soka_tf.runs import build, checkpoints
+from soka_tf.runs import build_parts, checkpoints
+from soka_tf.runs.build_run import Run, teacher_cache
 from soka_tf.runs.callbacks.metric_log import MetricLog, text_summaries
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.progress import Progress
 from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
 from soka_tf.runs.callbacks.validate import Validation
 from soka_tf.runs.folder import open_folder
-from soka_tf.runs.run import Run, teacher_cache
 from soka_tf.runs.strategy import count_workers, lost_workers, mean_over_workers
 
 
@@ -93,7 +93,7 @@ def _stored_targets(run: Run) -> Any:
     pool = model.teachers
     if count_workers(run.strategy) > 1:
         # Reading a variable of all workers takes all workers; one fills the cache.
-        pool = build.load_pool(run.teacher_files)
+        pool = build_parts.load_pool(run.teacher_files)
     cache = teacher_cache(settings, model, pool)
     cache.fill(samples, settings.batch_size)
     return cache.reader(samples)

@@ -2,7 +2,7 @@
 
     <folder>/<task>-<sha256 of the teacher's fingerprint>-<settings>/
 
-Every teacher has records of its own (`soka_tf.teachers.cache_shards`), so that runs
+Every teacher has records of its own (`soka_tf.teachers.kept_outputs`), so that runs
 with other pairs share them.
 """
 
@@ -29,12 +29,12 @@ import tqdm
 from absl import logging
 
 from soka_tf.atomic import PathLike, locked
-from soka_tf.data import filesystem, store
+from soka_tf.data import filesystem, shard_store
 from soka_tf.data.image_files import RGB, DamagedFile, read_pixels
 from soka_tf.data.pipeline import preprocess_images
 from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
-from soka_tf.teachers.cache_shards import TeacherRecords, Values, parse, writing
+from soka_tf.teachers.kept_outputs import TeacherRecords, Values, parse, writing
 from soka_tf.teachers.pool import TeacherPool, Wanted
 
 FORMAT = 1
@@ -108,8 +108,8 @@ class TeacherCache:
         """Says where the outputs of so many images are kept and what they need."""
         return (
             f"The teachers' outputs of {images} images need "
-            f"{store.in_units(images * self.image_bytes)} in {self.folder} "
-            f"({store.in_units(self.image_bytes)} an image)"
+            f"{shard_store.in_units(images * self.image_bytes)} in {self.folder} "
+            f"({shard_store.in_units(self.image_bytes)} an image)"
         )
 
     def fill(
@@ -138,8 +138,10 @@ class TeacherCache:
                 missing[name] = {k: p for k, p in images.items() if k not in records}
                 there += (len(images) - len(missing[name])) * records.record_bytes
             needed = len(images) * self.image_bytes
-            told = f"{self.describe(len(images))}, {store.in_units(there)} are there"
-            store.check_room(
+            told = (
+                f"{self.describe(len(images))}, {shard_store.in_units(there)} are there"
+            )
+            shard_store.check_room(
                 str(self.folder),
                 needed - there,
                 told,

@@ -23,7 +23,7 @@ from soka_tf.atomic import PathLike
 from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.data.samples import Sample
-from soka_tf.data.store import in_units
+from soka_tf.data.shard_store import in_units
 from soka_tf.errors import UserError
 from soka_tf.teachers.pool import INPUTS_SHOWN, load_teachers, shown_images
 from soka_tf.teachers.teacher import Teacher

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.data import filesystem, image_files, pipeline
-from soka_tf.data.rooms import draw
+from soka_tf.data.rooms import room_files
 from soka_tf.data.sources import taskonomy
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
@@ -21,7 +21,7 @@ from soka_tf.tasks import get_targets
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     root = tmp_path_factory.mktemp("local")
-    draw.generate_rooms(
+    room_files.generate_rooms(
         folder=str(root),
         seed=3,
         rooms=2,

@@ -13,7 +13,7 @@ from scipy import ndimage
 from soka_tf import atomic
 from soka_tf.data import encodings
 from soka_tf.data.rooms import camera as cameras
-from soka_tf.data.rooms import draw, raycast
+from soka_tf.data.rooms import raycast, room_files
 from soka_tf.data.rooms import scene as room_scene
 from soka_tf.data.rooms import views as seen
 from soka_tf.data.rooms.raycast import BALL, BOX, Solid, Solids
@@ -21,12 +21,14 @@ from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
 SIZE = 64
-MAPS = [name for name in draw.DOMAINS if name not in ("rgb", "vanishing_point")]
+MAPS = [name for name in room_files.DOMAINS if name not in ("rgb", "vanishing_point")]
 
 
 @pytest.fixture(scope="module")
 def views():
-    return [draw.render_room(7, n, n % 3, SIZE, draw.DOMAINS) for n in range(24)]
+    return [
+        room_files.render_room(7, n, n % 3, SIZE, room_files.DOMAINS) for n in range(24)
+    ]
 
 
 def _geometry(solids, size, target=(0.0, 3.0, 1.2), roll=0.0):
@@ -47,30 +49,32 @@ def _encoded_edges(solids, size, **kwargs):
 
 
 def test_render_room_same_numbers_give_same_pictures_in_any_order(views):
-    draw._scene.cache_clear()
+    room_files._scene.cache_clear()
     for n in (5, 2):
-        again = draw.render_room(7, n, n % 3, SIZE, draw.DOMAINS)
-        for domain in draw.DOMAINS:
+        again = room_files.render_room(7, n, n % 3, SIZE, room_files.DOMAINS)
+        for domain in room_files.DOMAINS:
             np.testing.assert_array_equal(again[domain], views[n][domain])
 
 
 def test_render_room_fewer_domains_gives_same_values(views):
-    for domain in draw.DOMAINS:
-        alone = draw.render_room(7, 3, 0, SIZE, [domain])
+    for domain in room_files.DOMAINS:
+        alone = room_files.render_room(7, 3, 0, SIZE, [domain])
         assert list(alone) == [domain]
         np.testing.assert_array_equal(alone[domain], views[3][domain])
 
 
 def test_render_room_other_seed_room_or_view_gives_another_picture():
     pictures = [
-        draw.render_room(*numbers, 32, ["rgb"])["rgb"].tobytes()
+        room_files.render_room(*numbers, 32, ["rgb"])["rgb"].tobytes()
         for numbers in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
     ]
     assert len(set(pictures)) == 4
 
 
 def test_render_room_other_size_shows_the_same_scene(views):
-    large = draw.render_room(7, 3, 0, 3 * SIZE, ["depth_zbuffer", "vanishing_point"])
+    large = room_files.render_room(
+        7, 3, 0, 3 * SIZE, ["depth_zbuffer", "vanishing_point"]
+    )
     # With an odd factor the small picture's pixel centres are among the large one's.
     np.testing.assert_allclose(
         large["depth_zbuffer"][1::3, 1::3], views[3]["depth_zbuffer"], rtol=1e-3
@@ -127,10 +131,10 @@ def test_render_room_cameras_keep_their_distance(views):
 def test_render_room_depths_and_normals_agree_with_the_point_cloud():
     size = 96
     for n in range(4):
-        scene = draw._scene(7, n)
+        scene = room_files._scene(7, n)
         rng = np.random.default_rng([7, n, 1])
         half_width = cameras.place_camera(scene, rng).half_width
-        view = draw.render_room(
+        view = room_files.render_room(
             7, n, 0, size, ["depth_zbuffer", "depth_euclidean", "normal"]
         )
         depth = view["depth_zbuffer"][..., 0].astype(np.float64)
@@ -260,12 +264,12 @@ def test_is_shadowed_only_behind_the_solid():
 
 
 def test_generate_rooms_files_hold_the_rendered_values(tmp_path):
-    root = draw.generate_rooms(
-        tmp_path, 7, range(3, 4), 2, 32, draw.DOMAINS, progress=False
+    root = room_files.generate_rooms(
+        tmp_path, 7, range(3, 4), 2, 32, room_files.DOMAINS, progress=False
     )
-    view = draw.render_room(7, 3, 1, 32, draw.DOMAINS)
-    for domain in draw.DOMAINS:
-        path = pathlib.Path(draw._file_path(root, domain, 3, 1))
+    view = room_files.render_room(7, 3, 1, 32, room_files.DOMAINS)
+    for domain in room_files.DOMAINS:
+        path = pathlib.Path(room_files._file_path(root, domain, 3, 1))
         assert path.parent == tmp_path / "rooms" / domain
         assert path.stem == f"point_3_view_1_domain_{domain}"
         if domain == "vanishing_point":
@@ -284,23 +288,23 @@ def test_generate_rooms_files_hold_the_rendered_values(tmp_path):
 
 def test_generate_rooms_called_again_makes_only_what_is_missing(tmp_path, monkeypatch):
     arguments = (tmp_path, 7, 2, 2, 16, ["rgb"])
-    draw.generate_rooms(*arguments, workers=0, progress=False)
-    path = pathlib.Path(draw._file_path(str(tmp_path), "rgb", 1, 0))
+    room_files.generate_rooms(*arguments, workers=0, progress=False)
+    path = pathlib.Path(room_files._file_path(str(tmp_path), "rgb", 1, 0))
     content = path.read_bytes()
     path.unlink()
     drawn = []
-    render = draw.render_room
+    render = room_files.render_room
 
     def remember(seed, room, view, size, domains):
         drawn.append((room, view, tuple(domains)))
         return render(seed, room, view, size, domains)
 
-    monkeypatch.setattr(draw, "render_room", remember)
-    draw.generate_rooms(*arguments, workers=0, progress=False)
+    monkeypatch.setattr(room_files, "render_room", remember)
+    room_files.generate_rooms(*arguments, workers=0, progress=False)
     assert drawn == [(1, 0, ("rgb",))]
     assert path.read_bytes() == content
     drawn.clear()
-    draw.generate_rooms(
+    room_files.generate_rooms(
         tmp_path, 7, 1, 1, 16, ["rgb", "normal"], workers=0, progress=False
     )
     assert drawn == [(0, 0, ("normal",))]
@@ -308,11 +312,13 @@ def test_generate_rooms_called_again_makes_only_what_is_missing(tmp_path, monkey
 
 def test_generate_rooms_of_two_processes_draws_each_once(tmp_path, monkeypatch):
     def generate(folder):
-        draw.generate_rooms(folder, 7, 1, 2, 16, ["rgb"], workers=0, progress=False)
+        room_files.generate_rooms(
+            folder, 7, 1, 2, 16, ["rgb"], workers=0, progress=False
+        )
 
     generate(tmp_path / "there")
     waits, drawn = threading.Event(), []
-    monkeypatch.setattr(draw, "_draw_missing", lambda *_: drawn.append(1) or 1)
+    monkeypatch.setattr(room_files, "_draw_missing", lambda *_: drawn.append(1) or 1)
     # Not caplog: where absl's records go depends on what ran before.
     monkeypatch.setattr(atomic.logging, "info", lambda *_: waits.set())
     (tmp_path / "here").mkdir()
@@ -328,37 +334,39 @@ def test_generate_rooms_of_two_processes_draws_each_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed, size", [(8, 16), (7, 32)])
 def test_generate_rooms_folder_of_other_rooms_raises_user_error(tmp_path, seed, size):
-    draw.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
+    room_files.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
     with pytest.raises(UserError, match=r"rooms\.json.*Choose another folder"):
-        draw.generate_rooms(tmp_path, seed, 1, 1, size, ["rgb"], progress=False)
+        room_files.generate_rooms(tmp_path, seed, 1, 1, size, ["rgb"], progress=False)
 
 
 def test_generate_rooms_other_generator_version_raises_user_error(
     tmp_path, monkeypatch
 ):
-    draw.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
-    name = draw.rooms_folder_name(7, 16)
-    monkeypatch.setattr(draw, "GENERATOR_VERSION", draw.GENERATOR_VERSION + 1)
-    assert draw.rooms_folder_name(7, 16) != name
+    room_files.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
+    name = room_files.rooms_folder_name(7, 16)
+    monkeypatch.setattr(
+        room_files, "GENERATOR_VERSION", room_files.GENERATOR_VERSION + 1
+    )
+    assert room_files.rooms_folder_name(7, 16) != name
     with pytest.raises(UserError, match="holds other rooms"):
-        draw.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
+        room_files.generate_rooms(tmp_path, 7, 1, 1, 16, ["rgb"], progress=False)
 
 
 @pytest.mark.parametrize("domains", ["rgb", [], ["rgb", "depth"]])
 def test_render_room_unknown_domains_raise_user_error(domains):
     with pytest.raises(UserError, match="domain"):
-        draw.render_room(0, 0, 0, 16, domains)
+        room_files.render_room(0, 0, 0, 16, domains)
 
 
 def test_generate_rooms_workers_of_an_unguarded_piped_script_draw_the_same(tmp_path):
     # Spawned processes would import this script again, or fail to: it has no file.
     script = (
-        "from soka_tf.data.rooms import draw\n"
-        f"draw.generate_rooms({str(tmp_path)!r}, 7, 2, 8, 16, ['rgb'], workers=2,"
+        "from soka_tf.data.rooms import room_files\n"
+        f"room_files.generate_rooms({str(tmp_path)!r}, 7, 2, 8, 16, ['rgb'], workers=2,"
         " progress=False)\n"
         "import sys; assert 'tensorflow' not in sys.modules\n"
     )
-    root = pathlib.Path(draw.__file__).parents[3]
+    root = pathlib.Path(room_files.__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-"], input=script, text=True, cwd=root, capture_output=True,
         env={**os.environ, "PYTHONPATH": str(root)},
@@ -366,6 +374,6 @@ def test_generate_rooms_workers_of_an_unguarded_piped_script_draw_the_same(tmp_p
     assert done.returncode == 0 and not done.stderr, done.stderr
     files = sorted((tmp_path / "rooms" / "rgb").iterdir())
     assert len(files) == 16
-    with Image.open(draw._file_path(str(tmp_path), "rgb", 1, 5)) as image:
-        expected = draw.render_room(7, 1, 5, 16, ["rgb"])["rgb"]
+    with Image.open(room_files._file_path(str(tmp_path), "rgb", 1, 5)) as image:
+        expected = room_files.render_room(7, 1, 5, 16, ["rgb"])["rgb"]
         np.testing.assert_array_equal(np.asarray(image), expected)

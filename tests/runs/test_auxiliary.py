@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.data.rooms import draw
+from soka_tf.data.rooms import room_files
 from soka_tf.data.sources import taskonomy
 from soka_tf.errors import UserError
 from soka_tf.runs import auxiliary
@@ -23,7 +23,7 @@ DEPTH_EDGES = ("depth_zbuffer", "edge_texture")
 def samples(tmp_path_factory):
     """Sixty rooms, enough for the shipped teachers to differ."""
     folder = tmp_path_factory.mktemp("rooms")
-    draw.generate_rooms(folder, 2, 30, 2, 64, ["rgb"], workers=1, progress=False)
+    room_files.generate_rooms(folder, 2, 30, 2, 64, ["rgb"], workers=1, progress=False)
     return taskonomy.find(str(folder), ["rgb"])
 
 

@@ -5,7 +5,7 @@ import os
 import gin
 import pytest
 
-from soka_tf.data.rooms import draw as room_drawing
+from soka_tf.data.rooms import room_files as room_drawing
 from soka_tf.data.samples import Data, Sample
 from soka_tf.errors import UserError
 from soka_tf.runs import build_data as runs_data

@@ -17,11 +17,11 @@ import tensorflow as tf
 
 from soka_tf.data import image_files, pipeline
 from soka_tf.errors import UserError, plain_message
-from soka_tf.evaluation.report import format_table
+from soka_tf.evaluation.table import format_table
 from soka_tf.runs import checkpoints as saved
+from soka_tf.runs.build_run import reseed, teacher_cache
 from soka_tf.runs.config import differing_bindings
 from soka_tf.runs.folder import CONFIG_FILE, FREE_BINDINGS, claim, config_of
-from soka_tf.runs.run import reseed, teacher_cache
 from soka_tf.runs.run_evaluation import evaluate_run
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.training_loop import train
@@ -282,7 +282,7 @@ _PROGRAM = """
     import tensorflow as tf
     from soka_tf import cli
     from soka_tf.runs.config import parse_gin
-    from soka_tf.runs.run import build_run
+    from soka_tf.runs.build_run import build_run
     from soka_tf.runs.training_loop import train
 
     class Linger(tf.keras.callbacks.Callback):

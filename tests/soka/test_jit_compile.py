@@ -8,8 +8,8 @@ import pytest
 
 from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in
+from soka_tf.runs.build_run import build_run
 from soka_tf.runs.config import parse_gin
-from soka_tf.runs.run import build_run
 from tests import smooth
 from tests.soka import small
 

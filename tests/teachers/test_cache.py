@@ -14,14 +14,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import store
+from soka_tf.data import shard_store
 from soka_tf.data.pipeline import Batches, image_dataset
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
-from soka_tf.teachers import cache_shards as kept
+from soka_tf.teachers import kept_outputs as kept
 from soka_tf.teachers import pool as pools
 from soka_tf.teachers.cache import TeacherCache
-from soka_tf.teachers.cache_shards import TeacherRecords
+from soka_tf.teachers.kept_outputs import TeacherRecords
 from soka_tf.teachers.pool import find_teachers, load_pool
 from soka_tf.teachers.taskonomy.network import teacher_variables
 from soka_tf.teachers.taskonomy.teacher_file import load_teacher, save_teacher
@@ -397,7 +397,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_computed(
 ):
     cache = make(tiny, tmp_path, PAIR[:1], ())
     needed = 6 * cache.image_bytes
-    room = [needed + store.DISK_MARGIN - 1]
+    room = [needed + shard_store.DISK_MARGIN - 1]
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, room[0]))
     message = (

@@ -12,7 +12,7 @@ from scipy import stats
 
 from soka_tf.data.image_files import read_pixels
 from soka_tf.data.pipeline import Batches, preprocess_images
-from soka_tf.data.rooms.draw import generate_rooms
+from soka_tf.data.rooms.room_files import generate_rooms
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.data.sources.taskonomy import find as find_samples
 from soka_tf.errors import UserError

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from soka_tf.data import encodings
 from soka_tf.data.pipeline import Batches, labelled_dataset
-from soka_tf.data.rooms.draw import generate_rooms
+from soka_tf.data.rooms.room_files import generate_rooms
 from soka_tf.data.sources import taskonomy
 from soka_tf.evaluation.evaluator import evaluate
 from soka_tf.networks.decoder import Decoder

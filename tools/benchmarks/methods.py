@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from soka_tf.errors import UserError
-from soka_tf.runs import build
+from soka_tf.runs import build_parts
+from soka_tf.runs.build_run import assemble_model
 from soka_tf.runs.config import parse_gin
-from soka_tf.runs.run import assemble_model
 from soka_tf.runs.settings import Settings
 from soka_tf.soka.model import SokaModel
 from tools.benchmarks.cycle import LAYERS, step_case, with_outputs
@@ -74,9 +74,11 @@ def _build(
     auxiliaries = METHODS[method]
     parse_gin([*files, f"gin/methods/{method}.gin"], params)
     settings = Settings()
-    pool = build.load_pool(build.find_teachers(settings.task_names, auxiliaries))
+    pool = build_parts.load_pool(
+        build_parts.find_teachers(settings.task_names, auxiliaries)
+    )
     model = assemble_model(settings, pool)
-    model.compile(build.build_optimizers(settings.max_steps)[0])
+    model.compile(build_parts.build_optimizers(settings.max_steps)[0])
     size = settings.image_size
     shape = (settings.batch_size, size, size, 3)
     images = np.random.default_rng(0).uniform(-1, 1, shape)

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from soka_tf.atomic import replacing
-from soka_tf.evaluation.report import read_columns
+from soka_tf.evaluation.curves import read_columns
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
 from tools.studies.results import ResultRow, ResultTable

@@ -86,9 +86,9 @@ def _build(config: str, seed: int, folder: str, before: Optional[Any]) -> Any:
     """A run, on the graphs of the one before if there is one."""
     import gin
 
+    from soka_tf.runs.build_run import build_run, reseed
     from soka_tf.runs.config import parse_gin
     from soka_tf.runs.folder import CONFIG_FILE
-    from soka_tf.runs.run import build_run, reseed
 
     if before is not None:
         return reseed(before, folder, seed)

@@ -16,8 +16,8 @@ from tensorflow.python.util.nest import flatten_with_joined_string_paths
 
 from soka_tf.atomic import replacing, write_json
 from soka_tf.errors import UserError
-from soka_tf.runs import auxiliary, build, checkpoints, config, folder
-from soka_tf.runs.run import assemble_model, build_run
+from soka_tf.runs import auxiliary, build_parts, checkpoints, config, folder
+from soka_tf.runs.build_run import assemble_model, build_run
 from soka_tf.runs.settings import Settings
 from soka_tf.soka.model import STAGES, Mode, SokaModel
 from soka_tf.teachers.pool import TeacherPool
@@ -117,14 +117,16 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
     if random_teachers:
         pools = [{}, {}]  # targets, auxiliaries
         for seed, task in enumerate([*tasks, *selection.names]):
-            student = build.build_student(tasks, seed=seed)
+            student = build_parts.build_student(tasks, seed=seed)
             networks = student.encoder, student.decoders.get(task)
             pools[task not in tasks][task] = TaskonomyTeacher(task, *networks, size)
         teachers = TeacherPool(*pools, **gin.get_bindings("load_pool"))
     else:
-        teachers = build.load_pool(build.find_teachers(tasks, selection.names))
+        teachers = build_parts.load_pool(
+            build_parts.find_teachers(tasks, selection.names)
+        )
     model = assemble_model(settings, teachers)
-    model.compile(build.build_optimizers(settings.max_steps)[0])
+    model.compile(build_parts.build_optimizers(settings.max_steps)[0])
     return model, settings
 
 

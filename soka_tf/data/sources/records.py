@@ -9,7 +9,7 @@
 Few large files are kinder to network disks than millions of small ones, and any reader
 of TFRecords can read them in their order, which is mixed. Training reads single files
 out of them, as parts (`soka_tf.data.filesystem`), so that it sees the same images in
-the same steps as from the files. `soka_tf.data.store` writes and checks the shards.
+the same steps as from the files. `soka_tf.data.shard_store` writes and checks shards.
 """
 
 import concurrent.futures
@@ -25,7 +25,7 @@ import tqdm
 from absl import logging
 from PIL import Image
 
-from soka_tf.data import encodings, filesystem, store
+from soka_tf.data import encodings, filesystem, shard_store
 from soka_tf.data.image_files import RGB, DamagedFile
 from soka_tf.data.samples import Sample, with_mask
 from soka_tf.errors import UserError
@@ -68,7 +68,7 @@ def find(
             logging.warning("%s: the records have no domain %r.", folder, domain)
             continue
         for shard in _shards(folder, domain, manifest["shards"]):
-            whole = store.read_index(shard, _rows)
+            whole = shard_store.read_index(shard, _rows)
             if whole is None:
                 raise UserError(
                     f"{shard}: missing, unfinished or damaged. Run "
@@ -138,24 +138,24 @@ def write_records(
     missing = sum(_estimate(s, d, image_size) for d, _, own in plan for s in own)
     told = (
         f"{len(samples)} samples, {len(sizes) * shards} shards, "
-        f"{at_most}{store.in_units(total)} in {folder}, "
-        f"{store.in_units(total - missing)} of it is there"
+        f"{at_most}{shard_store.in_units(total)} in {folder}, "
+        f"{shard_store.in_units(total - missing)} of it is there"
     )
     remedy = "Make room, give another --out_dir, fewer --domains or --image_size."
-    store.check_room(folder, missing, told, remedy)
+    shard_store.check_room(folder, missing, told, remedy)
     logging.info("%s.", told)
     again = "Make room and give the same command again."
     bar = tqdm.tqdm(
         total=missing, desc="packing", unit="B", unit_scale=True, disable=None
     )
-    with store.writing(folder, "the records", again), bar:
+    with shard_store.writing(folder, "the records", again), bar:
         content = json.dumps(manifest, indent=1).encode()
         filesystem.write_bytes(os.path.join(folder, _MANIFEST), content)
-        store.remove_leftovers(folder)
+        shard_store.remove_leftovers(folder)
         for domain, shard, own in plan:
             bar.set_postfix_str(os.path.basename(shard))
             _write_shard(shard, own, domain, image_size, antialias, bar)
-    rgb = [store.read_index(s, _rows) for s in _shards(folder, RGB, shards)]
+    rgb = [shard_store.read_index(s, _rows) for s in _shards(folder, RGB, shards)]
     if not any(whole and whole[1] for whole in rgb):
         raise UserError(f"{source}: none of the {len(samples)} images can be read.")
 
@@ -190,12 +190,12 @@ def _write_shard(
     bar: tqdm.tqdm,
 ) -> None:
     index: List[List[Any]] = []
-    with store.ShardWriter(os.path.dirname(shard)) as writer:
+    with shard_store.ShardWriter(os.path.dirname(shard)) as writer:
         for sample, name, content in _contents(samples, domain, image_size, antialias):
             bar.update(_estimate(sample, domain, image_size))
             if content is None:
                 continue
-            record = store.example(
+            record = shard_store.example(
                 {
                     "key": sample.key.encode(),
                     "point": sample.point.encode(),
@@ -256,11 +256,11 @@ def _resized(pixels: np.ndarray, size: int, antialias: bool) -> bytes:
 
 def _is_whole(shard: str, samples: Sequence[Sample]) -> bool:
     """Whether a shard holds these samples and every byte of it is as written."""
-    found = store.read_index(shard, _rows, whole=True)
+    found = shard_store.read_index(shard, _rows, whole=True)
     return found is not None and found[0]["keys"] == _digest(samples)
 
 
-def _rows(index: store.Index) -> Iterator[Tuple[Any, List[Any]]]:
+def _rows(index: shard_store.Index) -> Iterator[Tuple[Any, List[Any]]]:
     """The keys and points of a shard's files, and their places."""
     if not isinstance(index["keys"], str):
         raise TypeError("no digest of keys")
@@ -275,7 +275,7 @@ def _read_manifest(folder: str) -> Optional[Dict[str, Any]]:
     try:
         if not filesystem.exists(path):
             return None
-        manifest = store.read_json(path)
+        manifest = shard_store.read_json(path)
         if manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
         shards, domains = manifest["shards"], manifest["domains"]

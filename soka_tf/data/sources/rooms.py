@@ -5,7 +5,7 @@ import os
 from typing import Optional, Sequence
 
 from soka_tf.data.image_files import RGB
-from soka_tf.data.rooms import draw as drawing
+from soka_tf.data.rooms import room_files as drawing
 from soka_tf.data.samples import Data
 from soka_tf.data.sources import taskonomy
 from soka_tf.errors import UserError

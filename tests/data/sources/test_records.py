@@ -13,7 +13,7 @@ from PIL import Image
 
 from soka_tf.data import filesystem, image_files, pipeline
 from soka_tf.data.pipeline import Batches
-from soka_tf.data.rooms import draw
+from soka_tf.data.rooms import room_files
 from soka_tf.data.sources import records, taskonomy
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
@@ -27,7 +27,7 @@ TASKS = ["depth_zbuffer", "edge_texture"]
 def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("taskonomy")
     views = dict(folder=str(root), seed=3, rooms=3, views=2, size=16)
-    draw.generate_rooms(domains=["rgb", *TASKS, "vanishing_point"], **views)
+    room_files.generate_rooms(domains=["rgb", *TASKS, "vanishing_point"], **views)
     # A label that is not there, and one that is damaged.
     os.remove(root / "rooms/edge_texture/point_0_view_0_domain_edge_texture.png")
     bad = root / "rooms/depth_zbuffer/point_1_view_1_domain_depth_zbuffer.png"

@@ -9,7 +9,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import filesystem, store
+from soka_tf.data import filesystem, shard_store
 from soka_tf.errors import UserError
 
 CONTENTS = [b"one", b"", bytes(range(256)) * 9]
@@ -21,10 +21,12 @@ def rows(index):
 
 
 def write(folder, name="a.tfrecord", contents=CONTENTS):
-    with store.ShardWriter(str(folder)) as writer:
+    with shard_store.ShardWriter(str(folder)) as writer:
         parts = []
         for number, content in enumerate(contents):
-            record = store.example({"content": content, "number": bytes([number])})
+            record = shard_store.example(
+                {"content": content, "number": bytes([number])}
+            )
             parts.append([number, *writer.add(record, content), f"{number}.png"])
         return writer.finish(name, {"parts": parts})
 
@@ -36,12 +38,12 @@ def test_shard_parts_are_what_was_written_and_records_those_of_tensorflow(
     folder = "ram://store" if remote else str(tmp_path)
     try:
         shard = write(folder)
-        index, parts = store.read_index(shard, rows, whole=True)
+        index, parts = shard_store.read_index(shard, rows, whole=True)
         assert [filesystem.read_part(part) for _, part in parts] == CONTENTS
         assert [(key, part.name) for key, part in parts][2] == (2, "2.png")
         found = list(tf.data.TFRecordDataset(shard).as_numpy_iterator())
-        assert found[1] == store.example({"content": b"", "number": b"\1"})
-        size = store.example_bytes({"content": CONTENTS[2], "number": b"\2"})
+        assert found[1] == shard_store.example({"content": b"", "number": b"\1"})
+        size = shard_store.example_bytes({"content": CONTENTS[2], "number": b"\2"})
         assert size == 12 + len(found[2]) + 4
         assert index["bytes"] == sum(12 + len(record) + 4 for record in found)
         assert filesystem.names(folder) == ["a.json", "a.tfrecord"]
@@ -52,11 +54,14 @@ def test_shard_parts_are_what_was_written_and_records_those_of_tensorflow(
 
 def test_shard_that_is_not_finished_leaves_the_one_before(tmp_path):
     shard = write(tmp_path)
-    with pytest.raises(KeyboardInterrupt), store.ShardWriter(str(tmp_path)) as writer:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        shard_store.ShardWriter(str(tmp_path)) as writer,
+    ):
         writer.add(b"new")
         raise KeyboardInterrupt
     assert sorted(os.listdir(tmp_path)) == ["a.json", "a.tfrecord"]
-    assert store.read_index(shard, rows, whole=True) is not None
+    assert shard_store.read_index(shard, rows, whole=True) is not None
 
 
 def test_killed_writer_costs_its_shard_and_what_it_leaves_is_removed(tmp_path):
@@ -67,7 +72,7 @@ def test_killed_writer_costs_its_shard_and_what_it_leaves_is_removed(tmp_path):
     child = (
         "import os\n"
         "from soka_tf.data import store\n"
-        f"writer = store.ShardWriter({str(tmp_path)!r})\n"
+        f"writer = shard_store.ShardWriter({str(tmp_path)!r})\n"
         "writer.add(b'half')\n"
         "os.kill(os.getpid(), 9)\n"
     )
@@ -78,23 +83,23 @@ def test_killed_writer_costs_its_shard_and_what_it_leaves_is_removed(tmp_path):
     (tmp_path / "manifest.json.7.tmp").write_bytes(b"")
     (tmp_path / "b.tfrecord").write_bytes(b"no index")
     assert len(os.listdir(tmp_path)) == len(kept) + 4
-    parts, damaged = store.read_shards(str(tmp_path), rows)
+    parts, damaged = shard_store.read_shards(str(tmp_path), rows)
     assert sorted(parts) == [0, 1, 2] and damaged == ["b.tfrecord"]
-    store.remove_leftovers(str(tmp_path))
+    shard_store.remove_leftovers(str(tmp_path))
     assert sorted(os.listdir(tmp_path)) == sorted([*kept, "b.tfrecord"])
 
 
 def test_flipped_byte_or_another_length_is_not_whole(tmp_path):
     shard = write(tmp_path)
-    _, parts = store.read_index(shard, rows)
+    _, parts = shard_store.read_index(shard, rows)
     with open(shard, "r+b") as file:
         file.seek(parts[2][1].offset)
         file.write(b"\xff")
-    assert store.read_index(shard, rows) is not None
-    assert store.read_index(shard, rows, whole=True) is None
+    assert shard_store.read_index(shard, rows) is not None
+    assert shard_store.read_index(shard, rows, whole=True) is None
     with open(shard, "ab") as file:
         file.write(b"x")
-    assert store.read_index(shard, rows) is None
+    assert shard_store.read_index(shard, rows) is None
 
 
 @pytest.mark.parametrize(
@@ -116,11 +121,11 @@ def test_index_that_names_other_bytes_than_its_shards_is_damaged(
     tmp_path, place, value
 ):
     shard = write(tmp_path)
-    index = store.read_json(store.index_of(shard))
+    index = shard_store.read_json(shard_store.index_of(shard))
     index["parts"][0][place] = value
-    filesystem.write_bytes(store.index_of(shard), json.dumps(index).encode())
-    assert store.read_index(shard, rows) is None
-    assert store.read_shards(str(tmp_path), rows) == ({}, ["a.tfrecord"])
+    filesystem.write_bytes(shard_store.index_of(shard), json.dumps(index).encode())
+    assert shard_store.read_index(shard, rows) is None
+    assert shard_store.read_shards(str(tmp_path), rows) == ({}, ["a.tfrecord"])
 
 
 @pytest.mark.parametrize(
@@ -132,29 +137,29 @@ def test_index_of_anything_else_is_damaged(tmp_path, content):
     shard = write(tmp_path)
     if b"%d" in content:
         content %= os.path.getsize(shard)
-    filesystem.write_bytes(store.index_of(shard), content)
-    assert store.read_index(shard, rows) is None
+    filesystem.write_bytes(shard_store.index_of(shard), content)
+    assert shard_store.read_index(shard, rows) is None
 
 
 def test_index_too_large_for_its_shard_is_not_read(tmp_path):
     shard = write(tmp_path)
-    os.truncate(store.index_of(shard), 1 << 40)  # of no byte on the disk
-    assert store.read_index(shard, rows) is None
+    os.truncate(shard_store.index_of(shard), 1 << 40)  # of no byte on the disk
+    assert shard_store.read_index(shard, rows) is None
     with pytest.raises(ValueError, match="1099511627776 bytes, more than the 1048576"):
-        store.read_json(store.index_of(shard))
+        shard_store.read_json(shard_store.index_of(shard))
 
 
 def test_room_that_is_missing_is_refused_and_a_margin_kept(tmp_path, monkeypatch):
-    room = store.DISK_MARGIN + 10
+    room = shard_store.DISK_MARGIN + 10
     monkeypatch.setattr(filesystem, "free_bytes", lambda folder: room)
-    store.check_room("x", 10, "10 files", "Make room.")
+    shard_store.check_room("x", 10, "10 files", "Make room.")
     message = "10 files: 11 bytes more than there is room for.* 256.0 MiB must .*room.$"
     with pytest.raises(UserError, match=message):
-        store.check_room("x", 11, "10 files", "Make room.")
+        shard_store.check_room("x", 11, "10 files", "Make room.")
     room = 0
-    store.check_room("x", 0, "nothing", "")
+    shard_store.check_room("x", 0, "nothing", "")
     room = None  # nobody knows it of a remote folder
-    store.check_room("x", 1 << 60, "", "")
+    shard_store.check_room("x", 1 << 60, "", "")
 
 
 def test_refused_write_names_folder_and_remedy(tmp_path, monkeypatch):
@@ -164,7 +169,7 @@ def test_refused_write_names_folder_and_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(tf.io.TFRecordWriter, "write", write)
     message = f"{tmp_path}: the shards cannot be written .No space left.*Make room.$"
     with pytest.raises(UserError, match=message):
-        with store.writing(str(tmp_path), "the shards", "Make room."):
-            with store.ShardWriter(str(tmp_path)) as writer:
+        with shard_store.writing(str(tmp_path), "the shards", "Make room."):
+            with shard_store.ShardWriter(str(tmp_path)) as writer:
                 writer.add(b"record")
     assert not os.listdir(tmp_path)

@@ -5,7 +5,7 @@
                                and each output's float16 values in little-endian
     <folder>/<name>.json       where the shard's records are, and the CRC-32 of each
 
-`soka_tf.data.store` writes and checks the shards.
+`soka_tf.data.shard_store` writes and checks the shards.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import logging
 
 from soka_tf.atomic import write_json
-from soka_tf.data import filesystem, store
+from soka_tf.data import filesystem, shard_store
 from soka_tf.errors import UserError
 
 IMAGE = "image"
@@ -43,7 +43,7 @@ class TeacherRecords:
         self.manifest = dict(manifest)
         self.shapes: Dict[str, List[int]] = self.manifest["outputs"]
         zeros = {k: np.zeros(shape, np.float16) for k, shape in self.shapes.items()}
-        self.record_bytes = store.example_bytes(_features(bytes(32), zeros))
+        self.record_bytes = shard_store.example_bytes(_features(bytes(32), zeros))
         self._records: Dict[bytes, filesystem.Part] = {}
 
     def open(self) -> None:
@@ -59,7 +59,7 @@ class TeacherRecords:
         self._records = {}
         if not self.folder.exists():
             return
-        self._records, damaged = store.read_shards(str(self.folder), _rows)
+        self._records, damaged = shard_store.read_shards(str(self.folder), _rows)
         if damaged:
             logging.warning(
                 "%s: damaged or unfinished: %s. What the teacher says of their images "
@@ -67,7 +67,7 @@ class TeacherRecords:
                 self.folder,
                 ", ".join(damaged),
             )
-        store.remove_leftovers(str(self.folder))
+        shard_store.remove_leftovers(str(self.folder))
         for name in damaged:
             (self.folder / name).unlink(missing_ok=True)
         for index in self.folder.glob("*.json"):
@@ -116,9 +116,11 @@ class TeacherRecords:
 
     def _add_shard(self, values: Iterable[Tuple[bytes, Values]]) -> bool:
         places: Dict[bytes, List[int]] = {}
-        with store.ShardWriter(str(self.folder)) as writer:
+        with shard_store.ShardWriter(str(self.folder)) as writer:
             for image, outputs in values:
-                places[image] = writer.add(store.example(_features(image, outputs)))
+                places[image] = writer.add(
+                    shard_store.example(_features(image, outputs))
+                )
             if not places:
                 return False
             name = hashlib.sha256(b"".join(sorted(places))).hexdigest()[:16]
@@ -133,7 +135,7 @@ class TeacherRecords:
         if not path.exists():
             return
         try:
-            found = store.read_json(str(path))
+            found = shard_store.read_json(str(path))
             wrong = {
                 key: found.get(key)
                 for key, value in self.manifest.items()
@@ -158,7 +160,7 @@ def _features(image: bytes, outputs: Mapping[str, np.ndarray]) -> Dict[str, byte
     return {**values, IMAGE: image}
 
 
-def _rows(index: store.Index) -> Iterator[Tuple[bytes, List[Any]]]:
+def _rows(index: shard_store.Index) -> Iterator[Tuple[bytes, List[Any]]]:
     for image, place in index["records"].items():
         yield bytes.fromhex(image), [*place, image]
 
@@ -178,4 +180,4 @@ def parse(content: tf.Tensor, shapes: Mapping[str, List[int]]) -> Dict[str, tf.T
 def writing(folder: pathlib.Path) -> Any:
     """Raises UserError in place of what the disk refuses with."""
     remedy = "Make room or bind run.teacher_cache_dir to another folder."
-    return store.writing(str(folder), "the teachers' outputs", remedy)
+    return shard_store.writing(str(folder), "the teachers' outputs", remedy)

@@ -1,34 +1,17 @@
-"""An evaluation as a table to read, a run's metrics.csv as curves to look at."""
+"""A run's metrics.csv as curves to look at."""
 
 import csv
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from tabulate import SEPARATING_LINE, tabulate
 
 from soka_tf.atomic import replacing
 from soka_tf.errors import UserError
-from soka_tf.tasks import Task, get_task
-
-_ROWS = {
-    "teacher": "teacher",
-    "student": "student",
-    "student_vs_teacher": "student vs teacher",
-    "baseline_median": "median image",
-}
-_COLUMNS = {
-    "rmse": "rmse",
-    "rel": "rel",
-    "delta1": "<1.25",
-    "delta2": "<1.25²",
-    "delta3": "<1.25³",
-    "mean_angle_deg": "angle",
-}
-_UNDEFINED = "-"
+from soka_tf.tasks import get_task
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -36,111 +19,6 @@ _TRANSFER = "representation transfer"
 _TRANSFER_COLOUR = "#777777"
 _FEWEST_FOR_A_LINE = 10
 _STAGE_TITLES = {"joint": "joint", "cycle": "cycles", "cycle_gan": "cycles + GAN"}
-
-
-def format_table(result: Mapping[str, Any]) -> str:
-    """Returns an evaluation as a text table, four rows a task.
-
-    Args:
-      result: what `soka_tf.evaluation.evaluator.evaluate` returned, or the content of
-        evaluation.json.
-
-    Returns:
-      Several lines without a final newline, at most 100 characters wide.
-    """
-    angles = any(
-        "mean_angle_deg" in (entry or {})
-        for entries in result["tasks"].values()
-        for entry in entries.values()
-    )
-    columns = [name for name in _COLUMNS if angles or name != "mean_angle_deg"]
-    # The names of the columns are the first row: tabulate pads true headers widely.
-    rows: List[Any] = [
-        ["task", "", *(_COLUMNS[c] for c in columns), "rmse/teacher"],
-    ]
-    for name, entries in result["tasks"].items():
-        rows.append(SEPARATING_LINE)
-        rows.extend(_task_rows(get_task(name), entries, columns))
-    table = tabulate(
-        rows,
-        tablefmt="simple",
-        colalign=("left", "left", *("right" for _ in columns), "right"),
-        disable_numparse=True,
-    )
-    return "\n".join([_heading(result), "", table, "", *_notes(result)])
-
-
-def _heading(result: Mapping[str, Any]) -> str:
-    parameters = result["parameters"]
-    teachers, student = parameters["teachers"], parameters["student"]
-    share = f" ({student / teachers:.0%})" if teachers else ""
-    return (
-        f"{result['split']}: {result['images']:,} images, step {result['step']:,}; "
-        f"parameters: teachers {teachers:,}, student {student:,}{share}"
-    )
-
-
-def _task_rows(task: Task, entries: Mapping[str, Any], columns: List[str]) -> List[Any]:
-    rows: List[Any] = []
-    for key, row_title in _ROWS.items():
-        if key not in entries:
-            continue
-        entry = entries[key] or {}
-        cells = [_number(c, entry.get(c)) if c in task.metrics else "" for c in columns]
-        rows.append(["", row_title, *cells, _share(key, entries)])
-    # The task and the unit of its rmse stand in the first two rows only.
-    for row, text in zip(rows, (task.title, f"({task.unit})" if task.unit else "")):
-        row[0] = text
-    return rows
-
-
-def _number(metric: str, value: Optional[float]) -> str:
-    if value is None:
-        return _UNDEFINED
-    if metric.startswith("delta"):
-        return f"{value:.3f}"
-    if metric == "mean_angle_deg":
-        return f"{value:.1f}°"
-    # Three significant digits, without exponents for the ranges that occur.
-    return f"{value:#.3g}" if 1e-4 <= value < 1000 or value == 0 else f"{value:.2e}"
-
-
-def _share(key: str, entries: Mapping[str, Any]) -> str:
-    """The rmse against truth in percent of the teacher's."""
-    teacher = (entries.get("teacher") or {}).get("rmse")
-    rmse = (entries[key] or {}).get("rmse")
-    if key in ("teacher", "student_vs_teacher") or not teacher or rmse is None:
-        return ""
-    return f"{rmse / teacher:.1%}"
-
-
-def _notes(result: Mapping[str, Any]) -> List[str]:
-    notes = [
-        "Lower is better for rmse (in the task's unit), rel and angle; higher for "
-        "<1.25, its powers.",
-        "Definitions: docs/metrics.md.",
-    ]
-    labelled = result.get("labelled_images", {})
-    for name in result["tasks"]:
-        count = labelled.get(name, result["images"])
-        if count == 0:
-            notes.append(
-                f"{get_task(name).title}: no labels, so only student vs teacher."
-            )
-        elif count < result["images"]:
-            notes.append(
-                f"{get_task(name).title}: {count:,} of {result['images']:,} images "
-                "have a label."
-            )
-    for name, entries in result["tasks"].items():
-        for key, row_title in _ROWS.items():
-            count = (entries.get(key) or {}).get("nonfinite_pixels")
-            if count:
-                notes.append(
-                    f"{get_task(name).title}, {row_title}: {count:,} pixels are NaN or "
-                    "infinite, errors are undefined."
-                )
-    return notes
 
 
 def draw_curves(metrics_csv_path: str, out_png: str) -> None:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from soka_tf.errors import UserError, plain_message
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.runs import build
+from soka_tf.runs import build_parts
 from soka_tf.runs.config import parse_gin
 from soka_tf.runs.dry_run import describe
 from soka_tf.soka.amalgamation import Amalgamation
@@ -71,23 +71,23 @@ def pools():
 )
 def test_amalgamation_unknown_choice_names_the_binding(student, pools, wrong, message):
     with pytest.raises(UserError, match=message):
-        build.build_amalgamation(student, pools[0], **wrong)
+        build_parts.build_amalgamation(student, pools[0], **wrong)
 
 
 def test_amalgamation_unknown_mixing_names_the_binding(student, pools):
     gin.bind_parameter("Amalgamation.mixing", "magic")
     with pytest.raises(UserError, match="Amalgamation: mixing .*'magic'"):
-        build.build_amalgamation(student, pools[0])
+        build_parts.build_amalgamation(student, pools[0])
 
 
 def test_amalgamation_takes_teachers_of_other_strides(student, pools):
-    one, other = (build.build_amalgamation(student, pool) for pool in pools)
+    one, other = (build_parts.build_amalgamation(student, pool) for pool in pools)
     assert other.get_config() == one.get_config()
 
 
 def test_amalgamation_takes_pairs_of_layers(student, pools):
     pairs = (("block4", "block3"), "representation")
-    amalgamation = build.build_amalgamation(student, pools[0], layers=pairs)
+    amalgamation = build_parts.build_amalgamation(student, pools[0], layers=pairs)
     layers = dict(amalgamation.teacher_layers)
     assert layers == {"block3": ("block4",), "representation": ("representation",)}
     (mixing,) = amalgamation.amalgamations["block3"].mixing_weights
@@ -97,14 +97,14 @@ def test_amalgamation_takes_pairs_of_layers(student, pools):
 
 
 def test_amalgamation_none_is_none(student, pools):
-    assert build.build_amalgamation(student, pools[1], variant=None) is None
+    assert build_parts.build_amalgamation(student, pools[1], variant=None) is None
 
 
 @pytest.mark.parametrize("name, wrong", [("norm", "l7"), ("floor", 0.6)])
 def test_gradnorm_wrong_value_names_the_binding(name, wrong):
     gin.bind_parameter(f"GradNorm.{name}", wrong)
     with pytest.raises(UserError, match=f"GradNorm: {name} .*Received"):
-        build.build_balancing(TASKS)
+        build_parts.build_balancing(TASKS)
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_settings_wrong_value_names_the_binding(binding, message, tiny, tmp_path
 def test_network_wrong_value_names_the_binding(binding, wrong, message):
     parse_gin(["gin/rooms/soka.gin"], [f"{binding} = {wrong}"])
     with pytest.raises(UserError, match=message):
-        build.build_student(TASKS)
-        build.build_adversary(TASKS, enabled=True)
+        build_parts.build_student(TASKS)
+        build_parts.build_adversary(TASKS, enabled=True)
 
 
 def test_adversary_is_none_unless_enabled_and_calmer_for_depth():
-    assert build.build_adversary(TASKS) is None
+    assert build_parts.build_adversary(TASKS) is None
     gin.bind_parameter("Discriminator.width", 1 / 32)
-    adversary = build.build_adversary(TASKS, enabled=True)
+    adversary = build_parts.build_adversary(TASKS, enabled=True)
     assert adversary.noise == {"depth_zbuffer": 0.03, "edge_texture": 0.1}
     assert list(adversary.discriminators) == TASKS
 
@@ -150,11 +150,11 @@ def test_adversary_is_none_unless_enabled_and_calmer_for_depth():
 def test_optimizers_unknown_name_is_refused(binding, wrong):
     gin.bind_parameter(binding, wrong)
     with pytest.raises(UserError, match=wrong):
-        build.build_optimizers(10)
+        build_parts.build_optimizers(10)
 
 
 def test_optimizers_follow_the_poly_policy_each_from_its_own_rate():
-    optimizers, _ = build.build_optimizers(
+    optimizers, _ = build_parts.build_optimizers(
         100, learning_rate=0.1, amalgamation_rate=0.2, task_weights_rate=0.3
     )
     for name, rate in (
@@ -180,7 +180,7 @@ def test_optimizers_follow_the_poly_policy_each_from_its_own_rate():
 def test_optimizers_decay_of_tfa_fades_with_the_rate(kind, expected):
     gin.bind_parameter("decay.rate", 0.25)
     gin.bind_parameter("decay.kind", kind)
-    optimizers, _ = build.build_optimizers(100)
+    optimizers, _ = build_parts.build_optimizers(100)
     optimizer = optimizers["encoder"]
     assert ("weight_decay" in optimizer.get_config()) == (expected is not None)
     if expected is not None:
@@ -245,7 +245,7 @@ def test_student_is_the_same_for_the_same_seed():
     gin.bind_parameter("Encoder.width", SMALL["width"])
 
     def kernel(seed):
-        student = build.build_student(["edge_texture"], seed=seed)
+        student = build_parts.build_student(["edge_texture"], seed=seed)
         return student.encoder.last_shared_kernel
 
     one, same, other = kernel(1), kernel(1), kernel(2)

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from soka_tf.errors import UserError
-from soka_tf.evaluation import report
+from soka_tf.evaluation import curves
+from soka_tf.evaluation.table import format_table
 
 
 def entry(rmse, angle=None, **more):
@@ -49,7 +50,7 @@ def line_of(table, *words):
 
 
 def test_table_shows_every_row_with_units_and_the_share_of_the_teacher():
-    table = report.format_table(evaluation(depth_zbuffer=depth()))
+    table = format_table(evaluation(depth_zbuffer=depth()))
     assert "400 images, step 700" in table and "221,000 (50%)" in table
     assert line_of(table, "depth", " teacher").split()[2:4] == ["0.716", "0.200"]
     assert "105.0%" in line_of(table, "(m)", "student")
@@ -61,7 +62,7 @@ def test_table_shows_every_row_with_units_and_the_share_of_the_teacher():
 def test_table_without_labels_says_so_and_keeps_the_imitation():
     result = evaluation(edge_texture=unlabelled())
     result["labelled_images"]["edge_texture"] = 0
-    table = report.format_table(result)
+    table = format_table(result)
     assert "0.0123" in line_of(table, "student vs teacher")
     assert line_of(table, "median image").split()[2:] == ["-"] * 5
     assert "2D edges: no labels" in table
@@ -70,19 +71,19 @@ def test_table_without_labels_says_so_and_keeps_the_imitation():
 def test_table_with_some_labels_counts_them():
     result = evaluation(depth_zbuffer=depth())
     result["labelled_images"]["depth_zbuffer"] = 300
-    assert "depth: 300 of 400 images have a label." in report.format_table(result)
+    assert "depth: 300 of 400 images have a label." in format_table(result)
 
 
 def test_table_names_values_that_are_not_finite():
     entries = depth()
     entries["student"] = entry(None, nonfinite_pixels=12)
-    table = report.format_table(evaluation(depth_zbuffer=entries))
+    table = format_table(evaluation(depth_zbuffer=entries))
     assert "depth, student: 12 pixels are NaN or infinite" in table
 
 
 def test_table_of_normals_has_an_angle_and_fits_100_columns():
     entries = {name: entry(0.5, angle=21.53) for name in depth()}
-    table = report.format_table(
+    table = format_table(
         evaluation(normal=entries, depth_zbuffer=depth(), edge_texture=unlabelled())
     )
     assert "21.5°" in line_of(table, "surface normal", "teacher")
@@ -92,7 +93,7 @@ def test_table_of_normals_has_an_angle_and_fits_100_columns():
 def test_table_works_without_a_baseline():
     entries = depth()
     del entries["baseline_median"]
-    assert "median" not in report.format_table(evaluation(depth_zbuffer=entries))
+    assert "median" not in format_table(evaluation(depth_zbuffer=entries))
 
 
 @pytest.fixture
@@ -120,12 +121,12 @@ def near(pixels, colour, tolerance=12):
 
 def test_curves_show_every_loss_every_weight_and_the_stage(metrics_csv, tmp_path):
     out = tmp_path / "curves.png"
-    report.draw_curves(str(metrics_csv), str(out))
+    curves.draw_curves(str(metrics_csv), str(out))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["curves.png", "metrics.csv"]
     pixels = np.asarray(Image.open(out).convert("RGB"))
     height, width = pixels.shape[:2]
     assert width >= 1000
-    for colour in report._COLOURS[:2]:
+    for colour in curves._COLOURS[:2]:
         mine = near(pixels, colour)
         losses, weights = mine[: height * 11 // 20], mine[height * 7 // 12 :]
         # A curve spans the panel: its colour is in nearly every column of pixels.
@@ -133,7 +134,7 @@ def test_curves_show_every_loss_every_weight_and_the_stage(metrics_csv, tmp_path
         # (Equal weights of the joint stage hide one another.)
         assert weights.any(axis=0).mean() > 0.55
     # Falling losses: the first curve is lower (a larger row) at the right end.
-    rows, columns = np.nonzero(near(pixels, report._COLOURS[0])[: height * 11 // 20])
+    rows, columns = np.nonzero(near(pixels, curves._COLOURS[0])[: height * 11 // 20])
     left, right = columns < width * 0.2, columns > width * 0.9
     assert rows[right].mean() > rows[left].mean() + 50
 
@@ -141,8 +142,8 @@ def test_curves_show_every_loss_every_weight_and_the_stage(metrics_csv, tmp_path
 def test_curves_of_a_single_report_are_points(tmp_path):
     path, picture = tmp_path / "metrics.csv", tmp_path / "curves.png"
     path.write_text("step,stage,loss/soft/normal\n3,joint,0.5\n")
-    report.draw_curves(str(path), str(picture))
-    colour = tuple(bytes.fromhex(report._COLOURS[0][1:]))
+    curves.draw_curves(str(path), str(picture))
+    colour = tuple(bytes.fromhex(curves._COLOURS[0][1:]))
     pixels = np.asarray(Image.open(picture).convert("RGB"))[100:, 100:-100]
     assert (pixels == colour).all(axis=-1).sum() > 20
 
@@ -150,16 +151,16 @@ def test_curves_of_a_single_report_are_points(tmp_path):
 def test_curves_of_an_untrained_run_are_refused_by_name(tmp_path):
     path = tmp_path / "metrics.csv"
     with pytest.raises(UserError, match="metrics.csv: the metrics cannot be read"):
-        report.draw_curves(str(path), str(tmp_path / "c.png"))
+        curves.draw_curves(str(path), str(tmp_path / "c.png"))
     path.write_text("step,stage\n")
     with pytest.raises(UserError, match="nothing to draw"):
-        report.draw_curves(str(path), str(tmp_path / "c.png"))
+        curves.draw_curves(str(path), str(tmp_path / "c.png"))
     assert not (tmp_path / "c.png").exists()
 
 
 def test_smooth_is_a_running_mean_that_keeps_constants():
     values = np.arange(250.0)
-    np.testing.assert_allclose(report._smooth(values)[2:-2], values[2:-2])
-    np.testing.assert_allclose(report._smooth(np.ones(500)), 1)
+    np.testing.assert_allclose(curves._smooth(values)[2:-2], values[2:-2])
+    np.testing.assert_allclose(curves._smooth(np.ones(500)), 1)
     short = np.arange(50.0)
-    assert report._smooth(short) is short
+    assert curves._smooth(short) is short
