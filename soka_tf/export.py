@@ -51,9 +51,10 @@ _CHECKPOINT = flags.DEFINE_enum(
 )
 _PRECISION = flags.DEFINE_enum(
     "precision",
-    "float32",
+    None,
     ["float32", "bfloat16", "auto"],
-    "in which the SavedModel computes; auto: bfloat16 where this processor has AMX",
+    "in which the SavedModel computes, run.export_precision unless given; auto: "
+    "bfloat16 where this processor has AMX",
     flag_values=FLAGS,
 )
 _CALIBRATION_IMAGES = flags.DEFINE_integer(
@@ -67,6 +68,7 @@ _CALIBRATION_IMAGES = flags.DEFINE_integer(
 
 def main() -> None:
     """Restores the student and exports it."""
+    from soka_tf.data.samples import spread
     from soka_tf.runs.build_data import build_data
     from soka_tf.runs.build_run import split_file
     from soka_tf.runs.checkpoints import restore_student, restored_step
@@ -95,7 +97,7 @@ def main() -> None:
             settings.image_size,
             _EXPORT_DIR.value,
             settings.antialias,
-            _PRECISION.value,
+            _PRECISION.value or settings.export_precision,
         )
         print(
             f"The student of step {step} is in "
@@ -103,7 +105,7 @@ def main() -> None:
         )
     if files:
         images = formats.Images(
-            formats.spread(data.train, _CALIBRATION_IMAGES.value),
+            spread(data.train, _CALIBRATION_IMAGES.value),
             data.validation,
             settings.image_size,
             settings.antialias,

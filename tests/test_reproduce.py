@@ -402,7 +402,7 @@ def test_damaged_record_is_named(tmp_path):
         (["--study=fig5", "--gin_param=seed = 3"], "seed is bound by the chosen"),
         (["--study=fig5", "--gin_param=run.max_steps = 3"], "run.max_steps is bound"),
         (
-            ["--study=fig5", "--gin_param=soka_tf.runs.build_run.seed = 3"],
+            ["--study=fig5", "--gin_param=soka_tf.runs.run.seed = 3"],
             "run.seed is bound by the chosen",
         ),
         (

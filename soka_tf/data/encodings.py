@@ -134,26 +134,8 @@ def store(task: Task, physical: np.ndarray) -> np.ndarray:
     return pixels.astype(np.uint8 if encoding.bits == 8 else np.uint16)
 
 
-def encode_rgb(pixels: np.ndarray, size: int, antialias: bool = False) -> np.ndarray:
-    """Turns an image's pixels into the networks' input.
-
-    `soka_tf.data.pipeline.preprocess_images` is the same in TensorFlow. Both equal the
-    original but for the rim of an enlarged image, which it darkens and we repeat.
-
-    Args:
-      pixels: uint8 [height, width, 3].
-      size: side of the result in pixels.
-      antialias: widens the filter when reducing. The original does not.
-
-    Returns:
-      float32 [size, size, 3] in [-1, 1].
-    """
-    values = resize(pixels / 255.0, size, antialias, repeat_rim=True).astype(np.float32)
-    return values * 2 - 1
-
-
 def rgb_pixels(rgb: np.ndarray) -> np.ndarray:
-    """The inverse of `encode_rgb`: float [..., 3] in [-1, 1] as uint8, nearest."""
+    """The networks' input as pixels: float [..., 3] in [-1, 1] as uint8, nearest."""
     return np.clip(np.rint((np.asarray(rgb) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 

@@ -5,13 +5,14 @@ exactly the images that the uninterrupted one would have seen.
 """
 
 import dataclasses
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import tensorflow as tf
 
 from soka_tf.data.image_files import RGB, VANISHING_POINT
 from soka_tf.data.sample_readers import MASK, VALID, ImageReader, LabelReader
 from soka_tf.data.samples import Sample
+from soka_tf.data.targets import Targets
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task
 
@@ -172,14 +173,15 @@ def labelled_dataset(
     """Yields batches of images with their encoded labels.
 
     Without a seed the samples come in their order. A label that is not there or cannot
-    be read (named in one warning) is filled with zeros and flagged; where the image or
-    the mask itself cannot be read, everything that depends on it is.
+    be read (named in one warning) is filled with zeros and flagged; where the image
+    (then black) or the mask itself cannot be read, everything that depends on it is.
 
     Args:
       samples: images and labels; the mask is read from their depth_zbuffer files.
       tasks: which labels; beside targets also vanishing_point.
       batches: sizes, the labels' as well; `antialias` is for images only.
-      cache_in_memory: keeps encoded images and labels after their first use.
+      cache_in_memory: keeps images, as they are, and encoded labels after their first
+        use.
       seed: shuffles, in an order that is a function of (seed, step).
       repeat: goes on without end; batches are then always full.
       start_step: number of batches to pass over.
@@ -200,9 +202,13 @@ def labelled_dataset(
     for task in tasks:
         if task.encoding is None and task.name != VANISHING_POINT:
             raise UserError(f"{task.name!r} has no labels that can be read from files.")
-    reader = LabelReader(
-        samples, tasks, batches.image_size, batches.antialias, cache_in_memory
-    )
+    reader = LabelReader(samples, tasks, batches.image_size, cache_in_memory)
+
+    def load(index):
+        found = reader.read_in_graph(index)
+        size, antialias = batches.image_size, batches.antialias
+        return {**found, RGB: preprocess_images(found[RGB][None], size, antialias)[0]}
+
     count, first = len(samples), start_step * batches.batch_size
     indices = tf.data.Dataset.counter(first)
     if seed is not None:
@@ -211,14 +217,14 @@ def labelled_dataset(
         indices = indices.map(lambda position: position % count)
     if not repeat:
         indices = indices.take(max(count - first, 0))
-    dataset = indices.map(reader.read_in_graph, tf.data.AUTOTUNE, deterministic=True)
+    dataset = indices.map(load, tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(batches.batch_size, drop_remainder=repeat)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
 def label_reader(
     samples: Sequence[Sample], tasks: Sequence[Task], image_size: int
-) -> Callable[[tf.Tensor], Dict[str, Any]]:
+) -> Callable[[tf.Tensor], Targets]:
     """Returns what `image_dataset` takes for `targets`, of labels.
 
     They are encoded as the networks predict. A label that is not there or cannot be
@@ -231,28 +237,21 @@ def label_reader(
       image_size: side of the labels in pixels.
 
     Returns:
-      A function from an int64 scalar to the fields of `TeacherOutputs`, S being
-      image_size:
-        "predictions": task -> float32 [S, S, channels], network range.
-        "features": none.
-        "weights": task -> float32 [S, S, 1], 0 where the label does not count.
+      A function from an int64 scalar to `Targets` without the batch: maps and weights
+      of image_size, no features.
     """
     channels = 1 + sum(task.channels for task in tasks)
     small = 4 * channels * image_size**2 * len(samples) <= _KEPT_BYTES
-    reader = LabelReader(samples, tasks, image_size, None, small)
+    reader = LabelReader(samples, tasks, image_size, small, with_images=False)
 
-    def labels(number: tf.Tensor) -> Dict[str, Any]:
+    def labels(number: tf.Tensor) -> Targets:
         found = reader.read_in_graph(number)
         weights = {}
         for task in tasks:
             there = tf.cast(found[VALID + task.name], tf.float32)
             readings = found[MASK] if task.masked else tf.ones_like(found[MASK])
             weights[task.name] = there * readings
-        return {
-            "predictions": {task.name: found[task.name] for task in tasks},
-            "features": {},
-            "weights": weights,
-        }
+        return Targets({task.name: found[task.name] for task in tasks}, {}, weights)
 
     return labels
 
@@ -260,9 +259,10 @@ def label_reader(
 def preprocess_images(
     images: tf.Tensor, image_size: int, antialias: bool = False
 ) -> tf.Tensor:
-    """Turns images into the networks' input; the same for training and serving.
+    """Turns images into the networks' input, wherever images are shown to one.
 
-    The same arithmetic as `encodings.encode_rgb`, in single precision.
+    It equals the original but for the rim of an enlarged image, which that darkens and
+    this repeats.
 
     Args:
       images: uint8 in [0, 255] or float in [0, 1], [batch, height, width, 3].
@@ -279,8 +279,8 @@ def preprocess_images(
     return images * 2.0 - 1.0
 
 
-def check_augmentation(augmentation: str, teachers_cached: bool) -> None:
-    """Refuses an augmentation that is unknown or unknown to cached teachers.
+def check_augmentation(augmentation: str, has_targets: bool) -> None:
+    """Refuses an augmentation that is unknown or unknown to given targets.
 
     Raises:
       UserError: naming the bindings.
@@ -290,7 +290,7 @@ def check_augmentation(augmentation: str, teachers_cached: bool) -> None:
             f"run.augmentation must be one of {AUGMENTATIONS}. Received: "
             f"{augmentation!r}."
         )
-    if augmentation != "none" and teachers_cached:
+    if augmentation != "none" and has_targets:
         raise UserError(
             f"run.augmentation = {augmentation!r} and run.teacher_cache = True exclude "
             "each other: the cache holds what teachers say of the images as they are. "

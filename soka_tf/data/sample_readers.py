@@ -60,21 +60,29 @@ class LabelReader:
         samples: Sequence[Sample],
         tasks: Sequence[Task],
         image_size: int,
-        antialias: Optional[bool],
         cache_in_memory: bool,
+        with_images: bool = True,
     ):
-        """Opens nothing yet; with `antialias` None the images themselves never."""
+        """Opens nothing yet.
+
+        Args:
+          samples: what to read.
+          tasks: which labels.
+          image_size: side of mask and labels in pixels; images are as they are.
+          cache_in_memory: keeps everything after its first use.
+          with_images: whether images are opened, too.
+        """
         self._samples = samples
         self._tasks = tasks
         self._size = image_size
-        self._antialias = antialias
+        self._with_images = with_images
         self._cache: Optional[Dict[int, List[np.ndarray]]] = (
             {} if cache_in_memory else None
         )
         self._warnings = _Warnings()
-        self._specs: Dict[str, Tuple[tf.DType, Tuple[int, ...]]] = {}
-        if antialias is not None:
-            self._specs[RGB] = tf.float32, (image_size, image_size, 3)
+        self._specs: Dict[str, Tuple[tf.DType, Tuple[Optional[int], ...]]] = {}
+        if with_images:
+            self._specs[RGB] = tf.uint8, (None, None, 3)
         self._specs[MASK] = tf.float32, (image_size, image_size, 1)
         for task in tasks:
             self._specs[task.name] = tf.float32, self._label_shape(task)
@@ -100,7 +108,7 @@ class LabelReader:
 
     def _read(self, sample: Sample) -> List[np.ndarray]:
         images, rgb_read = [], True
-        if self._antialias is not None:
+        if self._with_images:
             rgb, rgb_read = self._image(sample)
             images.append(rgb)
         mask, mask_read = self._mask(sample)
@@ -117,11 +125,10 @@ class LabelReader:
 
     def _image(self, sample: Sample) -> Tuple[np.ndarray, bool]:
         try:
-            pixels = sample.read(RGB)
-            return encodings.encode_rgb(pixels, self._size, self._antialias), True
+            return sample.read(RGB), True
         except DamagedFile as damage:
             self._warnings.warn(damage, "Its sample does not count.")
-            return np.zeros((self._size, self._size, 3), np.float32), False
+            return np.zeros((self._size, self._size, 3), np.uint8), False
 
     def _mask(self, sample: Sample) -> Tuple[np.ndarray, bool]:
         shape = (self._size, self._size, 1)

@@ -38,7 +38,7 @@ class Sample:
       key: unique name, e.g. "wiconisco/point_1_view_0".
       point: what views that overlap have in common, e.g. "wiconisco/point_1".
       files: path per domain; "rgb" is always among them.
-      reader: (path, domain) -> the label as `reading.read_file` returns it;
+      reader: (path, domain) -> the label as `read_file` returns it;
         `encodings.store` makes it of physical units. OSError and ValueError are a
         damaged label's. Images are always files.
     """
@@ -51,7 +51,7 @@ class Sample:
     )
 
     def read(self, domain: str) -> np.ndarray:
-        """Reads one of its files, an image or a label; see `reading.read_file`.
+        """Reads one of its files, an image or a label; see `read_file`.
 
         Raises:
           DamagedFile: if it cannot be read or cannot belong to the domain.
@@ -89,6 +89,13 @@ def with_mask(domains: Iterable[str]) -> List[str]:
     if any(domain in TASKS and TASKS[domain].masked for domain in wanted):
         wanted.append(MASK_DOMAIN)
     return list(dict.fromkeys(wanted))
+
+
+def spread(samples: Sequence[Sample], most: int) -> List[Sample]:
+    """Chooses at most so many samples, evenly and always the same."""
+    count = min(most, len(samples))
+    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int)
+    return [samples[i] for i in chosen]
 
 
 def drop_damaged(

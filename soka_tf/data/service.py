@@ -69,7 +69,7 @@ def service_dataset(
     """
     check_samples(samples)
     element = share.element_size(batches.batch_size)
-    check_augmentation(augmentation, teachers_cached=False)
+    check_augmentation(augmentation, has_targets=False)
     paths = [sample.files[RGB] for sample in samples]
     _check_service(service, paths)
     read = _graph_reader(paths)

@@ -24,7 +24,7 @@ def both(student: Student, teachers: TeacherPool, run_eagerly: bool = False) -> 
     """
 
     def predict(images):
-        return student(images, training=False), teachers(images, ()).predictions
+        return student(images, training=False), teachers(images, ()).maps
 
     return predict if run_eagerly else tf.function(predict, autograph=False)
 

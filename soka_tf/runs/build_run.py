@@ -15,7 +15,7 @@ from absl import logging
 from soka_tf.data.samples import Data
 from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
-from soka_tf.runs import build
+from soka_tf.runs import build_parts
 from soka_tf.runs.auxiliary import Selection, select_auxiliary
 from soka_tf.runs.build_data import build_data, default_cache_dir
 from soka_tf.runs.checkpoints import copy_state
@@ -84,7 +84,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
     # Before rooms are drawn or a split is read that another configuration would need.
     refuse_differences(model_dir, gin.config_str(), of_both=True)
     names = settings.task_names
-    build.find_teachers(names).require()  # before minutes of drawing rooms
+    build_parts.find_teachers(names).require()  # before minutes of drawing rooms
 
     @functools.cache
     def find_data() -> Data:
@@ -97,11 +97,11 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         settings.antialias,
         model_dir,
     )
-    teacher_files = build.find_teachers(names, selection.names)
+    teacher_files = build_parts.find_teachers(names, selection.names)
     with strategy.scope():
-        teachers = build.load_pool(teacher_files)
+        teachers = build_parts.load_pool(teacher_files)
         model = assemble_model(settings, teachers)
-        optimizers, learning_rate = build.build_optimizers(settings.max_steps)
+        optimizers, learning_rate = build_parts.build_optimizers(settings.max_steps)
         model.compile(optimizers, settings.jit_compile)
     _advise(settings, model)
     model.movement_every_steps = settings.movement_every_steps
@@ -150,7 +150,7 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
     model = run.model
     with run.strategy.scope():
         fresh = assemble_model(settings, model.teachers)
-        optimizers, _ = build.build_optimizers(settings.max_steps)
+        optimizers, _ = build_parts.build_optimizers(settings.max_steps)
         fresh.compile(optimizers, settings.jit_compile)
     copy_state(fresh, model)
     if model.adversary is not None:  # its noise has the seed as a constant
@@ -182,16 +182,18 @@ def _find_data(settings: Settings, model_dir: str) -> Data:
 def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
     """Builds the model of a run from the bindings, not yet compiled."""
     names, steps = settings.task_names, settings.max_steps
-    schedule = or_user_error("schedule.", lambda: build.schedule(max_steps=steps))
-    decay = build.decay().in_loss
-    objective = or_user_error("objective.", lambda: build.objective(weight_decay=decay))
+    schedule = or_user_error("schedule.", lambda: build_parts.schedule(max_steps=steps))
+    decay = build_parts.decay().in_loss
+    objective = or_user_error(
+        "objective.", lambda: build_parts.objective(weight_decay=decay)
+    )
     with compute_in(settings.precision, "run.precision"):
-        student = build.build_student(names, seed=settings.seed)
-        build.initialize_student(student, teachers)
+        student = build_parts.build_student(names, seed=settings.seed)
+        build_parts.initialize_student(student, teachers)
         parts = (
-            build.build_balancing(names),
-            build.build_amalgamation(student, teachers),
-            build.build_adversary(names, seed=settings.seed),
+            build_parts.build_balancing(names),
+            build_parts.build_amalgamation(student, teachers),
+            build_parts.build_adversary(names, seed=settings.seed),
         )
         model = or_user_error(
             "objective: ",

@@ -32,7 +32,7 @@ def complete(run: Run, model_dir: str, callbacks: Sequence[Any] = ()) -> str:
     settings, student = run.settings, run.model.student
     panels = PanelCallback(
         student,
-        run.model.teachers.targets,
+        run.model.teachers.answers,
         fixed_batch(run),
         settings.targets,
         os.path.join(folder, "panels"),

@@ -80,7 +80,7 @@ def refuse_differences(model_dir: str, config: str, of_both: bool = False) -> No
 def open_folder(
     model_dir: str, config: str, output_dir: str
 ) -> tf.summary.SummaryWriter:
-    """Claims the folder for a configuration, before anything is written there.
+    """Claims the folder for a configuration, before training writes there.
 
     Args:
       model_dir: the run's folder.

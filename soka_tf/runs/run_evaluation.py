@@ -3,12 +3,11 @@
 import os
 from typing import Any, Dict, Mapping, Optional
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from soka_tf.data.pipeline import Batches, labelled_dataset
-from soka_tf.data.samples import MASK_DOMAIN, Data
+from soka_tf.data.samples import MASK_DOMAIN, Data, spread
 from soka_tf.evaluation.curves import draw_curves
 from soka_tf.evaluation.evaluator import evaluate, write_evaluation
 from soka_tf.runs.build_parts import count_trainable
@@ -22,13 +21,11 @@ EVALUATION_FILE = "evaluation.json"
 
 def fixed_batch(run: Run) -> Mapping[str, tf.Tensor]:
     """The validation images of the panels, spread evenly and always the same."""
-    samples, most = run.data.validation, run.settings.panel_images
-    count = min(most, len(samples))
-    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int)
+    samples = spread(run.data.validation, run.settings.panel_images)
     dataset = labelled_dataset(
-        [samples[i] for i in chosen],
+        samples,
         run.settings.targets,
-        Batches(run.settings.image_size, count, run.settings.antialias),
+        Batches(run.settings.image_size, len(samples), run.settings.antialias),
     )
     return next(iter(dataset))
 
@@ -79,7 +76,7 @@ def evaluate_student(
     )
     result = evaluate(
         student,
-        teachers.targets,
+        teachers.answers,
         dataset,
         settings.targets,
         split="validation",

@@ -18,6 +18,7 @@ from soka_tf.runs.build_run import Run, teacher_cache
 from soka_tf.runs.callbacks.metric_log import MetricLog, text_summaries
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.progress import Progress
+from soka_tf.runs.callbacks.save_checkpoints import Checkpoints
 from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
 from soka_tf.runs.callbacks.validate import Validation
 from soka_tf.runs.folder import open_folder
@@ -73,7 +74,7 @@ def train(
         progress,
         *_measurements(run, model_dir, not_finite, writer),
         *callbacks,
-        checkpoints.Checkpoints(manager, every_steps, not_finite, [writer]),
+        Checkpoints(manager, every_steps, not_finite, [writer]),
     ]
     try:
         _fit(run, model_dir, start, targets, own)
@@ -197,7 +198,7 @@ def _validation(run: Run, not_finite: NotFinite, best: float) -> Validation:
     )
 
 
-def _broken_teachers(run: Run, step: int) -> List[str]:
+def _broken_teachers(run: Run, step: int) -> Optional[List[str]]:
     """Which teachers answered the images of a step with what is not finite.
 
     Args:
@@ -206,11 +207,13 @@ def _broken_teachers(run: Run, step: int) -> List[str]:
 
     Returns:
       A sentence on each of them; none where they are cached, for the cache refuses
-      what is not finite, or do not teach.
+      what is not finite, or do not teach. None where a service chose the images.
     """
     settings, pool = run.settings, run.model.teachers
     if settings.teacher_cache or settings.by_labels:
         return []
+    if settings.data_service is not None:
+        return None
 
     def batch(augmentation, targets):
         dataset = image_dataset(

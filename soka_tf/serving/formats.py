@@ -14,7 +14,7 @@ from tabulate import tabulate
 from soka_tf.data import encodings
 from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import Batches, image_dataset, labelled_dataset
-from soka_tf.data.samples import Sample
+from soka_tf.data.samples import Sample, spread
 from soka_tf.errors import UserError
 from soka_tf.evaluation.evaluator import read_truth
 from soka_tf.evaluation.metrics import MetricAccumulator
@@ -279,13 +279,6 @@ def _comparison_batches(images: Images, tasks: Sequence[Task]):
     batches = Batches(images.size, 1, images.antialias)
     dataset = labelled_dataset(samples, tasks, batches)
     return dataset, len(samples)
-
-
-def spread(samples: Sequence[Sample], most: int) -> List[Sample]:
-    """Chooses at most so many samples, evenly and always the same."""
-    count = min(most, len(samples))
-    chosen = np.linspace(0, len(samples) - 1, count).round().astype(int)
-    return [samples[i] for i in chosen]
 
 
 def _path(name: str, directory: str) -> str:

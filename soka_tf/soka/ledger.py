@@ -31,6 +31,14 @@ PHASES = {
     "loss/weighting": "weighting",
     "task_weight": "weighting",
 }
+# Who moves in which phase of a cycle.
+PHASE_OF_PLAYER = {
+    "encoder": "collaboration",
+    "decoder": "competition",
+    "amalgamation": "collaboration",
+    "task_weights": "weighting",
+    "discriminator": "competition",
+}
 _ADVERSARIAL = ("loss/generator", "loss/discriminator")
 # Terms that a loss scale can make overflow.
 _SCALED = ("gradient_norm", "encoder_share", "loss/gradnorm", "loss/weighting")

@@ -30,17 +30,18 @@ from typing import (
 
 import tensorflow as tf
 
+from soka_tf.data.targets import Targets
 from soka_tf.networks.replicas import mean_over_replicas, replica_count
 from soka_tf.soka import phases
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.rule import Rule
-from soka_tf.soka.ledger import PHASES, Ledger, Page
+from soka_tf.soka.ledger import PHASE_OF_PLAYER, PHASES, Ledger, Page
 from soka_tf.soka.objective import Objective
 from soka_tf.soka.players import Players
 from soka_tf.soka.schedule import Schedule
 from soka_tf.soka.student import Student
-from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
+from soka_tf.teachers.pool import TeacherPool
 
 STAGES = ("joint", "cycle", "cycle_gan")
 
@@ -193,8 +194,9 @@ class SokaModel(tf.keras.Model):
         return "cycle"
 
     def phase_of(self, term: str, step: int) -> str:
-        """The phase in which a step computes a term of `first_not_finite`."""
-        phase = PHASES[term if term in PHASES else term.rsplit("/", 1)[0]]
+        """The phase in which a step computes a term, or moves a player, of a task."""
+        phases = {**PHASES, **PHASE_OF_PLAYER}
+        phase = phases[term if term in phases else term.rsplit("/", 1)[0]]
         if self.stage_at(step) != "joint":
             return phase
         weighs = self.schedule.joint_weighting and phase == "weighting"
@@ -262,8 +264,8 @@ class SokaModel(tf.keras.Model):
 
         Args:
           data: {"rgb": float32 [B, H, W, 3] in [-1, 1]} and, where the teachers need
-            not be run, "targets": the fields of their `TeacherOutputs`, or those
-            of the ground truth. With `new_batch_in_collaboration` [2 * B, ...]: the
+            not be run, "targets": a `Targets` of theirs, or of the
+            ground truth. With `new_batch_in_collaboration` [2 * B, ...]: the
             images of even number are those of the competition and of the joint
             start, which leaves the others unused.
           mode: the stage and how it is to be run.
@@ -321,8 +323,8 @@ class SokaModel(tf.keras.Model):
             for i in range(1 if stage == "joint" else 2)
         ]
 
-    def _teach(self, data: Mapping[str, Any], stage: str) -> TeacherOutputs:
+    def _teach(self, data: Mapping[str, Any], stage: str) -> Targets:
         """What the teachers say: given with the batch, or found out now."""
         if "targets" in data:
-            return TeacherOutputs(**data["targets"])
+            return data["targets"]
         return self.teachers(data["rgb"], self.teacher_layers(stage))

@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import tensorflow as tf
 
+from soka_tf.data.targets import Targets
 from soka_tf.networks.batch_norm import Collected, apply_collected, statistics
 from soka_tf.networks.replicas import mean_over_replicas, replica_count
 from soka_tf.soka.adversarial import discriminator_loss
@@ -22,10 +23,9 @@ from soka_tf.soka.balancing.rule import Observation
 from soka_tf.soka.distillation import soft_target_losses
 from soka_tf.soka.ledger import Page
 from soka_tf.soka.players import Tensors, scaled, unscaled
-from soka_tf.teachers.pool import TeacherOutputs
 
 Values = Dict[str, tf.Tensor]  # term -> float32 scalar, by the names of ledger.PHASES
-Taught = Tuple[tf.Tensor, TeacherOutputs]  # images and what the teachers say of them
+Taught = Tuple[tf.Tensor, Targets]  # images and what the teachers say of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +257,7 @@ def discriminate(
     step: Step,
     images: tf.Tensor,
     predictions: Mapping[str, tf.Tensor],
-    targets: TeacherOutputs,
+    targets: Targets,
 ) -> Values:
     """The discriminators' step, on the predictions the decoders competed with."""
 
@@ -269,7 +269,7 @@ def discriminate(
     with tf.GradientTape() as tape:
         losses = []
         for i, task in enumerate(model.tasks):
-            real = judge(task, targets.predictions[task], 100 + i)
+            real = judge(task, targets.maps[task], 100 + i)
             fake = judge(task, tf.stop_gradient(predictions[task]), 200 + i)
             losses.append(discriminator_loss(real, fake))
         scale = model.players.loss_scale("discriminators")
@@ -305,7 +305,7 @@ def pull(model, step: Step, taught: Taught, representation: tf.Tensor) -> Pulls:
 
 
 def collaborate(
-    model, encoded: Encoded, targets: TeacherOutputs, pulls: Pulls, seen: Observation
+    model, encoded: Encoded, targets: Targets, pulls: Pulls, seen: Observation
 ) -> Values:
     """Step 4: the encoder minimises alpha * sum_i L_i + L_A (Eq. 8).
 
@@ -353,7 +353,7 @@ def collaborate(
 def amalgamate(
     model,
     features: Mapping[str, tf.Tensor],
-    targets: TeacherOutputs,
+    targets: Targets,
     scale: Optional[tf.Tensor],
 ) -> Tuple[Values, Dict[str, tf.Tensor]]:
     """L_A's scaled pull on the student's activations; W, C (and V) take a step."""
@@ -478,10 +478,10 @@ def _weighted_sum(factors: List[Any], pulls: Tensors) -> tf.Tensor:
 
 
 def _soft_losses(
-    model, predictions: Mapping[str, tf.Tensor], targets: TeacherOutputs
+    model, predictions: Mapping[str, tf.Tensor], targets: Targets
 ) -> Tensors:
     losses = soft_target_losses(
-        predictions, targets.predictions, model.objective.soft_loss, targets.weights
+        predictions, targets.maps, model.objective.soft_loss, targets.weights
     )
     return list(losses.values())
 

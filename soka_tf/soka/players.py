@@ -1,4 +1,7 @@
-"""The players: their variables, their optimizers, and the one place that moves them."""
+"""The players: their variables, their optimizers, and what moves the networks.
+
+A rule of balancing moves its own variables (`soka_tf.soka.balancing.rule`).
+"""
 
 import functools
 from typing import Dict, List, Mapping, Optional, Sequence
@@ -138,7 +141,7 @@ class Players:
     def apply(
         self, player: str, gradients: Tensors, scale: Optional[tf.Tensor]
     ) -> None:
-        """One optimizer step; the only place where replicas are divided by.
+        """One optimizer step of a network; here its gradients are divided by replicas.
 
         Args:
           player: whose optimizer and variables.

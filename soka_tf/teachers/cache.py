@@ -33,6 +33,7 @@ from soka_tf.data import filesystem, shard_store
 from soka_tf.data.image_files import RGB, DamagedFile, read_pixels
 from soka_tf.data.pipeline import preprocess_images
 from soka_tf.data.samples import Sample
+from soka_tf.data.targets import Targets
 from soka_tf.errors import UserError
 from soka_tf.teachers.kept_outputs import TeacherRecords, Values, parse, writing
 from soka_tf.teachers.pool import TeacherPool, Wanted
@@ -172,7 +173,7 @@ class TeacherCache:
                 )
 
     def reader(self, samples: Sequence[Sample]) -> Callable[[tf.Tensor], Any]:
-        """Returns what `image_dataset` takes for `teachers`.
+        """Returns what `image_dataset` takes for `targets`.
 
         The outputs are those of the image's file as it is when it is read. If it
         changed since, reading ends in a UserError that says so: nothing can be computed
@@ -182,8 +183,8 @@ class TeacherCache:
           samples: the samples that the numbers count, as given to `image_dataset`.
 
         Returns:
-          A function from an int64 scalar to the fields of `TeacherOutputs`:
-          predictions float32, features float16 in tuples, in the pool's order.
+          A function from an int64 scalar to `Targets` without the batch: maps float32,
+          features float16 in tuples, in the pool's order.
         """
         paths = [sample.files[RGB] for sample in samples]
         lent = self._lent
@@ -200,7 +201,7 @@ class TeacherCache:
                 )
             return [np.array(content, object) for content in contents]
 
-        def outputs(number: tf.Tensor) -> Dict[str, Any]:
+        def outputs(number: tf.Tensor) -> Targets:
             contents = tf.numpy_function(
                 read, [number], [tf.string] * len(self.records), stateful=False
             )
@@ -208,17 +209,16 @@ class TeacherCache:
                 name: parse(content, records.shapes)
                 for content, (name, records) in zip(contents, self.records.items())
             }
-            return {
-                "predictions": {
-                    name: tf.cast(said[name][PREDICTION], tf.float32)
-                    for name in self._pool.targets
-                },
-                # Tuples: of lists tf.data makes one tensor.
-                "features": {
-                    layer: tuple(said[name][own[layer]] for name, own in lent.items())
-                    for layer in self._layers
-                },
+            maps = {
+                name: tf.cast(said[name][PREDICTION], tf.float32)
+                for name in self._pool.targets
             }
+            # Tuples: of lists tf.data makes one tensor.
+            features = {
+                layer: tuple(said[name][own[layer]] for name, own in lent.items())
+                for layer in self._layers
+            }
+            return Targets(maps, features)
 
         return outputs
 

@@ -1,13 +1,25 @@
 """The teachers of one run: those of the targets, and auxiliary ones."""
 
+import functools
 import json
 import os
 import pathlib
-from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import (
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Union,
+)
 
 import tensorflow as tf
 
 from soka_tf.atomic import PathLike
+from soka_tf.data.targets import Targets
 from soka_tf.errors import UserError
 from soka_tf.networks.folding import PRECISIONS
 from soka_tf.tasks import get_targets, get_task
@@ -22,21 +34,6 @@ INPUTS_SHOWN = ("training", "released")
 # Layers that every teacher has; or a layer of the student -> that of each teacher, in
 # the pool's order.
 Wanted = Union[Sequence[str], Mapping[str, Sequence[str]]]
-
-
-class TeacherOutputs(NamedTuple):
-    """The teachers' outputs of a batch, or the ground truth in their place.
-
-    Attributes:
-      predictions: task -> soft target [B, H, W, C], network range (F_T of Eq. 5).
-      features: layer -> the activations A_T [B, h_i, w_i, c_i] of every teacher,
-        targets first, then auxiliaries (Eq. 1).
-      weights: task -> which pixels count, [B, H, W, 1]; all, where a task has none.
-    """
-
-    predictions: Dict[str, tf.Tensor]
-    features: Dict[str, List[tf.Tensor]]
-    weights: Mapping[str, tf.Tensor] = {}
 
 
 class TeacherPool:
@@ -110,7 +107,7 @@ class TeacherPool:
 
     def __call__(
         self, images: tf.Tensor, layers: Wanted = ("block3", "representation")
-    ) -> TeacherOutputs:
+    ) -> Targets:
         """Runs every teacher once.
 
         Args:
@@ -119,12 +116,17 @@ class TeacherPool:
         """
         lent = self.layers_of_each(layers)
         outputs = {name: self.run(name, images, lent[name].values()) for name in lent}
-        predictions = {name: outputs[name]["prediction"] for name in self.targets}
+        maps = {name: outputs[name]["prediction"] for name in self.targets}
         features = {
             layer: [outputs[name][own[layer]] for name, own in lent.items()]
             for layer in layers
         }
-        return TeacherOutputs(predictions, features)
+        return Targets(maps, features)
+
+    @property
+    def answers(self) -> Dict[str, Callable[[tf.Tensor], Dict[str, tf.Tensor]]]:
+        """Target -> `run` of its teacher: what the student is measured against."""
+        return {name: functools.partial(self.run, name) for name in self.targets}
 
     def layers_of_each(self, layers: Wanted) -> Dict[str, Dict[str, str]]:
         """Task -> layer wanted -> its name in that teacher, for all that are to run."""

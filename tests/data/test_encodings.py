@@ -9,6 +9,7 @@ import tensorflow as tf
 from soka_tf.data import encodings, pipeline
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
+from tests.encode_rgb import encode_rgb
 
 TARGETS = [task for task in TASKS.values() if task.role == "target"]
 
@@ -53,7 +54,7 @@ GOLDEN = {
         np.float32
     ),
     "low_sat/rgb_512@4": lambda pixels: encodings.low_saturation(
-        encodings.encode_rgb(pixels, 256)
+        encode_rgb(pixels, 256)
     ),
 }
 
@@ -71,9 +72,9 @@ def test_encode_original_input_equals_recorded_array(name, shared_folder):
 
 def test_encode_rgb_original_input_equals_recorded_array(shared_folder):
     with np.load(shared_folder / "golden" / "preprocessing.npz") as golden:
-        reduced = encodings.encode_rgb(golden["in/rgb_512"], 256)[::2, ::2]
+        reduced = encode_rgb(golden["in/rgb_512"], 256)[::2, ::2]
         wanted = golden["out/resize_rescale_image/rgb_512@2"]
-        enlarged = encodings.encode_rgb(golden["in/rgb_64x48"], 256)[::2, ::2]
+        enlarged = encode_rgb(golden["in/rgb_64x48"], 256)[::2, ::2]
         wanted_enlarged = golden["out/resize_rescale_image/rgb_64x48@2"]
     np.testing.assert_allclose(reduced, wanted, rtol=0, atol=1e-6)
     inside = np.s_[4:-4, 4:-4]  # we repeat the rim, the original darkens it
@@ -235,7 +236,7 @@ def test_low_saturation_cuts_at_a_tenth_and_nine_tenths():
 def test_encode_rgb_equals_its_twin_in_tensorflow(height, width, antialias):
     rng = np.random.default_rng(3)
     pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
-    wanted = encodings.encode_rgb(pixels, 64, antialias)
+    wanted = encode_rgb(pixels, 64, antialias)
     whole = pipeline.preprocess_images(tf.constant(pixels)[None], 64, antialias)
     fractions = tf.constant(pixels / 255.0)[None]
     parts = pipeline.preprocess_images(fractions, 64, antialias)

@@ -14,6 +14,7 @@ from soka_tf.data.sources import records, taskonomy
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
+from tests.encode_rgb import encode_rgb
 
 COUNT = 7
 
@@ -98,7 +99,7 @@ def test_image_dataset_images_of_many_sizes_are_all_resized(tmp_path):
     ].numpy()
     for sample in samples:
         pixels = image_files.read_pixels(sample.files["rgb"], "rgb")
-        wanted = encodings.encode_rgb(pixels, 8)
+        wanted = encode_rgb(pixels, 8)
         assert np.abs(values - wanted).max(axis=(1, 2, 3)).min() < 1e-5
 
 
@@ -221,7 +222,7 @@ def test_labelled_dataset_gives_every_sample_once_in_order(labelled):
             for domain, path in sample.files.items()
             if domain != "vanishing_point"
         }
-        wanted = encodings.encode_rgb(pixels["rgb"], 8)
+        wanted = encode_rgb(pixels["rgb"], 8)
         np.testing.assert_allclose(joined["rgb"][i], wanted, atol=1e-6)
         wanted = encodings.valid_mask(pixels["depth_zbuffer"], 8)
         np.testing.assert_array_equal(joined["mask"][i], wanted)
@@ -340,14 +341,14 @@ def test_label_reader_gives_labels_of_the_image_shown_and_counts_readings(labell
         (wanted,) = (t for t in truth.values() if np.allclose(t["rgb"], rgb, atol=1e-6))
         there = wanted["valid/edge_texture"].numpy()
         seen.add(bool(there[0]))
-        assert set(labels) == {"predictions", "features", "weights"}
+        assert labels.features == {}
         for name in LABELS[:3]:
-            np.testing.assert_array_equal(labels["predictions"][name], wanted[name])
+            np.testing.assert_array_equal(labels.maps[name], wanted[name])
         for name in ("depth_zbuffer", "normal"):
-            weights = labels["weights"][name].numpy()
+            weights = labels.weights[name].numpy()
             np.testing.assert_array_equal(weights, wanted["mask"])
             assert 0 < weights.mean() < 1
-        assert (labels["weights"]["edge_texture"].numpy() == there).all()
+        assert (labels.weights["edge_texture"].numpy() == there).all()
     assert seen == {True, False}
 
 
@@ -381,7 +382,7 @@ def test_preprocess_images_traced_with_unknown_sizes_works():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 16, 3)).astype(np.uint8)
     result = traced(tf.constant(pixels)).numpy()
     assert result.shape == (2, 8, 8, 3) and result.dtype == np.float32
-    wanted = np.stack([encodings.encode_rgb(image, 8) for image in pixels])
+    wanted = np.stack([encode_rgb(image, 8) for image in pixels])
     np.testing.assert_allclose(result, wanted, atol=1e-6)
 
 

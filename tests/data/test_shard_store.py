@@ -71,7 +71,7 @@ def test_killed_writer_costs_its_shard_and_what_it_leaves_is_removed(tmp_path):
     kept = sorted(os.listdir(tmp_path))
     child = (
         "import os\n"
-        "from soka_tf.data import store\n"
+        "from soka_tf.data import shard_store\n"
         f"writer = shard_store.ShardWriter({str(tmp_path)!r})\n"
         "writer.add(b'half')\n"
         "os.kill(os.getpid(), 9)\n"

@@ -19,6 +19,7 @@ def test_other_bindings_are_refused_and_change_nothing(tiny, whole, cut):
     assert_same_run(cut, whole)
 
 
+@pytest.mark.slow
 def test_lower_learning_rate_needs_the_stored_configuration_and_the_command(
     tiny, whole, cut
 ):

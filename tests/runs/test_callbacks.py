@@ -16,6 +16,7 @@ from soka_tf.runs.callbacks import metric_log
 from soka_tf.runs.callbacks.metric_log import MetricLog, text_summaries
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.progress import Progress
+from soka_tf.runs.callbacks.save_checkpoints import Checkpoints
 from soka_tf.runs.callbacks.step import Every
 
 
@@ -36,7 +37,8 @@ class Model:
         return "joint" if step < 4 else "cycle"
 
     def phase_of(self, term, step):
-        return {"loss/soft/depth": "collaboration"}[term]
+        known = {"loss/soft/depth": "collaboration", "encoder": "collaboration"}
+        return "joint" if term == "encoder" and step < 4 else known[term]
 
     def reset_metrics(self):
         self.resets += 1
@@ -254,7 +256,7 @@ def manager_of(model, folder, keep=2):
 
 
 def checkpoints_of(model, folder, every_steps, **arguments):
-    return checkpoints.Checkpoints(
+    return Checkpoints(
         manager_of(model, folder),
         every_steps,
         NotFinite(model),
@@ -278,7 +280,7 @@ def test_checkpoints_flush_the_logs_first(tmp_path):
     manager = types.SimpleNamespace(save=lambda checkpoint_number: order.append("save"))
     flushed = types.SimpleNamespace(flush=lambda: order.append("flush"))
     not_finite = NotFinite(model)
-    run(checkpoints.Checkpoints(manager, 1, not_finite, [flushed]), model, 2)
+    run(Checkpoints(manager, 1, not_finite, [flushed]), model, 2)
     assert order == ["flush", "save"] * 2
 
 

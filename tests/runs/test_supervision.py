@@ -12,6 +12,7 @@ from soka_tf.runs.dry_run import describe
 from soka_tf.runs.training_loop import train
 from soka_tf.tasks import TASKS
 from soka_tf.teachers.pool import TeacherPool
+from tests.encode_rgb import encode_rgb
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 
@@ -42,9 +43,7 @@ def test_run_by_labels_loss_is_the_masked_error_to_them_and_no_teacher_is_run(
     # All images are in every batch, whose statistics BatchNorm takes.
     images = np.stack(
         [
-            encodings.encode_rgb(
-                image_files.read_pixels(sample.files["rgb"], "rgb"), 16, True
-            )
+            encode_rgb(image_files.read_pixels(sample.files["rgb"], "rgb"), 16, True)
             for sample in samples
         ]
     )

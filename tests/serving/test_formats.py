@@ -28,6 +28,7 @@ from soka_tf.serving import fixed_size, formats, onnx_file, tflite
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
 from tests import tiny_runs
+from tests.encode_rgb import encode_rgb
 
 SIZE = 32
 TASKS = tuple(get_task(n) for n in ("depth_zbuffer", "normal"))
@@ -91,7 +92,7 @@ def pixels_of(samples):
 
 
 def students_maps(student, samples):
-    rgb = np.stack([encodings.encode_rgb(p, SIZE) for p in pixels_of(samples)])
+    rgb = np.stack([encode_rgb(p, SIZE) for p in pixels_of(samples)])
     answers = student(rgb, training=False)
     return {t.name: encodings.decode(t, answers[t.name].numpy()) for t in TASKS}
 

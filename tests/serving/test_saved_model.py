@@ -16,6 +16,7 @@ from soka_tf.networks.encoder import Encoder
 from soka_tf.serving import saved_model
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
+from tests.encode_rgb import encode_rgb
 
 SIZE = 32
 TASKS = tuple(get_task(n) for n in ("depth_zbuffer", "normal"))
@@ -77,7 +78,7 @@ def images():
 
 
 def expected_maps(student, images):
-    resized = [encodings.encode_rgb(image, SIZE) for image in images]
+    resized = [encode_rgb(image, SIZE) for image in images]
     predictions = student(np.stack(resized), training=False)
     return {
         task.name: encodings.decode(task, predictions[task.name].numpy())
@@ -135,7 +136,7 @@ def test_task_signature_runs_no_other_decoder(loaded):
 
 
 def test_representation_is_the_encoders(loaded, student, images):
-    resized = np.stack([encodings.encode_rgb(image, SIZE) for image in images])
+    resized = np.stack([encode_rgb(image, SIZE) for image in images])
     expected = student.encoder(resized, training=False)["representation"]
     result = loaded.signatures["representation"](images=tf.constant(images))
     np.testing.assert_allclose(result["representation"], expected, atol=1e-4)

@@ -96,15 +96,9 @@ def test_overflow_is_left_out_lowers_the_scale_and_spoils_nothing(half):
     assert model.ledger.first_not_finite() == {}
 
 
-@pytest.mark.parametrize(
-    "step, rule",
-    [
-        pytest.param(0, UPGrad, marks=pytest.mark.slow),
-        pytest.param(1, UPGrad, marks=pytest.mark.slow),
-        pytest.param(0, Uncertainty, marks=pytest.mark.slow),
-        (1, Uncertainty),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize("rule", [UPGrad, Uncertainty])
 def test_rule_that_shares_the_encoder_sees_pulls_without_their_scale(rule, step):
     options = dict(
         rule=rule, joint_weighting=True, tasks=(*small.TASKS, "edge_texture")

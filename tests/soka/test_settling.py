@@ -47,7 +47,7 @@ def test_settled_losses_are_those_of_the_student_in_use():
     taught = model.teachers(images[0])
     logs = small.fit(model, images)
     for task in model.tasks:
-        expected = np.mean((predictions[task] - taught.predictions[task]) ** 2)
+        expected = np.mean((predictions[task] - taught.maps[task]) ** 2)
         assert logs[f"loss/soft/{task}"][-1] == pytest.approx(expected, rel=1e-5)
 
 

@@ -123,12 +123,12 @@ def assert_said(cache, batch, layers=LAYERS):
     """
     said = cache._pool(batch["rgb"], layers)
     given = batch["targets"]
-    assert list(given["predictions"]) == list(said.predictions)
-    assert list(given["features"]) == list(layers)
-    pairs = list(zip(given["predictions"].values(), said.predictions.values()))
+    assert list(given.maps) == list(said.maps)
+    assert list(given.features) == list(layers)
+    pairs = list(zip(given.maps.values(), said.maps.values()))
     for layer in layers:
-        assert len(given["features"][layer]) == len(said.features[layer])
-        pairs += zip(given["features"][layer], said.features[layer])
+        assert len(given.features[layer]) == len(said.features[layer])
+        pairs += zip(given.features[layer], said.features[layer])
     for value, wanted in pairs:
         np.testing.assert_allclose(
             tf.cast(value, tf.float32), wanted, rtol=2**-10, atol=1e-5
@@ -146,8 +146,8 @@ def test_cached_outputs_are_the_teachers_up_to_float16(whole, tiny):
     batch = batch_of(whole, find_images(tiny.images))
     assert_said(whole, batch)
     given = batch["targets"]
-    assert {v.dtype for v in given["predictions"].values()} == {tf.float32}
-    assert {v.dtype for v in given["features"]["block3"]} == {tf.float16}
+    assert {v.dtype for v in given.maps.values()} == {tf.float32}
+    assert {v.dtype for v in given.features["block3"]} == {tf.float16}
 
 
 @pytest.mark.parametrize("arguments", [{"antialias": True}, {"inputs": "released"}])
@@ -204,7 +204,7 @@ def test_auxiliary_lends_no_prediction_and_nothing_without_layers(
     samples = find_images(tiny.images)
     cache.fill(samples)
     batch = batch_of(cache, samples)
-    assert batch["targets"]["features"] == {}
+    assert batch["targets"].features == {}
     assert_said(cache, batch, ())
 
 

@@ -121,7 +121,7 @@ def test_kept_outputs_are_found_by_the_fingerprint_and_train(pool, tiny, tmp_pat
     batch = next(iter(data))
     said = pool(batch["rgb"], layers)
     for layer, activations in said.features.items():
-        for value, wanted in zip(batch["targets"]["features"][layer], activations):
+        for value, wanted in zip(batch["targets"].features[layer], activations):
             kept = tf.cast(value, tf.float32)
             np.testing.assert_allclose(kept, wanted, rtol=1e-3, atol=1e-5)
     losses = model.fit(data.take(2), verbose=0).history["loss/transfer"]

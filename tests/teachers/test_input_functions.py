@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import encodings
 from soka_tf.teachers.input_functions import INPUTS
 from tests.data import test_encodings
+from tests.encode_rgb import encode_rgb
 
 # Recorded array -> our input's name.
 GOLDEN = {
@@ -22,7 +22,7 @@ GOLDEN = {
 def test_input_of_each_kind_equals_the_recorded_array(name, shared_folder):
     source, stride = name.split("/")[1].split("@")
     with np.load(shared_folder / "golden" / "preprocessing.npz") as golden:
-        rgb = encodings.encode_rgb(golden[f"in/{source}"], 256)
+        rgb = encode_rgb(golden[f"in/{source}"], 256)
         wanted = golden[f"out/{name}"]
     shown = INPUTS[GOLDEN[name]](tf.constant(rgb)[None])
     assert shown.dtype == tf.float32

@@ -59,8 +59,8 @@ def test_pool_of_aliases_keeps_the_order_and_runs_all_teachers(folder):
         "keypoints3d",
     ]
     outputs = pool(IMAGES)
-    assert list(outputs.predictions) == ["normal", "depth_zbuffer"]
-    assert outputs.predictions["normal"].shape == (2, 16, 16, 3)
+    assert list(outputs.maps) == ["normal", "depth_zbuffer"]
+    assert outputs.maps["normal"].shape == (2, 16, 16, 3)
     assert {k: len(v) for k, v in outputs.features.items()} == {
         "block3": 3,
         "representation": 3,
@@ -115,10 +115,10 @@ def test_released_inputs_are_those_of_each_task(folder):
     cut = np.clip(IMAGES, -0.8, 0.8)
     outputs = released(IMAGES)
     np.testing.assert_allclose(
-        outputs.predictions["normal"], plain(cut).predictions["normal"], atol=1e-6
+        outputs.maps["normal"], plain(cut).maps["normal"], atol=1e-6
     )
     uncut = plain(IMAGES)
-    difference = outputs.predictions["normal"] - uncut.predictions["normal"]
+    difference = outputs.maps["normal"] - uncut.maps["normal"]
     assert np.abs(difference).max() > 1e-5
     # The second is shown the images as they are.
     np.testing.assert_array_equal(

@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
+from soka_tf.data.targets import Targets
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.precision import compute_in
@@ -18,7 +19,7 @@ from soka_tf.soka.objective import Objective
 from soka_tf.soka.schedule import Schedule
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
-from soka_tf.teachers.pool import TeacherOutputs, TeacherPool
+from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from tests.soka import reference
 from tools.benchmarks.measure import Measurement, time_cases, wait
@@ -178,12 +179,11 @@ def step_cases(model: SokaModel, images: tf.Tensor) -> Dict[str, Callable[[], An
     }
 
 
-def with_outputs(images: tf.Tensor, outputs: TeacherOutputs) -> Dict[str, Any]:
+def with_outputs(images: tf.Tensor, outputs: Targets) -> Dict[str, Any]:
     """A batch as a step takes it where the teachers need not be run."""
     # Tuples: of a list tf.data would make one tensor.
     features = {layer: tuple(values) for layer, values in outputs.features.items()}
-    taught = {"predictions": outputs.predictions, "features": features}
-    return {"rgb": images, "targets": taught}
+    return {"rgb": images, "targets": outputs._replace(features=features)}
 
 
 def step_case(model: SokaModel, stage: str, data: Dict[str, Any]) -> Callable[[], Any]:

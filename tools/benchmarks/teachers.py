@@ -146,7 +146,7 @@ def _as_a_pool_runs(teacher: TaskonomyTeacher) -> Predict:
     def predict(images):
         outputs = pool(images)
         (representation,) = outputs.features["representation"]
-        prediction = outputs.predictions[TASK.name]
+        prediction = outputs.maps[TASK.name]
         return {
             "block3": outputs.features["block3"],
             "representation": representation,

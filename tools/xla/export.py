@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow.python.util.nest import flatten_with_joined_string_paths
 
 from soka_tf.atomic import replacing, write_json
+from soka_tf.data.targets import Targets
 from soka_tf.errors import UserError
 from soka_tf.runs import auxiliary, build_parts, checkpoints, config, folder
 from soka_tf.runs.build_run import assemble_model, build_run
@@ -66,10 +67,9 @@ def export_step(
     if settings.by_labels and step in STAGES:
         maps = {t.name: tf.zeros([*shape, t.channels]) for t in settings.targets}
         weights = {name: tf.ones([*shape, 1]) for name in maps}
-        data["targets"] = {"predictions": maps, "features": {}, "weights": weights}
+        data["targets"] = Targets(maps, {}, weights)
     elif step == "student":
-        taught = model.teachers(data["rgb"], model.amalgamated_layers)
-        data["targets"] = taught._asdict()
+        data["targets"] = model.teachers(data["rgb"], model.amalgamated_layers)
     flat = tf.nest.flatten(data)
 
     @tf.function(jit_compile=True, autograph=False)

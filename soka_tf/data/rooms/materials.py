@@ -18,7 +18,7 @@ class Material:
     """A surface's pattern and its two colours.
 
     Attributes:
-      pattern: name of a function of room_painting.
+      pattern: name of a function of soka_tf.data.rooms.painting.
       colours: two linear rgb albedos.
       period_m: size of one repetition, metres.
       seed: makes two materials of the same pattern differ.

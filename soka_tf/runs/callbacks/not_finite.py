@@ -8,15 +8,6 @@ import tensorflow as tf
 from soka_tf.errors import UserError
 from soka_tf.soka.model import SokaModel
 
-# Who moves in which phase of a cycle, for weights that are no longer finite.
-_PHASE_OF_PLAYER = {
-    "encoder": "collaboration",
-    "decoder": "competition",
-    "amalgamation": "collaboration",
-    "task_weights": "weighting",
-    "discriminator": "competition",
-}
-
 
 class NotFinite:
     """Stops a run whose losses or weights are NaN or infinite, and reports where."""
@@ -25,7 +16,7 @@ class NotFinite:
         self,
         model: SokaModel,
         last_saved: Callable[[], Optional[int]] = lambda: None,
-        find_causes: Callable[[int], Sequence[str]] = lambda step: (),
+        find_causes: Callable[[int], Optional[Sequence[str]]] = lambda step: None,
     ):
         """Keeps what it needs to report the cause and how to go on.
 
@@ -33,7 +24,7 @@ class NotFinite:
           model: keeps the first step at which each of its terms was not finite.
           last_saved: returns the step of the last checkpoint, None without one.
           find_causes: given a step, counted from 0, returns sentences on what was
-            broken before the student saw it.
+            broken before the student saw it; None where nobody can tell.
         """
         self._model = model
         self._last_saved = last_saved
@@ -67,8 +58,7 @@ class NotFinite:
             for player, total in _sums(self._model.players.variables).items():
                 if not np.isfinite(total):
                     kind, _, task = player.partition("/")
-                    stage = self._model.stage_at(step - 1)
-                    phase = "joint" if stage == "joint" else _PHASE_OF_PLAYER[kind]
+                    phase = self._model.phase_of(player, step - 1)
                     term = f"the weights of {kind}"
                     self._stop(
                         term + (f" of task {task}" if task else ""),
@@ -85,7 +75,7 @@ class NotFinite:
 
     def _stop(self, term: str, phase: str, first: int, step: int) -> None:
         noticed = "" if first == step - 1 else f" (noticed after step {step})"
-        causes = list(self._find_causes(first))
+        causes = self._find_causes(first)
         saved = self._last_saved()
         if saved is None:
             state = "There is no checkpoint yet: the same command begins anew."
@@ -97,14 +87,17 @@ class NotFinite:
         if causes:
             advice = "Replace that teacher's file first."
         else:
+            should = (
+                "Should" if causes is None else "No teacher's output is broken; should"
+            )
             advice = (
-                "No teacher's output is broken; should it happen again, lower "
+                f"{should} it happen again, lower "
                 "build_optimizers.learning_rate, in the run's operative_config.gin, "
                 "too, or choose another --model_dir."
             )
         raise UserError(
             f"Training stopped: in step {first + 1}{noticed}, phase {phase}, {term} "
-            f"was NaN or infinite. {' '.join([*causes, state, advice])}"
+            f"was NaN or infinite. {' '.join([*(causes or ()), state, advice])}"
         )
 
 

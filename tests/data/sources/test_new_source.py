@@ -39,7 +39,7 @@ def test_source_of_this_file_is_bound_trained_on_and_evaluated(tiny, tmp_path):
     params += [f"arrays.folder = {str(tmp_path)!r}"]
     run = tiny.build(tmp_path, *params, files=["gin/methods/dmtl.gin"])
     assert run.settings.by_labels and len(run.data.train) == 4
-    label = label_reader(run.data.train, run.settings.targets, 16)(0)["predictions"]
+    label = label_reader(run.data.train, run.settings.targets, 16)(0).maps
     depth = decode(TASKS["depth_zbuffer"], label["depth_zbuffer"])
     np.testing.assert_allclose(depth, 3.0, rtol=1e-5)
     train(run, str(tmp_path))

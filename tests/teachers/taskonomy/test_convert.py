@@ -293,6 +293,7 @@ def test_check_passes_by_its_exit_code_and_shows_every_layer(
     assert "passed against tf15" in done.out and "TOO FAR" not in done.out
 
 
+@pytest.mark.slow
 def test_check_fails_by_its_exit_code_and_names_the_first_layer(
     converted, shared_folder, tmp_path, capsys
 ):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soka_tf.data.encodings import encode_rgb
 from soka_tf.networks.named_variables import named_variables
 from soka_tf.teachers import load_teacher
 from soka_tf.teachers.taskonomy.visual_prior import load_visual_prior, own_name
+from tests.encode_rgb import encode_rgb
 from tests.tools import run_tool
 
 torch = pytest.importorskip("torch", reason="needs torch, for developers only")

@@ -1,0 +1,87 @@
+"""Saves a run every N steps and at its end."""
+
+from typing import Any, Mapping, Optional, Sequence
+
+import tensorflow as tf
+from absl import logging
+
+from soka_tf.errors import UserError
+from soka_tf.runs.callbacks.metric_log import warn_of_tensorboard
+from soka_tf.runs.callbacks.not_finite import NotFinite
+from soka_tf.runs.callbacks.step import FAILURES, StepCallback
+from soka_tf.runs.checkpoints import saved_step, try_save
+
+
+class Checkpoints(StepCallback):
+    """Saves the run every N steps and at its end; keeps the last few.
+
+    What is not finite is never saved: it would be the state a run goes on from. A save
+    that fails costs the run nothing but this checkpoint.
+    """
+
+    def __init__(
+        self,
+        manager: tf.train.CheckpointManager,
+        every_steps: int,
+        not_finite: NotFinite,
+        writers: Sequence[tf.summary.SummaryWriter] = (),
+    ):
+        """Keeps the manager.
+
+        Args:
+          manager: saves and deletes; its checkpoints are numbered by the step.
+          every_steps: steps between two checkpoints.
+          not_finite: checked before every checkpoint.
+          writers: flushed before saving, so that no log is older than a checkpoint.
+        """
+        super().__init__()
+        self._manager = manager
+        self._every_steps = every_steps
+        self._not_finite = not_finite
+        self._writers = writers
+        self._tried_step: Optional[int] = None
+        self._failure: Optional[str] = None
+        self._logs: Mapping[str, Any] = {}
+
+    def on_step(self, logs: Mapping[str, Any]) -> None:
+        """Saves every N steps."""
+        self._logs = logs
+        if self.step % self._every_steps:
+            return
+        self._save()
+        if self._failure is not None:
+            logging.warning(
+                "%s: the checkpoint of step %d was not saved (%s). Training goes on, "
+                "the next try is at step %d; %s is still there.",
+                self._manager.directory,
+                self.step,
+                self._failure,
+                self.step + self._every_steps,
+                self._last_good(),
+            )
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Saves the end, unless that was just done."""
+        # Not tried twice: where several workers save together, one may have failed.
+        if self._tried_step != self.step:
+            self._save()
+        if self._failure is not None:
+            raise UserError(
+                f"{self._manager.directory}: the last checkpoint, of step {self.step}, "
+                f"was not saved ({self._failure}). Free space or mend the folder, then "
+                f"give the same command: it goes on from {self._last_good()}."
+            )
+
+    def _save(self) -> None:
+        self._not_finite.check(self.step, self._logs, weights=True)
+        for writer in self._writers:
+            try:
+                writer.flush()
+            except FAILURES as error:
+                warn_of_tensorboard(self.step, error)
+        self._failure = try_save(self._manager, self.step)
+        self._tried_step = self.step
+
+    def _last_good(self) -> str:
+        step = saved_step(self._manager)
+        return "the start" if step is None else f"the checkpoint of step {step}"
