@@ -10,15 +10,13 @@ from typing import Any, Callable, Optional, Sequence
 import tensorflow as tf
 
 from soka_tf.data.image_files import RGB, VANISHING_POINT
-from soka_tf.data.sample_readers import MASK, VALID, ImageReader, LabelReader
+from soka_tf.data.sample_readers import ImageReader, LabelReader
 from soka_tf.data.samples import Sample
-from soka_tf.data.targets import Targets
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task
 
 TARGETS = "targets"
 AUGMENTATIONS = ("none", "flip")
-_KEPT_BYTES = 2**30  # labels of small runs are read once, those of large ones anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +120,8 @@ def image_dataset(
         at random, a function of (seed, place in the chain).
       targets: given the number of a sample (int64 scalar), returns in graph mode what
         is learnt from its image as it is, a structure of tensors: the teachers' kept
-        outputs, or labels in their place, see `label_reader`.
+        outputs, or labels in their place, see
+        `soka_tf.data.targets.label_reader`.
       share: what of each batch this process reads.
 
     Returns:
@@ -220,40 +219,6 @@ def labelled_dataset(
     dataset = indices.map(load, tf.data.AUTOTUNE, deterministic=True)
     dataset = dataset.batch(batches.batch_size, drop_remainder=repeat)
     return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def label_reader(
-    samples: Sequence[Sample], tasks: Sequence[Task], image_size: int
-) -> Callable[[tf.Tensor], Targets]:
-    """Returns what `image_dataset` takes for `targets`, of labels.
-
-    They are encoded as the networks predict. A label that is not there or cannot be
-    read (named in one warning) does not count, nor do pixels without a depth reading
-    of a task that is masked. All are kept in memory if they take little.
-
-    Args:
-      samples: the samples that the numbers count, as given to `image_dataset`.
-      tasks: which labels; none but targets.
-      image_size: side of the labels in pixels.
-
-    Returns:
-      A function from an int64 scalar to `Targets` without the batch: maps and weights
-      of image_size, no features.
-    """
-    channels = 1 + sum(task.channels for task in tasks)
-    small = 4 * channels * image_size**2 * len(samples) <= _KEPT_BYTES
-    reader = LabelReader(samples, tasks, image_size, small, with_images=False)
-
-    def labels(number: tf.Tensor) -> Targets:
-        found = reader.read_in_graph(number)
-        weights = {}
-        for task in tasks:
-            there = tf.cast(found[VALID + task.name], tf.float32)
-            readings = found[MASK] if task.masked else tf.ones_like(found[MASK])
-            weights[task.name] = there * readings
-        return Targets({task.name: found[task.name] for task in tasks}, {}, weights)
-
-    return labels
 
 
 def preprocess_images(

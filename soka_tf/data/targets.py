@@ -1,8 +1,14 @@
 """What a student learns from a batch of images, wherever it comes from."""
 
-from typing import Dict, List, Mapping, NamedTuple
+from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
 
 import tensorflow as tf
+
+from soka_tf.data.sample_readers import MASK, VALID, LabelReader
+from soka_tf.data.samples import Sample
+from soka_tf.tasks import Task
+
+_KEPT_BYTES = 2**30  # labels of small runs are read once, those of large ones anew
 
 
 class Targets(NamedTuple):
@@ -18,3 +24,37 @@ class Targets(NamedTuple):
     maps: Dict[str, tf.Tensor]
     features: Dict[str, List[tf.Tensor]]
     weights: Mapping[str, tf.Tensor] = {}
+
+
+def label_reader(
+    samples: Sequence[Sample], tasks: Sequence[Task], image_size: int
+) -> Callable[[tf.Tensor], Targets]:
+    """Returns what `image_dataset` takes for `targets`, of labels.
+
+    They are encoded as the networks predict. A label that is not there or cannot be
+    read (named in one warning) does not count, nor do pixels without a depth reading
+    of a task that is masked. All are kept in memory if they take little.
+
+    Args:
+      samples: the samples that the numbers count, as given to `image_dataset`.
+      tasks: which labels; none but targets.
+      image_size: side of the labels in pixels.
+
+    Returns:
+      A function from an int64 scalar to `Targets` without the batch: maps and weights
+      of image_size, no features.
+    """
+    channels = 1 + sum(task.channels for task in tasks)
+    small = 4 * channels * image_size**2 * len(samples) <= _KEPT_BYTES
+    reader = LabelReader(samples, tasks, image_size, small, with_images=False)
+
+    def labels(number: tf.Tensor) -> Targets:
+        found = reader.read_in_graph(number)
+        weights = {}
+        for task in tasks:
+            there = tf.cast(found[VALID + task.name], tf.float32)
+            readings = found[MASK] if task.masked else tf.ones_like(found[MASK])
+            weights[task.name] = there * readings
+        return Targets({task.name: found[task.name] for task in tasks}, {}, weights)
+
+    return labels

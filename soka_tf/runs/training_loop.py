@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.data.pipeline import Batches, Share, image_dataset, label_reader
+from soka_tf.data.pipeline import Batches, Share, image_dataset
 from soka_tf.data.service import service_dataset
+from soka_tf.data.targets import label_reader
 from soka_tf.errors import UserError
 from soka_tf.evaluation.soft_errors import MEAN, both, soft_errors
 from soka_tf.runs import build_parts, checkpoints

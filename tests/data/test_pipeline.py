@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import encodings, filesystem, image_files, pipeline
+from soka_tf.data import encodings, filesystem, image_files, pipeline, targets
 from soka_tf.data.pipeline import Batches, Share
 from soka_tf.data.service import service_dataset
 from soka_tf.data.sources import records, taskonomy
@@ -331,7 +331,7 @@ def test_label_reader_gives_labels_of_the_image_shown_and_counts_readings(labell
         Batches(8, 1),
         seed=0,
         steps=10,
-        targets=pipeline.label_reader(samples, rows, 8),
+        targets=targets.label_reader(samples, rows, 8),
     )
     truth = pipeline.labelled_dataset(samples, rows, Batches(8, 1))
     truth = {element["rgb"].numpy().tobytes(): element for element in truth}
@@ -363,9 +363,9 @@ def test_label_reader_keeps_labels_in_memory_if_they_are_small(
         return read(path, domain)
 
     monkeypatch.setattr(image_files, "read_pixels", spy)
-    monkeypatch.setattr(pipeline, "_KEPT_BYTES", kept)
+    monkeypatch.setattr(targets, "_KEPT_BYTES", kept)
     samples = taskonomy.find(labelled, ["edge_texture"])
-    reader = pipeline.label_reader(samples, [TASKS["edge_texture"]], 8)
+    reader = targets.label_reader(samples, [TASKS["edge_texture"]], 8)
     for _ in range(3):
         reader(tf.constant(0, tf.int64))
     assert opened == ["edge_texture"] * (1 if kept else 3)

@@ -246,8 +246,12 @@ def test_not_finite_names_the_first_term_its_task_phase_and_step():
 def test_not_finite_without_cause_or_checkpoint_says_what_to_change():
     model = Model()
     model.not_finite = {"loss/soft/depth": 0}
-    with pytest.raises(UserError, match="no checkpoint yet.*build_optimizers.learning"):
-        NotFinite(model).check(1, {})
+    words = (
+        "no checkpoint yet.* anew. {}hould it happen again.*build_optimizers.learning"
+    )
+    for causes, start in (None, "S"), ([], "No teacher's output is broken; s"):
+        with pytest.raises(UserError, match=words.format(start)):
+            NotFinite(model, find_causes=lambda step, c=causes: c).check(1, {})
 
 
 def manager_of(model, folder, keep=2):

@@ -6,8 +6,8 @@ from typing import List, Tuple
 import numpy as np
 
 from soka_tf.data.rooms.furniture import Furnisher
-from soka_tf.data.rooms.materials import Material, linear
 from soka_tf.data.rooms.raycast import BOX, Solid, Solids
+from soka_tf.data.rooms.scene_builder import Material, linear
 
 
 @dataclasses.dataclass(frozen=True)

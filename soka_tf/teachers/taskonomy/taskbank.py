@@ -16,7 +16,7 @@ import numpy as np
 from soka_tf.atomic import PathLike
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS, Task, get_task
-from soka_tf.teachers.taskonomy import published
+from soka_tf.teachers.taskonomy import published_teacher
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.teachers.tf_checkpoint import read_checkpoint
 from soka_tf.teachers.variable_matching import Shape
@@ -92,8 +92,8 @@ def load_taskbank(
         own = tf1_name(scope, path)
         return roots[own.split("/")[0]] + own
 
-    networks = published.build_networks(row, arrays, name)
-    published.fill(
+    networks = published_teacher.build_networks(row, arrays, name)
+    published_teacher.fill(
         networks,
         {n: a for n, a in arrays.items() if not _for_training(n, a)},
         name,
@@ -104,9 +104,9 @@ def load_taskbank(
             for root in _ROOTS
         },
     )
-    return published.make_teacher(row, networks), published.describe_source(
-        "taskbank", files
-    )
+    return published_teacher.make_teacher(
+        row, networks
+    ), published_teacher.describe_source("taskbank", files)
 
 
 def tf1_name(scope: str, path: str) -> str:
@@ -116,7 +116,7 @@ def tf1_name(scope: str, path: str) -> str:
       scope: "encoder", "decoder" or "discriminator".
       path: as of `soka_tf.networks.named_variables.named_variables`.
     """
-    layer, leaf = published.split_leaf(path)
+    layer, leaf = published_teacher.split_leaf(path)
     name = f"{layer}/{_LEAVES.get(leaf, leaf)}"
     # compress1 stands beside the encoder in the original, not inside it.
     return name if name.startswith("compress1/") else f"{scope}/{name}"
@@ -178,7 +178,7 @@ def find_prefix(path: PathLike) -> str:
             "beside it, and here is none. A checkpoint of a single file is of the "
             "format before TensorFlow 1.0: restore it and save it anew."
         )
-    published.check_file(
+    published_teacher.check_file(
         f"{path}.index",
         "the index of a TensorFlow 1 checkpoint",
         f"Checkpoints are published at {WHERE_TO_GET}; a local folder works.",
@@ -189,7 +189,7 @@ def find_prefix(path: PathLike) -> str:
             "Fetch it again."
         )
     for file in _data_files(path):
-        published.check_file(file, "the data of a TensorFlow 1 checkpoint")
+        published_teacher.check_file(file, "the data of a TensorFlow 1 checkpoint")
     return path
 
 

@@ -15,7 +15,7 @@ from soka_tf.atomic import PathLike
 from soka_tf.data.filesystem import sha256_of
 from soka_tf.errors import UserError
 from soka_tf.tasks import Task, get_task
-from soka_tf.teachers.taskonomy import published
+from soka_tf.teachers.taskonomy import published_teacher
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.teachers.torch_file import read_torch_file
 
@@ -80,20 +80,20 @@ def load_visual_prior(
     arrays = {}
     for part, file in files.items():
         arrays.update(_read_arrays(part, file))
-    networks = published.build_networks(
+    networks = published_teacher.build_networks(
         row, arrays, own_name, "decoder" in files, KERNEL_AXES
     )
     names = " and ".join(str(file) for file in files.values())
-    published.fill(
+    published_teacher.fill(
         networks, arrays, own_name, f"{names} as files of {row.name!r}", KERNEL_AXES
     )
-    details = published.describe_source(
+    details = published_teacher.describe_source(
         "visual-prior",
         list(files.values()),
         names_verified=all(verified),
         published=all(os.path.basename(f) in published_files() for f in files.values()),
     )
-    return published.make_teacher(row, networks), details
+    return published_teacher.make_teacher(row, networks), details
 
 
 def torch_name(scope: str, path: str) -> str:
@@ -103,7 +103,7 @@ def torch_name(scope: str, path: str) -> str:
       scope: "encoder" or "decoder".
       path: as of `soka_tf.networks.named_variables.named_variables`.
     """
-    layer, leaf = published.split_leaf(path)
+    layer, leaf = published_teacher.split_leaf(path)
     normalised = layer.endswith("/BatchNorm")
     layer = layer[: -len("/BatchNorm")] if normalised else layer
     module = (_encoder_module if scope == "encoder" else _decoder_module)(
@@ -164,7 +164,9 @@ def _check_name(task: Task, part: str, path: PathLike) -> bool:
     """Refuses a file that is not what its name says; True if that has a hash."""
     known = [name for name in published_files_of(task.name) if f"_{part}-" in name]
     hint = f"Fetch it from {WHERE_TO_GET}{known[0]}" if known else ""
-    published.check_file(path, f"the PyTorch file of the {part} of {task.name!r}", hint)
+    published_teacher.check_file(
+        path, f"the PyTorch file of the {part} of {task.name!r}", hint
+    )
     name = parse_name(path)
     digest = sha256_of(path)
     if name and not digest.startswith(name.sha256):

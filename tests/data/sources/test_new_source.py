@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from soka_tf.data.encodings import decode, store
-from soka_tf.data.pipeline import label_reader
 from soka_tf.data.samples import Sample
+from soka_tf.data.targets import label_reader
 from soka_tf.runs.run_evaluation import evaluate_run
 from soka_tf.runs.training_loop import train
 from soka_tf.tasks import TASKS

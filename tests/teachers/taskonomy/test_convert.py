@@ -21,7 +21,7 @@ from soka_tf.networks.named_variables import assign_variables, named_variables
 from soka_tf.teachers import load_teacher, save_teacher
 from soka_tf.teachers.taskonomy import parity, taskbank
 from soka_tf.teachers.taskonomy.network import teacher_variables
-from soka_tf.teachers.taskonomy.published import fill
+from soka_tf.teachers.taskonomy.published_teacher import fill
 from soka_tf.teachers.taskonomy.teacher_file import read_manifest
 from soka_tf.teachers.tf_checkpoint import read_checkpoint
 from tests import golden_weights
