@@ -15,7 +15,7 @@ from soka_tf.runs import auxiliary, build_data, build_parts, strategy
 from soka_tf.runs.config import parameters_of, parse_gin, unused_bindings
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.training_loop import train
-from tests.tools import load_tool
+from tools.teachers.settings import read_settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GIN = ROOT / "gin"
@@ -221,7 +221,7 @@ def test_make_demo_runs_the_demo_file():
 
 
 def _teachers_settings():
-    return load_tool("train_teachers").read_settings([TEACHERS], [])
+    return read_settings([TEACHERS], [])
 
 
 def test_teachers_file_binds_what_the_tool_needs():
@@ -233,11 +233,12 @@ def test_teachers_file_binds_what_the_tool_needs():
 
 
 def test_teachers_file_with_wrong_bindings_names_them():
-    read = load_tool("train_teachers").read_settings
     with pytest.raises(UserError, match="unknown train_teachers.step,"):
-        read([TEACHERS], ["train_teachers.step = 1", "train_teachers.room = 1"])
+        read_settings(
+            [TEACHERS], ["train_teachers.step = 1", "train_teachers.room = 1"]
+        )
     with pytest.raises(UserError, match="missing train_teachers.tasks,"):
-        read([], [])
+        read_settings([], [])
 
 
 def test_teachers_fit_the_students_of_the_rooms():

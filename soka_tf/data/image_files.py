@@ -12,7 +12,8 @@ from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
 RGB = "rgb"
-VANISHING_POINT = "vanishing_point"  # the one domain kept as numbers, float32 [3, 3]
+VANISHING_POINT = "vanishing_point"  # the one domain kept as numbers, float32 [9]
+SEGMENTATION = "segment_semantic"  # the one whose pixels are classes
 
 # Pillow would also try formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
@@ -143,6 +144,12 @@ def _sixteen_bits(image: Image.Image) -> np.ndarray:
 
 def _check_label(path: str, domain: str, pixels: np.ndarray) -> None:
     task = TASKS.get(domain)
+    if domain == SEGMENTATION and pixels.max(initial=0) >= task.channels:
+        raise DamagedFile(
+            path,
+            f"{domain} has the classes 0 to {task.channels - 1}, the file class "
+            f"{pixels.max()}",
+        )
     if task is None or task.encoding is None:
         return
     if task.encoding.kind == "log_depth" and pixels.dtype != np.uint16:

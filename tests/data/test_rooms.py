@@ -12,16 +12,19 @@ from scipy import ndimage
 
 from soka_tf import atomic
 from soka_tf.data import encodings
+from soka_tf.data.image_files import read_file
 from soka_tf.data.rooms import camera as cameras
 from soka_tf.data.rooms import raycast, room_files
 from soka_tf.data.rooms import scene as room_scene
 from soka_tf.data.rooms import views as seen
 from soka_tf.data.rooms.raycast import BALL, BOX, Solid, Solids
+from soka_tf.data.rooms.scene_builder import CLASSES
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
 SIZE = 64
-MAPS = [name for name in room_files.DOMAINS if name not in ("rgb", "vanishing_point")]
+NO_MAPS = ("rgb", "segment_semantic", "vanishing_point")
+MAPS = [name for name in room_files.DOMAINS if name not in NO_MAPS]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +87,8 @@ def test_render_room_other_size_shows_the_same_scene(views):
 
 def test_render_room_every_domain_has_documented_shape_and_type(views):
     for domain, values in views[0].items():
-        assert values.dtype == (np.uint8 if domain == "rgb" else np.float32)
+        bytes_ = domain in ("rgb", "segment_semantic")
+        assert values.dtype == (np.uint8 if bytes_ else np.float32)
         if domain == "vanishing_point":
             assert values.shape == (3, 3)
         else:
@@ -115,6 +119,17 @@ def test_render_room_every_map_fills_its_encoding(views, domain):
     assert encoded.std() > spread
     assert encoded.min() >= -1.0001
     assert encoded.max() < 1.1
+
+
+def test_classes_all_occur_and_are_where_the_geometry_says(views):
+    classes = np.stack([view["segment_semantic"][..., 0] for view in views])
+    assert set(np.unique(classes)) == set(range(1, len(CLASSES)))
+    normals = np.stack([view["normal"] for view in views])
+    axes = np.stack([view["vanishing_point"] for view in views])
+    upwards = np.einsum("nijc,nc->nij", normals, axes[:, 1])
+    for name, facing in (("floor", 1), ("rug", 1), ("ceiling", -1), ("wall", 0)):
+        there = upwards[classes == CLASSES.index(name)]
+        np.testing.assert_allclose(there, facing, atol=1e-4)
 
 
 def test_render_room_pictures_are_neither_dark_nor_flat(views):
@@ -274,6 +289,9 @@ def test_generate_rooms_files_hold_the_rendered_values(tmp_path):
         assert path.stem == f"point_3_view_1_domain_{domain}"
         if domain == "vanishing_point":
             np.testing.assert_array_equal(np.load(path), view[domain])
+            continue
+        if domain == "segment_semantic":
+            np.testing.assert_array_equal(read_file(str(path), domain), view[domain])
             continue
         with Image.open(path) as image:
             pixels = np.asarray(image)

@@ -9,6 +9,16 @@ import math
 from soka_tf.data.rooms.raycast import BOX, CYLINDER
 from soka_tf.data.rooms.scene_builder import Builder, linear
 
+# Piece of furniture -> its class; parts of it may be of another.
+_CLASS_OF = {
+    **dict.fromkeys(("table", "coffee_table"), "table"),
+    **dict.fromkeys(("chair", "sofa", "armchair", "drum"), "seat"),
+    **dict.fromkeys(("toy", "cartons"), "thing"),
+    **{name: name for name in ("cabinet", "shelf", "bed", "plant")},
+    "floor_lamp": "lamp",
+    "pillar": "wall",
+}
+
 
 class Furnisher(Builder):
     """Builds furniture and places it in a room."""
@@ -26,6 +36,10 @@ class Furnisher(Builder):
             self.interests.append((fx, fy, fz + z))
 
     def _thing(self, x, y, z, width, depth):
+        with self.labelled("thing"):
+            self._small_thing(x, y, z, width, depth)
+
+    def _small_thing(self, x, y, z, width, depth):
         what = self.pick(
             "books",
             "mug",
@@ -66,18 +80,20 @@ class Furnisher(Builder):
         elif what == "laptop" and width > 0.25:
             case = self.grey(0.1, 0.7)
             self.box(x, y, z, 0.32, 0.22, 0.02, case, yaw=0)
-            self.box(x, y + 0.11, z + 0.02, 0.32, 0.012, 0.21, self.screen())
+            with self.labelled("screen"):
+                self.box(x, y + 0.11, z + 0.02, 0.32, 0.012, 0.21, self.screen())
         elif what == "vase":
             tint, size = self.colourful(), min(width, 0.16)
             self.ball(x, y, z, size, size, 0.24, tint)
             self.cylinder(x, y, z + 0.2, size * 0.4, 0.1, tint)
         elif what == "lamp" and width > 0.18:
-            self.cylinder(x, y, z, 0.14, 0.02, self.grey())
-            self.cylinder(x, y, z + 0.02, 0.025, 0.26, self.grey())
-            shade = linear(0.1, self.between(0, 0.3), 0.9)
-            lit = self.between(0.2, 0.9)
-            tint = self.material("plain", shade, glow=lit)
-            self.cylinder(x, y, z + 0.24, min(width, 0.24), 0.18, tint)
+            with self.labelled("lamp"):
+                self.cylinder(x, y, z, 0.14, 0.02, self.grey())
+                self.cylinder(x, y, z + 0.02, 0.025, 0.26, self.grey())
+                shade = linear(0.1, self.between(0, 0.3), 0.9)
+                lit = self.between(0.2, 0.9)
+                tint = self.material("plain", shade, glow=lit)
+                self.cylinder(x, y, z + 0.24, min(width, 0.24), 0.18, tint)
         else:
             size = min(width, self.between(0.1, 0.5))
             self.box(x, y, z, size, 0.18, self.between(0.18, 0.28), self.books())
@@ -108,19 +124,23 @@ class Furnisher(Builder):
         else:
             self.legs(width, depth, height - 0.04, self.between(0.04, 0.08), leg)
         if self.chance(0.45):
-            black = self.grey(0.03, 0.2)
-            self.box(0, depth * 0.25, height, 0.24, 0.18, 0.02, black)
-            self.box(0, depth * 0.3, height, 0.05, 0.03, 0.2, black)
-            wide = self.between(0.45, 0.7)
-            self.box(0, depth * 0.27, height + 0.12, wide, 0.03, wide * 0.6, black)
-            self.box(
-                0, depth * 0.27 - 0.017, height + 0.135, wide - 0.03, 0.006,
-                wide * 0.6 - 0.03, self.screen(),
-            )  # fmt: skip
+            with self.labelled("screen"):
+                self.monitor(depth, height)
             self.clutter(width, depth * 0.4, height, int(self.rng.integers(1, 4)))
         else:
             self.clutter(width, depth, height, int(self.rng.integers(1, 6)))
         return width, depth
+
+    def monitor(self, depth, z):
+        black = self.grey(0.03, 0.2)
+        self.box(0, depth * 0.25, z, 0.24, 0.18, 0.02, black)
+        self.box(0, depth * 0.3, z, 0.05, 0.03, 0.2, black)
+        wide = self.between(0.45, 0.7)
+        self.box(0, depth * 0.27, z + 0.12, wide, 0.03, wide * 0.6, black)
+        self.box(
+            0, depth * 0.27 - 0.017, z + 0.135, wide - 0.03, 0.006,
+            wide * 0.6 - 0.03, self.screen(),
+        )  # fmt: skip
 
     def coffee_table(self):
         width, height = self.between(0.5, 1.0), self.between(0.35, 0.5)
@@ -196,7 +216,8 @@ class Furnisher(Builder):
                 part = self.between(0.3, 0.95) * (width - 0.08)
                 x = self.between(-0.5, 0.5) * (width - 0.08 - part)
                 high = self.between(0.18, 0.27)
-                self.box(x, 0.03, z + 0.03, part, depth * 0.7, high, self.books())
+                with self.labelled("thing"):
+                    self.box(x, 0.03, z + 0.03, part, depth * 0.7, high, self.books())
         return width, depth
 
     def bed(self):
@@ -272,7 +293,8 @@ class Furnisher(Builder):
         elif self.chance(0.3):
             turn += self.rng.normal(0, 0.08)
         self._frame = (0.0, 0.0, 0.0, 0.0)
-        width, depth = build()
+        with self.labelled(_CLASS_OF[build.__name__]):
+            width, depth = build()
         cos, sin = math.cos(turn), math.sin(turn)
         half_x = (abs(cos) * width + abs(sin) * depth) / 2 + 0.02
         half_y = (abs(sin) * width + abs(cos) * depth) / 2 + 0.02

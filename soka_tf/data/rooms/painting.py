@@ -1,12 +1,12 @@
 """Colours of a procedural room: patterns, lamps and the photograph (numpy only)."""
 
 import dataclasses
-from typing import Callable, Dict
+from typing import Callable, Dict, Iterator, Tuple
 
 import numpy as np
 
 from soka_tf.data.rooms.raycast import is_shadowed
-from soka_tf.data.rooms.scene import Scene
+from soka_tf.data.rooms.scene import Decal, Scene
 from soka_tf.data.rooms.scene_builder import Material
 
 
@@ -171,6 +171,33 @@ _PATTERNS: Dict[str, Callable[[Spots, Material], np.ndarray]] = {
 }
 
 
+def faces(axis: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Numbers of the box's faces, [N], of points there; see `Decal.face`."""
+    # The room's normals look inwards, so its positive faces have negative ones.
+    return 2 * axis + (np.take_along_axis(normal, axis[None], 0)[0] < 0)
+
+
+def decals_at(
+    scene: Scene, face: np.ndarray, u: np.ndarray, v: np.ndarray
+) -> Iterator[Tuple[Decal, np.ndarray]]:
+    """Yields the decals that show at some points of the box, later ones on top.
+
+    Args:
+      scene: the room.
+      face: [N] of `faces`.
+      u: [N], a point's place along its face, metres; v: the other.
+      v: [N].
+
+    Yields:
+      A decal and which points show it, bool [N].
+    """
+    for decal in scene.decals:
+        inside = (face == decal.face) & (u > decal.low[0]) & (u < decal.high[0])
+        inside &= (v > decal.low[1]) & (v < decal.high[1])
+        if inside.any():
+            yield decal, inside
+
+
 def _albedo(scene: Scene, index, local, axis, normal, footprint):
     """Colour and glow, [3, N] each, of points on the room's surfaces."""
     x, y, z = local
@@ -185,21 +212,14 @@ def _albedo(scene: Scene, index, local, axis, normal, footprint):
     material = scene.solids.material[index]
 
     walls = np.flatnonzero(index == 0)
-    wall_axis = axis[walls]
-    # The room's normals look inwards, so its positive faces have negative ones.
-    inward = np.take_along_axis(normal[:, walls], wall_axis[None], 0)[0]
-    face = 2 * wall_axis + (inward < 0)
+    face = faces(axis[walls], normal[:, walls])
     material[walls] = np.array(scene.face_materials)[face]
-    wall_u, wall_v = u[walls], v[walls]
-    for decal in scene.decals:
-        inside = (face == decal.face) & (wall_u > decal.low[0])
-        inside &= (wall_u < decal.high[0]) & (wall_v > decal.low[1])
-        some = walls[inside & (wall_v < decal.high[1])]
-        if some.size:
-            material[some] = decal.material
-            across[some] = (u[some] - decal.low[0]) / (decal.high[0] - decal.low[0])
-            down[some] = (v[some] - decal.low[1]) / (decal.high[1] - decal.low[1])
-            u[some] -= decal.low[0]
+    for decal, inside in decals_at(scene, face, u[walls], v[walls]):
+        some = walls[inside]
+        material[some] = decal.material
+        across[some] = (u[some] - decal.low[0]) / (decal.high[0] - decal.low[0])
+        down[some] = (v[some] - decal.low[1]) / (decal.high[1] - decal.low[1])
+        u[some] -= decal.low[0]
 
     colour = np.empty((3, len(index)), np.float32)
     glow = np.zeros((3, len(index)), np.float32)
@@ -222,7 +242,7 @@ def _albedo(scene: Scene, index, local, axis, normal, footprint):
             glow[:, some] = look.glow * colour[:, some]
     if scene.skirting_m:
         height = scene.solids.half[2, 0]
-        low = walls[(wall_axis < 2) & (z[walls] < scene.skirting_m - height)]
+        low = walls[(axis[walls] < 2) & (z[walls] < scene.skirting_m - height)]
         plain = low[np.isin(material[low], scene.face_materials)]
         colour[:, plain] = 0.5 * colour[:, plain] + 0.35
     return colour, glow

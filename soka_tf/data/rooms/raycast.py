@@ -26,6 +26,7 @@ class Solid:
       half_m: half its extent along its own x, y, z, metres.
       yaw: turn about the vertical, radians.
       material: index of its material.
+      label: index of its class, one of `scene_builder.CLASSES`.
     """
 
     kind: int
@@ -33,6 +34,7 @@ class Solid:
     half_m: Tuple[float, float, float]
     yaw: float
     material: int
+    label: int = 0
 
 
 class Solids:
@@ -42,6 +44,7 @@ class Solids:
         as_array = lambda rows: np.array(rows, np.float32).T.copy()  # noqa: E731
         self.kind = np.array([s.kind for s in solids])
         self.material = np.array([s.material for s in solids])
+        self.label = np.array([s.label for s in solids], np.uint8)
         self.centre = as_array([s.centre_m for s in solids])
         self.half = as_array([s.half_m for s in solids])
         yaw = np.array([s.yaw for s in solids])

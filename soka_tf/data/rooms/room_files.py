@@ -42,6 +42,7 @@ DOMAINS = (
     "keypoints2d",
     "keypoints3d",
     "reshading",
+    "segment_semantic",
     "vanishing_point",
 )
 BUILDING = "rooms"
@@ -95,7 +96,8 @@ def render_room(
       depth_euclidean float32 [size, size, 1], metres; normal float32
       [size, size, 3], unit vectors right, up, towards the camera; edge_texture,
       edge_occlusion, keypoints2d, keypoints3d, reshading float32 [size, size, 1],
-      fractions of a file's full scale; vanishing_point float32 [3, 3], rows are the
+      fractions of a file's full scale; segment_semantic uint8 [size, size, 1], indices
+      of `scene_builder.CLASSES`; vanishing_point float32 [3, 3], rows are the
       room's axes (rightmost, up, away) in the frame of normal.
 
     Raises:
@@ -121,11 +123,14 @@ def render_room(
         "keypoints2d": lambda: seen.keypoints2d(rgb()),
         "keypoints3d": lambda: seen.keypoints3d(grid(2), size),
         "reshading": lambda: seen.reshading(grid(1)),
+        "segment_semantic": lambda: seen.segment_semantic(grid(1)),
         "vanishing_point": lambda: seen.vanishing_point(camera.axes),
     }
     made = {name: makers[name]() for name in DOMAINS if name in domains}
     for name, values in made.items():
-        if name not in ("rgb", "normal", "vanishing_point"):
+        if name == "segment_semantic":
+            made[name] = values[..., None]
+        elif name not in ("rgb", "normal", "vanishing_point"):
             made[name] = values[..., None].astype(np.float32)
     return made
 
@@ -147,7 +152,8 @@ def _write(path: str, domain: str, values: np.ndarray) -> None:
         if domain == "vanishing_point":
             np.save(file, values)
             return
-        pixels = values if domain == "rgb" else encodings.store(TASKS[domain], values)
+        as_it_is = domain in ("rgb", "segment_semantic")
+        pixels = values if as_it_is else encodings.store(TASKS[domain], values)
         # Level 1: noise and 16 bits hardly compress, and drawing shall not wait.
         image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         image.save(file, format="PNG", compress_level=1)
@@ -180,7 +186,7 @@ def _check_record(root: str, record: Mapping[str, int]) -> None:
 
 
 @contextlib.contextmanager
-def _light_workers() -> Iterator[None]:
+def light_workers() -> Iterator[None]:
     """Lets spawned workers start with one thread each and without the main program.
 
     A spawned process imports the parent's main module again. The workers need nothing
@@ -208,7 +214,7 @@ def _draw_in_workers(workers: int, draw, chunks: List[List[Tuple]], bar) -> None
     pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
     try:
         # Processes start while tasks are submitted.
-        with _light_workers():
+        with light_workers():
             futures = [pool.submit(draw, chunk) for chunk in chunks]
         for future in concurrent.futures.as_completed(futures):
             bar.update(future.result())

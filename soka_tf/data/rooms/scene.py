@@ -1,13 +1,13 @@
 """What stands in a procedural room (numpy only)."""
 
 import dataclasses
-from typing import List, Tuple
+from typing import ClassVar, List, Tuple
 
 import numpy as np
 
 from soka_tf.data.rooms.furniture import Furnisher
 from soka_tf.data.rooms.raycast import BOX, Solid, Solids
-from soka_tf.data.rooms.scene_builder import Material, linear
+from soka_tf.data.rooms.scene_builder import CLASSES, Material, linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Decal:
       face: number of the room's face, 2 * axis + (1 on the positive side).
       low, high: two opposite corners in the face's coordinates, metres.
       material: index of its material.
+      label: index of its class, one of `scene_builder.CLASSES`.
     """
 
     face: int
     low: Tuple[float, float]
     high: Tuple[float, float]
     material: int
+    label: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Light:
 @dataclasses.dataclass(frozen=True)
 class Scene:
     """A room; its box is solid 0, face_materials are those of the box's six faces."""
+
+    # Classes of the box's faces: four walls, floor, ceiling.
+    face_labels: ClassVar[Tuple[int, ...]] = tuple(
+        map(CLASSES.index, (*["wall"] * 4, "floor", "ceiling"))
+    )
 
     solids: Solids
     materials: Tuple[Material, ...]
@@ -130,14 +137,15 @@ def _decorate(make: Furnisher, half, height) -> List[Decal]:
                 high = low + size * make.between(0.6, 1.2)
                 high = min(high, height / 2 - 0.1)
                 look = make.colourful("picture", size, 0.1, 0.8)
-            decals.append(Decal(face, (x, low), (x + size, high), look))
+            label = CLASSES.index(what)
+            decals.append(Decal(face, (x, low), (x + size, high), look, label))
             x += size + make.between(0.3, 1.2)
     if make.chance(0.5):
         wide, deep = make.between(0.5, 0.95) * half[0], make.between(0.5, 0.9) * half[1]
         rug = make.colourful(make.pick("rug", "rug", "stripes"), 0.35, 0.1, 0.6)
         x, y = make.between(-0.3, 0.3), make.between(-0.3, 0.3)
         corner = ((x - wide / 2, y - deep / 2), (x + wide / 2, y + deep / 2))
-        decals.append(Decal(4, *corner, rug))
+        decals.append(Decal(4, *corner, rug, CLASSES.index("rug")))
     return decals
 
 
@@ -209,6 +217,7 @@ def _lights(make: Furnisher, half, height, tint, decals: List[Decal]) -> List[Li
         Decal(
             5, (spot[0] - lamp_size / 2, spot[1] - lamp_size / 2),
             (spot[0] + lamp_size / 2, spot[1] + lamp_size / 2), lamp,
+            CLASSES.index("lamp"),
         )
     )  # fmt: skip
     for decal in decals:

@@ -4,6 +4,7 @@
 # ruff: noqa: D102
 
 import colorsys
+import contextlib
 import dataclasses
 import math
 from typing import List, Tuple
@@ -11,6 +12,12 @@ from typing import List, Tuple
 import numpy as np
 
 from soka_tf.data.rooms.raycast import BALL, BOX, CYLINDER, Solid
+
+# Of segment_semantic, which has 17 channels; "other" is what has no class of its own.
+CLASSES = (
+    *("other", "wall", "floor", "ceiling", "window", "door", "picture", "rug", "lamp"),
+    *("table", "seat", "bed", "cabinet", "shelf", "plant", "screen", "thing"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +54,14 @@ class Builder:
         self.taken: List[Tuple[float, float, float, float]] = []
         self.interests: List[Tuple[float, float, float]] = []
         self._frame = (0.0, 0.0, 0.0, 0.0)
+        self._label = 0
+
+    @contextlib.contextmanager
+    def labelled(self, name: str):
+        """What is built meanwhile is of this class."""
+        before, self._label = self._label, CLASSES.index(name)
+        yield
+        self._label = before
 
     # Random draws
     def between(self, low, high):
@@ -115,6 +130,7 @@ class Builder:
                 (width / 2, depth / 2, height / 2),
                 turn + yaw,
                 material,
+                self._label,
             )
         )
 

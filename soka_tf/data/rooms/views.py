@@ -188,6 +188,21 @@ def reshading(geometry: Geometry) -> np.ndarray:
     return np.clip(1.15 * facing / (1 + 0.06 * square), 0, 1)
 
 
+def segment_semantic(geometry: Geometry) -> np.ndarray:
+    """Classes, uint8 [S, S], indices of `scene_builder.CLASSES`."""
+    normal, local, axis = geometry.surface
+    scene, index = geometry.scene, geometry.index.ravel()
+    label = scene.solids.label[index]
+    walls = np.flatnonzero(index == 0)
+    (x, y, z), axis = local[:, walls], axis[walls]
+    face = painting.faces(axis, normal[:, walls])
+    label[walls] = np.array(scene.face_labels, np.uint8)[face]
+    across, up = np.where(axis == 0, y, x), np.where(axis == 2, y, z)
+    for decal, inside in painting.decals_at(scene, face, across, up):
+        label[walls[inside]] = decal.label
+    return label.reshape(geometry.depth.shape)
+
+
 def vanishing_point(axes: np.ndarray) -> np.ndarray:
     """The room's axes in the camera's frame: rightmost, up, and away from the camera.
 

@@ -1,0 +1,1 @@
+"""How the small teachers for the procedural rooms are trained and measured."""

@@ -1,0 +1,256 @@
+"""Trains one encoder with the decoders of one task or of several, on exact labels."""
+
+import functools
+import pathlib
+import time
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Sequence,
+    Tuple,
+)
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from tqdm import trange
+
+from soka_tf.data.image_files import RGB, SEGMENTATION, VANISHING_POINT
+from soka_tf.errors import UserError
+from soka_tf.networks.decoder import Decoder
+from soka_tf.networks.encoder import Encoder
+from soka_tf.runs.optimizers import make_optimizer
+from soka_tf.runs.schedules import poly_schedule
+from soka_tf.soka.distillation import KINDS, soft_target_loss
+from soka_tf.tasks import TASKS, Task, get_task
+from tools.teachers.settings import Settings
+
+# Labels computed from the colours themselves are wrong for shifted colours.
+_COLOUR_TASKS = ("edge_texture", "keypoints2d")
+_SAVE_EVERY_STEPS = 500
+_LEAST_LOSS = 1e-6
+
+
+class Networks(NamedTuple):
+    """An encoder and, by task, what reads its representation."""
+
+    encoder: Encoder
+    heads: Dict[str, tf.keras.Model]
+
+    @property
+    def variables(self) -> List[tf.Variable]:
+        """Of all of them."""
+        return [
+            v for net in (self.encoder, *self.heads.values()) for v in net.variables
+        ]
+
+    @property
+    def trainable_variables(self) -> List[tf.Variable]:
+        """Those that an optimizer moves."""
+        nets = (self.encoder, *self.heads.values())
+        return [v for net in nets for v in net.trainable_variables]
+
+    def __call__(self, images: tf.Tensor, training: bool) -> Dict[str, tf.Tensor]:
+        """Images, float32 [B, S, S, 3] in [-1, 1], to predictions by task."""
+        representation = self.encoder(images, training=training)["representation"]
+        heads = self.heads.items()
+        return {task: head(representation, training=training) for task, head in heads}
+
+
+def together_tasks(settings: Settings) -> List[str]:
+    """Tasks that an encoder learns at once: images whose labels stay when augmented."""
+    tasks = [get_task(name) for name in settings.tasks]
+    return [t.name for t in tasks if t.channels and t.name not in _COLOUR_TASKS]
+
+
+def build_networks(tasks: Sequence[str], settings: Settings) -> Networks:
+    """Networks of random weights; the head of vanishing_point is nine numbers."""
+    tf.keras.utils.set_random_seed(settings.seed)
+    encoder = Encoder(**settings.encoder)
+    return Networks(encoder, {t: _head(get_task(t), encoder, settings) for t in tasks})
+
+
+def _head(task: Task, encoder: Encoder, settings: Settings) -> tf.keras.Model:
+    if task.channels:
+        name = f"decoder_{task.name}"
+        return Decoder(task.channels, name=name, **settings.decoder)
+    head = tf.keras.Sequential(
+        [tf.keras.layers.Flatten(), tf.keras.layers.Dense(9)], name=task.name
+    )
+    side = settings.image_size // encoder.output_stride
+    head.build((None, side, side, encoder.representation_channels))
+    return head
+
+
+def copy_weights(source: Networks, target: Networks) -> None:
+    """Begins networks from others: the encoder, and heads of the same tasks."""
+    pairs = [(source.encoder, target.encoder)]
+    pairs += [
+        (source.heads[t], target.heads[t]) for t in target.heads if t in source.heads
+    ]
+    for one, other in pairs:
+        for variable, value in zip(other.variables, one.variables):
+            variable.assign(value)
+
+
+def train(
+    name: str,
+    networks: Networks,
+    arrays: Mapping[str, np.ndarray],
+    settings: Settings,
+    steps: int,
+    rate: float,
+    folder: pathlib.Path,
+) -> float:
+    """Trains networks, or goes on where it was stopped; leaves them averaged.
+
+    Several tasks' losses are each divided by their own present size, so that none is
+    heard more than another (the gradient is that of the sum of the losses' logarithms).
+
+    Args:
+      name: for the bar.
+      networks: to train.
+      arrays: of `rooms.draw`.
+      settings: of all teachers.
+      steps: in all.
+      rate: the learning rate at the start; it falls to 0.
+      folder: of the checkpoints.
+
+    Returns:
+      Minutes of processor time that it took, those before an interruption included.
+    """
+    optimizer = make_optimizer("adam", poly_schedule(rate, steps))
+    averages = [tf.Variable(v, trainable=False) for v in networks.variables]
+    step, minutes = tf.Variable(0, dtype=tf.int64), tf.Variable(0.0, dtype=tf.float64)
+    manager = tf.train.CheckpointManager(
+        tf.train.Checkpoint(
+            encoder=networks.encoder,
+            heads=networks.heads,
+            averages=averages,
+            optimizer=optimizer,
+            step=step,
+            minutes=minutes,
+        ),
+        str(folder),
+        max_to_keep=1,
+    )
+    if manager.latest_checkpoint:
+        manager.checkpoint.restore(manager.latest_checkpoint)
+        logging.info("%s: goes on from step %d.", name, int(step))
+    move = _step_function(networks, optimizer, averages, settings)
+    rows, batch_size = len(arrays[RGB]), settings.batch_size
+    started = time.process_time()
+    bar = trange(int(step), steps, initial=int(step), total=steps, desc=name)
+    for i in bar:
+        chosen = batch_rows(i, rows, batch_size, settings.seed)
+        batch = {t: tf.constant(arrays[t][chosen]) for t in (RGB, *networks.heads)}
+        training = i < round(steps * (1.0 - settings.frozen_share))
+        # The running mean forgets the start, which is random, sooner.
+        decay = min(settings.average_decay, (1 + i) / (10 + i))
+        seed = tf.constant([settings.seed, 2 * i])
+        losses = move(batch, seed, tf.constant(decay, tf.float32), training)
+        if i % 50 == 0:
+            shown = {t: f"{float(loss):.4f}" for t, loss in losses.items()}
+            bar.set_postfix(shown, refresh=False)
+        if (i + 1) % _SAVE_EVERY_STEPS == 0 or i + 1 == steps:
+            step.assign(i + 1)
+            minutes.assign_add((time.process_time() - started) / 60)
+            started = time.process_time()
+            manager.save()
+    for variable, average in zip(networks.variables, averages):
+        variable.assign(average)
+    return float(minutes)
+
+
+def batch_rows(step: int, rows: int, batch_size: int, seed: int) -> np.ndarray:
+    """The rows of a step's batch, ascending; every row once in an epoch."""
+    epoch, place = divmod(step, rows // batch_size)
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    return np.sort(order[place * batch_size : (place + 1) * batch_size])
+
+
+def _step_function(
+    networks: Networks,
+    optimizer: tf.keras.optimizers.Optimizer,
+    averages: Sequence[tf.Variable],
+    settings: Settings,
+) -> Callable[..., Dict[str, tf.Tensor]]:
+    """One step: (batch, seed, decay of the averages, training) -> losses by task."""
+    variables, trained = networks.variables, networks.trainable_variables
+    losses_of = {task: _loss(task, settings.losses) for task in networks.heads}
+
+    @tf.function(autograph=False)
+    def move(batch, seed, decay, training):
+        images, labels = augment(batch, seed)
+        with tf.GradientTape() as tape:
+            predictions = networks(images, training)
+            losses = {t: losses_of[t](predictions[t], labels[t]) for t in labels}
+            total = tf.add_n(
+                [share_of_all(loss, len(losses)) for loss in losses.values()]
+            )
+        optimizer.apply_gradients(zip(tape.gradient(total, trained), trained))
+        for average, variable in zip(averages, variables):
+            average.assign(decay * average + (1.0 - decay) * variable)
+        return losses
+
+    return move
+
+
+def share_of_all(loss: tf.Tensor, tasks: int) -> tf.Tensor:
+    """A loss divided by its own size, where there are others."""
+    return loss if tasks == 1 else loss / (tf.stop_gradient(loss) + _LEAST_LOSS)
+
+
+def _loss(task: str, losses: Mapping[str, str]) -> Callable[..., tf.Tensor]:
+    kind = losses.get(task)
+    if kind not in KINDS:
+        raise UserError(
+            f"train_teachers.losses must be one of {KINDS}. Received: {kind!r} for "
+            f"{task!r}."
+        )
+    return functools.partial(soft_target_loss, kind=kind)
+
+
+def augment(
+    batch: Mapping[str, tf.Tensor], seed: tf.Tensor
+) -> Tuple[Any, Dict[str, Any]]:
+    """Mirrors half of the images, with their labels, and shifts the colours.
+
+    Colours stay where a label is computed from them, and images unmirrored where one
+    says where the room's axes are.
+
+    Args:
+      batch: "rgb" uint8 [B, S, S, 3], and by task labels of `rooms.draw`.
+      seed: int [2].
+
+    Returns:
+      The images, float32 [B, S, S, 3] in [-1, 1], and the labels as the networks
+      predict them: classes are 1 at theirs and -1 elsewhere.
+    """
+    images = tf.cast(batch[RGB], tf.float32) / 127.5 - 1.0
+    labels = {task: _as_predicted(task, batch[task]) for task in batch if task != RGB}
+    count = tf.shape(images)[0]
+    if VANISHING_POINT not in labels:
+        mirrored = tf.random.stateless_uniform([count, 1, 1, 1], seed) < 0.5
+        images = tf.where(mirrored, tf.reverse(images, [2]), images)
+        for task, values in labels.items():
+            turned = tf.reverse(values, [2])
+            if task == "normal":
+                turned *= tf.constant([-1.0, 1.0, 1.0])
+            labels[task] = tf.where(mirrored, turned, values)
+    if not set(_COLOUR_TASKS) & set(labels):
+        gain = tf.exp(tf.random.stateless_normal([count, 1, 1, 3], seed + 1) * 0.15)
+        colours = tf.clip_by_value(gain * 0.5 * (images + 1.0), 0.0, 1.0)
+        images = 2.0 * colours - 1.0
+    return images, labels
+
+
+def _as_predicted(task: str, label: tf.Tensor) -> tf.Tensor:
+    if task != SEGMENTATION:
+        return label
+    classes = tf.cast(label[..., 0], tf.int32)
+    return tf.one_hot(classes, TASKS[task].channels, 1.0, -1.0)
