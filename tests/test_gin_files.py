@@ -244,12 +244,10 @@ def test_teachers_file_with_wrong_bindings_names_them():
 def test_teachers_fit_the_students_of_the_rooms():
     teacher = _teachers_settings()
     parse_gin(["gin/rooms/soka.gin"], [])
-    student = {
-        "units": gin.query_parameter("Encoder.units"),
-        "width": gin.query_parameter("Encoder.width"),
-        "strides": gin.query_parameter("Encoder.strides"),
-    }
-    assert student == teacher.encoder
+    # The same activations at the same places; a student has fewer channels.
+    for name in ("units", "strides"):
+        assert gin.query_parameter(f"Encoder.{name}") == teacher.encoder[name]
+    assert gin.query_parameter("Encoder.width") <= teacher.encoder["width"]
     assert gin.query_parameter("%image_size") == teacher.image_size
     used = {*gin.query_parameter("%tasks"), *gin.query_parameter("%auxiliary")}
     assert used <= set(teacher.tasks)

@@ -197,10 +197,10 @@ def test_classes_are_scored_by_pixels_and_by_class(arrays):
     assert found["teacher"] == {"accuracy": 1.0, "mean_iou": 1.0}
     assert found["median"] == {"accuracy": 0.75, "mean_iou": 0.375}
     half = np.where(classes == 3, 3, np.arange(16)[:, None] // 8 * 5).astype(np.uint8)
-    # Of class 0 a third is taken for itself, and what is taken for 5 is no class there.
+    # Of class 0, 0.75 of all, a half is taken for 5, which is nowhere.
     found = scores.measure(Perfect("segment_semantic", half), None, known)["teacher"]
-    assert found["accuracy"] == pytest.approx(0.25 + 0.75 * 4 / 12)
-    assert found["mean_iou"] == pytest.approx((1 + 4 / 12) / 2)
+    assert found["accuracy"] == pytest.approx(0.25 + 0.75 / 2)
+    assert found["mean_iou"] == pytest.approx((1 + 1 / 2) / 2)
 
 
 def test_gradient_correlation_sees_outlines_and_not_depth(arrays):
