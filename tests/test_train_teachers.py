@@ -27,6 +27,7 @@ SMALL = {
     "tune": (2, 1, 2),
     "test": (4, 2, 2),
     "together_steps": 3,
+    "together_decoder": {"width": 1 / 64, "upsamplings": 2, "min_filters": 2},
     "steps": 2,
     "batch_size": 2,
 }
@@ -145,7 +146,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_bits(
     monkeypatch.setattr(training, "_SAVE_EVERY_STEPS", 2)
 
     def trained(folder, steps):
-        networks = training.build_networks(settings.tasks, settings)
+        networks = training.build_networks(settings.tasks, settings, settings.decoder)
         minutes = training.train(
             *("test", networks, arrays, settings._replace(frozen_share=0.5)),
             *(steps, 0.01, tmp_path / folder),
@@ -165,7 +166,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_bits(
         trained("stopped", 4)
     monkeypatch.setattr(training, "batch_rows", batch_rows)
     resumed, both_minutes = trained("stopped", 4)
-    start = training.build_networks(settings.tasks, settings)
+    start = training.build_networks(settings.tasks, settings, settings.decoder)
     for other, equal in ((resumed, True), (start, False)):
         pairs = zip(whole.variables, other.variables)
         assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in pairs) == equal

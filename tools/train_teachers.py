@@ -67,15 +67,17 @@ def main() -> None:
     arrays = rooms.draw(data_dir, settings.train, size, domains)
     unseen = rooms.draw(data_dir, getattr(settings, _ROOMS.value), size, tasks)
 
-    first, first_minutes = training.build_networks(together, settings), 0.0
+    first, first_minutes = None, 0.0
     if settings.together_steps:
+        first = training.build_networks(together, settings, settings.together_decoder)
         first_minutes = training.train(
             *("all tasks at once", first, arrays, settings, settings.together_steps),
             *(settings.together_rate, out_dir / "work" / "together"),
         )
     for task in tasks:
-        networks = training.build_networks([task], settings)
-        training.copy_weights(first, networks)
+        networks = training.build_networks([task], settings, settings.decoder)
+        if first is not None:
+            networks.encoder.set_weights(first.encoder.get_weights())
         minutes = training.train(
             *(f"teacher of {task}", networks, arrays, settings, settings.steps),
             *(settings.learning_rate, out_dir / "work" / task),
@@ -117,6 +119,7 @@ def _write(
     teacher = TaskonomyTeacher(task, networks.encoder, decoder, size)
     words = [f"--gin_file={name}" for name in _GIN_FILE.value]
     words += [f'--gin_param="{param}"' for param in _GIN_PARAM.value]
+    words.append(f"--task={task}")
     details = {
         "source": "procedural rooms of soka_tf",
         "command": " ".join(["python tools/train_teachers.py", *words]),

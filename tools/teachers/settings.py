@@ -21,7 +21,9 @@ class Settings(NamedTuple):
       train: seed, rooms and views to train on; of others than the next two.
       tune: the same, of those that settings are chosen by.
       test: the same, of those that teachers are measured on, once.
-      together_steps: of one encoder with a decoder a task, from which all begin.
+      together_steps: of one encoder with a decoder a task, from which all encoders
+        begin; 0 for encoders of random weights.
+      together_decoder: arguments of these decoders, which are thrown away.
       together_rate: its learning rate at the start; it falls to 0, as the next.
       steps: of each teacher, on its task alone.
       learning_rate: of these, at the start.
@@ -43,6 +45,7 @@ class Settings(NamedTuple):
     tune: Rooms
     test: Rooms
     together_steps: int
+    together_decoder: Mapping[str, Any]
     together_rate: float
     steps: int
     learning_rate: float

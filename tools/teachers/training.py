@@ -67,34 +67,34 @@ def together_tasks(settings: Settings) -> List[str]:
     return [t.name for t in tasks if t.channels and t.name not in _COLOUR_TASKS]
 
 
-def build_networks(tasks: Sequence[str], settings: Settings) -> Networks:
-    """Networks of random weights; the head of vanishing_point is nine numbers."""
+def build_networks(
+    tasks: Sequence[str], settings: Settings, decoder: Mapping[str, Any]
+) -> Networks:
+    """Networks of random weights; the head of vanishing_point is nine numbers.
+
+    Args:
+      tasks: a head each.
+      settings: of all teachers.
+      decoder: arguments of `Decoder`.
+    """
     tf.keras.utils.set_random_seed(settings.seed)
     encoder = Encoder(**settings.encoder)
-    return Networks(encoder, {t: _head(get_task(t), encoder, settings) for t in tasks})
+    rows = [get_task(task) for task in tasks]
+    heads = {row.name: _head(row, encoder, settings, decoder) for row in rows}
+    return Networks(encoder, heads)
 
 
-def _head(task: Task, encoder: Encoder, settings: Settings) -> tf.keras.Model:
+def _head(
+    task: Task, encoder: Encoder, settings: Settings, decoder: Mapping[str, Any]
+) -> tf.keras.Model:
     if task.channels:
-        name = f"decoder_{task.name}"
-        return Decoder(task.channels, name=name, **settings.decoder)
+        return Decoder(task.channels, name=f"decoder_{task.name}", **decoder)
     head = tf.keras.Sequential(
         [tf.keras.layers.Flatten(), tf.keras.layers.Dense(9)], name=task.name
     )
     side = settings.image_size // encoder.output_stride
     head.build((None, side, side, encoder.representation_channels))
     return head
-
-
-def copy_weights(source: Networks, target: Networks) -> None:
-    """Begins networks from others: the encoder, and heads of the same tasks."""
-    pairs = [(source.encoder, target.encoder)]
-    pairs += [
-        (source.heads[t], target.heads[t]) for t in target.heads if t in source.heads
-    ]
-    for one, other in pairs:
-        for variable, value in zip(other.variables, one.variables):
-            variable.assign(value)
 
 
 def train(
