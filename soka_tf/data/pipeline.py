@@ -240,7 +240,9 @@ def preprocess_images(
     images = tf.convert_to_tensor(images)
     scale = 255.0 if images.dtype.is_integer else 1.0
     images = tf.cast(images, tf.float32) / scale
-    images = tf.image.resize(images, (image_size, image_size), antialias=antialias)
+    size = [image_size, image_size]
+    if images.shape[1:3].as_list() != size:  # or unknown
+        images = tf.image.resize(images, size, antialias=antialias)
     return images * 2.0 - 1.0
 
 

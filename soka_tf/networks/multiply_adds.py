@@ -30,11 +30,6 @@ class ConvolutionCount(NamedTuple):
     multiply_adds: int
     parameters: int
 
-    def scalars_moved(self, batch_size: int = 1) -> int:
-        """Scalars read and written at the least: inputs, outputs, parameters once."""
-        pixels = math.prod(self.input_shape) + math.prod(self.output_shape)
-        return batch_size * pixels + self.parameters
-
 
 def count_multiply_adds(
     network: tf.keras.Model, input_shape: Sequence[int]

@@ -73,8 +73,7 @@ def hint(precision: str, binding: str, networks: tf.Module) -> Optional[str]:
     if precision == "float32" and has_amx() and is_large(networks):
         return (
             "This processor has AMX: with "
-            f"{binding} = 'mixed_bfloat16' a step would be about twice as fast "
-            "(docs/performance.md)."
+            f"{binding} = 'mixed_bfloat16' a step would be faster."
         )
     if precision == "mixed_bfloat16" and not has_amx():
         return (

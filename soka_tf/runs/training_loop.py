@@ -38,7 +38,8 @@ def train(
       run: of `build_run`.
       model_dir: the run's folder.
       callbacks: called beside the run's own.
-      writer: of `open_folder`, which is called unless it is given.
+      writer: of `open_folder`, which is called, and refuses the folder of another
+        run, unless it is given.
 
     Raises:
       UserError: if the folder's run has another configuration, a loss is no longer

@@ -49,7 +49,8 @@ class FixedSizeStudent(tf.Module):
 
         def serve(images: tf.Tensor) -> Dict[str, tf.Tensor]:
             with tf.name_scope(PIXELS_SCOPE):
-                images = preprocess_images(images, image_size)  # resizes nothing
+                # Of that size: nothing is resized.
+                images = preprocess_images(images, image_size)
             representation = student.encoder(images, training=False)["representation"]
             maps = {}
             for task in tasks:

@@ -72,7 +72,7 @@ def export_student(
       directory: the folder to write; an earlier export there is replaced.
       antialias: as the student was trained.
       precision: in which the networks compute: "float32", as the student predicts;
-        "bfloat16", half the size and several times faster on a processor with AMX,
+        "bfloat16", half the size and faster on a processor with AMX,
         slower elsewhere; or "auto", bfloat16 where the processor of this machine has
         AMX, else float32.
 
@@ -94,10 +94,7 @@ def export_student(
         )
     networks = (student.encoder, *(student.decoders[task.name] for task in tasks))
     if precision == "float32" and has_amx() and is_large(*networks):
-        logging.info(
-            "This processor has AMX: with precision bfloat16 the export would be "
-            "several times faster (docs/performance.md)."
-        )
+        logging.info("This processor has AMX: in bfloat16 the export would be faster.")
     module, signatures = _build(student, tasks, image_size, antialias, precision)
     parent, name = os.path.split(directory)
     os.makedirs(parent, exist_ok=True)

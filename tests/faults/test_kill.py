@@ -32,7 +32,7 @@ def last_checkpoint(model_dir):
 @pytest.mark.parametrize(
     "chain",
     [
-        pytest.param(CHAINS[0], marks=pytest.mark.slow),
+        CHAINS[0],
         pytest.param(CHAINS[1], marks=pytest.mark.distributed),
     ],
 )

@@ -16,9 +16,12 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.data import image_files, pipeline
+from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.errors import UserError, plain_message
+from soka_tf.evaluation.evaluator import to_units
 from soka_tf.evaluation.table import format_table
 from soka_tf.runs import checkpoints as saved
+from soka_tf.runs import training_loop
 from soka_tf.runs.build_run import reseed, teacher_cache
 from soka_tf.runs.config import differing_bindings
 from soka_tf.runs.folder import CONFIG_FILE, FREE_BINDINGS, claim, config_of
@@ -549,6 +552,26 @@ def test_run_nan_between_two_logs_keeps_the_last_good_checkpoint(tiny, tmp_path)
     assert checkpoints(tmp_path) == [3]
     student = saved.restore_student(str(tmp_path), run.settings)
     assert all(np.isfinite(v.numpy()).all() for v in student.variables)
+
+
+def test_teachers_are_not_blamed_for_images_that_a_service_chose(tiny, tmp_path):
+    run = tiny.build(tmp_path, *PLAIN, "run.data_service = 'grpc://localhost:1'")
+    assert training_loop._broken_teachers(run, 0) is None
+
+
+def test_run_is_measured_against_what_its_teachers_are_shown(tiny, tmp_path):
+    run = tiny.build(tmp_path, *PLAIN, "load_pool.inputs = 'released'")
+    result, tasks = evaluate_run(run, str(tmp_path))["tasks"], run.settings.targets
+    (batch,) = labelled_dataset(run.data.validation, tasks, Batches(16, 8))
+    student = run.model.student(batch["rgb"], training=False)
+    pool = run.model.teachers
+    for shown, equal in ((pool, True), (TeacherPool(pool.targets, {}), False)):
+        said = shown(batch["rgb"], ()).maps
+        for task in tasks:
+            error = to_units(task, student[task.name]) - to_units(task, said[task.name])
+            rmse = float(np.sqrt(np.mean(np.square(error))))
+            measured = result[task.name]["student_vs_teacher"]["rmse"]
+            assert (measured == pytest.approx(rmse, rel=1e-5)) == equal
 
 
 def test_run_teacher_that_answers_nan_is_named_with_an_image(tiny, tmp_path):

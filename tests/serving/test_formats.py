@@ -25,6 +25,7 @@ from soka_tf.runs.config import parse_gin
 from soka_tf.runs.folder import claim
 from soka_tf.runs.settings import Settings
 from soka_tf.serving import fixed_size, formats, onnx_file, tflite
+from soka_tf.serving.saved_model import read_metadata
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
 from tests import tiny_runs
@@ -120,6 +121,13 @@ def test_tflite_file_takes_one_image_of_bytes_by_name(exported, name):
     (details,) = interpreter.get_input_details()
     assert details["dtype"] == np.uint8
     assert list(details["shape_signature"]) == [1, SIZE, SIZE, 3]
+
+
+def test_files_are_made_of_a_graph_that_resizes_nothing(student):
+    module = fixed_size.FixedSizeStudent(student, TASKS, SIZE, 1)
+    graph = module.serve.get_concrete_function().graph
+    kinds = {operation.type for operation in graph.get_operations()}
+    assert kinds and not [kind for kind in kinds if "Resize" in kind]
 
 
 def test_int8_file_computes_in_int8_but_at_its_ends(exported):
@@ -347,6 +355,19 @@ def test_command_writes_beside_the_saved_model_and_prints_the_table(
     assert printed.rstrip().endswith(formats.format_table(kept))
     # TensorFlow Lite's own account of the conversion is kept from the user.
     assert "Non-Converted" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given, wanted", [((), "bfloat16"), (("float32",), "float32")])
+def test_command_exports_as_the_run_says_unless_told_otherwise(
+    model_dir, tmp_path, given, wanted
+):
+    with open(model_dir / "operative_config.gin", "a") as file:
+        file.write("\nrun.export_precision = 'bfloat16'\n")
+    folder = tmp_path / "export"
+    told = [f"--precision={precision}" for precision in given]
+    assert not run_command(f"--model_dir={model_dir}", f"--export_dir={folder}", *told)
+    assert read_metadata(str(folder))["precision"] == wanted
 
 
 def test_help_names_every_format(capsys):

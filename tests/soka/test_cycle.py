@@ -66,7 +66,7 @@ SLOW = {
     *("moving_statistics", "norms_of_activations", "fixed", "adam"),
     *("outer_product_gan", "three_tasks_two_auxiliaries"),
 }
-SLOW_SIMULTANEOUS = {"plain", "outer_product_gan", "adam", "uncertainty"}
+SLOW_SIMULTANEOUS = {"plain", "uncertainty"}
 MOVED = ("encoder/", "decoder/normal/", "optimizer/encoder/")
 
 

@@ -1,7 +1,7 @@
 """Damaged and mistaken files: one clear line each, and nothing left behind.
 
 Files that only their reader can refuse: test_teacher.py, test_torch_file.py and
-test_checkpoint.py.
+test_tf_checkpoint.py.
 """
 
 import os
