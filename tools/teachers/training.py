@@ -125,26 +125,11 @@ def train(
     """
     optimizer = make_optimizer("adam", poly_schedule(rate, steps))
     averages = [tf.Variable(v, trainable=False) for v in networks.variables]
-    step, minutes = tf.Variable(0, dtype=tf.int64), tf.Variable(0.0, dtype=tf.float64)
-    manager = tf.train.CheckpointManager(
-        tf.train.Checkpoint(
-            encoder=networks.encoder,
-            heads=networks.heads,
-            averages=averages,
-            optimizer=optimizer,
-            step=step,
-            minutes=minutes,
-        ),
-        str(folder),
-        max_to_keep=1,
-    )
-    if manager.latest_checkpoint:
-        manager.checkpoint.restore(manager.latest_checkpoint)
-        logging.info("%s: goes on from step %d.", name, int(step))
+    progress = _Progress(networks, averages, optimizer, folder)
     move = _step_function(networks, optimizer, averages, settings)
     rows, batch_size = len(arrays[RGB]), settings.batch_size
-    started = time.process_time()
-    bar = trange(int(step), steps, initial=int(step), total=steps, desc=name)
+    start = progress.steps
+    bar = trange(start, steps, initial=start, total=steps, desc=name)
     for i in bar:
         chosen = batch_rows(i, rows, batch_size, settings.seed)
         batch = {t: tf.constant(arrays[t][chosen]) for t in (RGB, *networks.heads)}
@@ -157,13 +142,56 @@ def train(
             shown = {t: f"{float(loss):.4f}" for t, loss in losses.items()}
             bar.set_postfix(shown, refresh=False)
         if (i + 1) % _SAVE_EVERY_STEPS == 0 or i + 1 == steps:
-            step.assign(i + 1)
-            minutes.assign_add((time.process_time() - started) / 60)
-            started = time.process_time()
-            manager.save()
+            progress.save(i + 1)
     for variable, average in zip(networks.variables, averages):
         variable.assign(average)
-    return float(minutes)
+    return progress.minutes
+
+
+class _Progress:
+    """How far a training is, in checkpoints; what it has cost until then."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        averages: Sequence[tf.Variable],
+        optimizer: tf.keras.optimizers.Optimizer,
+        folder: pathlib.Path,
+    ):
+        """Restores the last checkpoint, if there is one."""
+        self._step = tf.Variable(0, dtype=tf.int64)
+        self._minutes = tf.Variable(0.0, dtype=tf.float64)
+        checkpoint = tf.train.Checkpoint(
+            encoder=networks.encoder,
+            heads=networks.heads,
+            averages=averages,
+            optimizer=optimizer,
+            step=self._step,
+            minutes=self._minutes,
+        )
+        self._manager = tf.train.CheckpointManager(checkpoint, str(folder), 1)
+        if self._manager.latest_checkpoint:
+            checkpoint.restore(self._manager.latest_checkpoint)
+            logging.info("%s: goes on from step %d.", folder.name, self.steps)
+        self._since = time.process_time()
+
+    @property
+    def steps(self) -> int:
+        """Steps done when it was saved last."""
+        return int(self._step.numpy())
+
+    @property
+    def minutes(self) -> float:
+        """Of processor time, until then."""
+        return float(self._minutes.numpy())
+
+    def save(self, steps: int) -> None:
+        """Notes that so many steps are done."""
+        now = time.process_time()
+        self._step.assign(steps)
+        self._minutes.assign_add((now - self._since) / 60)
+        self._since = now
+        self._manager.save()
 
 
 def batch_rows(step: int, rows: int, batch_size: int, seed: int) -> np.ndarray:

@@ -126,13 +126,14 @@ def render_room(
         "segment_semantic": lambda: seen.segment_semantic(grid(1)),
         "vanishing_point": lambda: seen.vanishing_point(camera.axes),
     }
-    made = {name: makers[name]() for name in DOMAINS if name in domains}
-    for name, values in made.items():
-        if name == "segment_semantic":
-            made[name] = values[..., None]
-        elif name not in ("rgb", "normal", "vanishing_point"):
-            made[name] = values[..., None].astype(np.float32)
-    return made
+    return {d: _with_channels(d, makers[d]()) for d in DOMAINS if d in domains}
+
+
+def _with_channels(domain: str, values: np.ndarray) -> np.ndarray:
+    if domain in ("rgb", "normal", "vanishing_point"):
+        return values
+    kept = domain == "segment_semantic"
+    return values[..., None] if kept else values[..., None].astype(np.float32)
 
 
 def room_and_view(key: str) -> Tuple[int, int]:
