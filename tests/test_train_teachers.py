@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from soka_tf.data import encodings
 from soka_tf.data.rooms import room_files
-from soka_tf.data.rooms.scene_builder import CLASSES
+from soka_tf.data.rooms.base_builder import CLASSES
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 from soka_tf.teachers.taskonomy.teacher_file import load_teacher
@@ -20,6 +20,7 @@ from tools.teachers.settings import read_settings
 GIN = "gin/rooms/teachers.gin"
 TASKS_USED = ("depth_zbuffer", "normal", "segment_semantic")
 SMALL = {
+    "losses": dict.fromkeys((*TASKS_USED, "vanishing_point"), "l2"),
     "encoder": {"units": (1, 1, 1, 1), "width": 1 / 32, "strides": (2, 2, 1, 1)},
     "decoder": {"width": 1 / 64, "upsamplings": 2, "min_filters": 3},
     "image_size": 16,

@@ -17,8 +17,8 @@ from soka_tf.data.rooms import camera as cameras
 from soka_tf.data.rooms import raycast, room_files
 from soka_tf.data.rooms import scene as room_scene
 from soka_tf.data.rooms import views as seen
+from soka_tf.data.rooms.base_builder import CLASSES
 from soka_tf.data.rooms.raycast import BALL, BOX, Solid, Solids
-from soka_tf.data.rooms.scene_builder import CLASSES
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 

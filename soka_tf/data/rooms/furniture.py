@@ -6,8 +6,8 @@
 import dataclasses
 import math
 
+from soka_tf.data.rooms.base_builder import Builder, linear
 from soka_tf.data.rooms.raycast import BOX, CYLINDER
-from soka_tf.data.rooms.scene_builder import Builder, linear
 
 # Piece of furniture -> its class; parts of it may be of another.
 _CLASS_OF = {

@@ -5,9 +5,9 @@ from typing import Callable, Dict, Iterator, Tuple
 
 import numpy as np
 
+from soka_tf.data.rooms.base_builder import Material
 from soka_tf.data.rooms.raycast import is_shadowed
 from soka_tf.data.rooms.scene import Decal, Scene
-from soka_tf.data.rooms.scene_builder import Material
 
 
 @dataclasses.dataclass(frozen=True)

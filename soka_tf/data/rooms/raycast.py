@@ -26,7 +26,7 @@ class Solid:
       half_m: half its extent along its own x, y, z, metres.
       yaw: turn about the vertical, radians.
       material: index of its material.
-      label: index of its class, one of `scene_builder.CLASSES`.
+      label: index of its class, one of `base_builder.CLASSES`.
     """
 
     kind: int

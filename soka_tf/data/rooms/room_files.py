@@ -97,7 +97,7 @@ def render_room(
       [size, size, 3], unit vectors right, up, towards the camera; edge_texture,
       edge_occlusion, keypoints2d, keypoints3d, reshading float32 [size, size, 1],
       fractions of a file's full scale; segment_semantic uint8 [size, size, 1], indices
-      of `scene_builder.CLASSES`; vanishing_point float32 [3, 3], rows are the
+      of `base_builder.CLASSES`; vanishing_point float32 [3, 3], rows are the
       room's axes (rightmost, up, away) in the frame of normal.
 
     Raises:

@@ -5,9 +5,9 @@ from typing import ClassVar, List, Tuple
 
 import numpy as np
 
+from soka_tf.data.rooms.base_builder import CLASSES, Material, linear
 from soka_tf.data.rooms.furniture import Furnisher
 from soka_tf.data.rooms.raycast import BOX, Solid, Solids
-from soka_tf.data.rooms.scene_builder import CLASSES, Material, linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Decal:
       face: number of the room's face, 2 * axis + (1 on the positive side).
       low, high: two opposite corners in the face's coordinates, metres.
       material: index of its material.
-      label: index of its class, one of `scene_builder.CLASSES`.
+      label: index of its class, one of `base_builder.CLASSES`.
     """
 
     face: int

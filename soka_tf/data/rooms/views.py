@@ -189,7 +189,7 @@ def reshading(geometry: Geometry) -> np.ndarray:
 
 
 def segment_semantic(geometry: Geometry) -> np.ndarray:
-    """Classes, uint8 [S, S], indices of `scene_builder.CLASSES`."""
+    """Classes, uint8 [S, S], indices of `base_builder.CLASSES`."""
     normal, local, axis = geometry.surface
     scene, index = geometry.scene, geometry.index.ravel()
     label = scene.solids.label[index]

@@ -1,4 +1,4 @@
-"""Materials and solids of a scene, drawn from one random generator (numpy only)."""
+"""Materials and solids, from which furniture is built, of one generator (numpy only)."""
 
 # A method is named after what it draws or adds.
 # ruff: noqa: D102
