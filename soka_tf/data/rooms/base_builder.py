@@ -1,4 +1,4 @@
-"""Materials and solids, from which furniture is built, of one generator (numpy only)."""
+"""Materials and solids, from which furniture is built (numpy only)."""
 
 # A method is named after what it draws or adds.
 # ruff: noqa: D102
