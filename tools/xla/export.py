@@ -25,8 +25,7 @@ from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from tests.soka import reference
 
-# The stages of training, and to compare: the joint step with the teachers' outputs
-# given, their pass alone, and the phases each on its own (tests/soka/reference.py).
+# And to compare: joint with targets given, teachers alone, phases each on its own.
 STEPS = (*STAGES, "student", "teachers", "naive")
 
 
