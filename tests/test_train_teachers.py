@@ -218,7 +218,13 @@ def test_gradient_correlation_sees_outlines_and_not_depth(arrays):
     assert abs(scores._gradient_correlation(other, arrays)) < 0.15
 
 
-@pytest.mark.parametrize("tasks", [["normal", "segment_semantic"], ["vanishing_point"]])
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        ["normal", "segment_semantic"],
+        pytest.param(["vanishing_point"], marks=pytest.mark.slow),
+    ],
+)
 def test_tool_trains_measures_and_writes_every_teacher(tasks, tmp_path, capsys):
     given = {**SMALL, "tasks": tasks, "data_dir": repr(str(tmp_path / "rooms"))}
     if tasks == ["vanishing_point"]:
