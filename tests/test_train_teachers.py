@@ -141,6 +141,7 @@ def test_colours_stay_where_a_label_is_made_of_them_and_places_where_one_says_wh
         np.testing.assert_array_equal(labels["vanishing_point"], tf.ones([1, 9]))
 
 
+@pytest.mark.slow
 def test_training_that_was_stopped_goes_on_to_the_same_bits(
     settings, arrays, tmp_path, monkeypatch
 ):
@@ -218,13 +219,8 @@ def test_gradient_correlation_sees_outlines_and_not_depth(arrays):
     assert abs(scores._gradient_correlation(other, arrays)) < 0.15
 
 
-@pytest.mark.parametrize(
-    "tasks",
-    [
-        ["normal", "segment_semantic"],
-        pytest.param(["vanishing_point"], marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("tasks", [["normal", "segment_semantic"], ["vanishing_point"]])
 def test_tool_trains_measures_and_writes_every_teacher(tasks, tmp_path, capsys):
     given = {**SMALL, "tasks": tasks, "data_dir": repr(str(tmp_path / "rooms"))}
     if tasks == ["vanishing_point"]:

@@ -73,6 +73,7 @@ def test_named_teachers_are_taken_without_a_look_at_images(bound, names, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_auto_takes_a_strong_teacher_and_not_the_weak_one(samples, tmp_path):
     selection = select(samples, str(tmp_path))
     (chosen,) = selection.names

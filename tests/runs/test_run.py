@@ -185,14 +185,9 @@ def test_run_all_steps_done_says_so_and_trains_nothing(tiny, finished, caplog):
 # Going on
 
 
+@pytest.mark.slow  # a run that is killed: tests/faults/test_kill.py
 @pytest.mark.parametrize(
-    "further",
-    [
-        (),
-        pytest.param(
-            ("schedule.new_batch_in_collaboration = True",), marks=pytest.mark.slow
-        ),
-    ],
+    "further", [(), ("schedule.new_batch_in_collaboration = True",)]
 )
 def test_run_with_cgan_and_decay_resumed_ends_bit_identical(tiny, tmp_path, further):
     params = (*WITH_GAN, *further)

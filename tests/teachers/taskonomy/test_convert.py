@@ -270,6 +270,7 @@ def test_manifest_tells_the_files_of_visual_prior(published, converted):
     assert "/" not in json.dumps(manifest["source"])
 
 
+@pytest.mark.slow
 def test_check_passes_by_its_exit_code_and_shows_every_layer(
     published, shared_folder, tmp_path, capsys
 ):
