@@ -16,14 +16,14 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Sequence
 
 from absl import flags, logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from soka_tf import cli
-from soka_tf.atomic import write_json
+from soka_tf.atomic import locked, write_json
 from soka_tf.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -54,25 +54,36 @@ _ROOMS = flags.DEFINE_enum(
 def main() -> None:
     """Trains, measures and writes every teacher asked for."""
     from soka_tf.tasks import get_task
-    from tools.teachers import rooms, training
+    from tools.teachers import training
     from tools.teachers.settings import read_settings
 
     settings = read_settings(_GIN_FILE.value, _GIN_PARAM.value)
-    out_dir = pathlib.Path(os.path.expanduser(_OUT_DIR.value))
-    _claim(out_dir / "work", settings._asdict())
     tasks = [get_task(name).name for name in _TASK.value or settings.tasks]
-    together = training.together_tasks(settings)
-    domains = list(dict.fromkeys([*together, *tasks]))
+    together = training.together_tasks(settings) if settings.together_steps else []
+    for task in {*together, *tasks}:
+        training.loss_of(task, settings.losses)  # refused before anything is done
+    work = pathlib.Path(os.path.expanduser(_OUT_DIR.value)) / "work"
+    _claim(work, settings._asdict())
+    with locked(work / "lock", f"trains teachers in {work.parent}"):
+        _train_all(tasks, together, settings, work)
+
+
+def _train_all(
+    tasks: Sequence[str], together: Sequence[str], settings: Any, work: pathlib.Path
+) -> None:
+    """Trains the common encoder, if there is one, then every task's teacher."""
+    from tools.teachers import rooms, training
+
     size, data_dir = settings.image_size, settings.data_dir
+    domains = list(dict.fromkeys([*together, *tasks]))
     arrays = rooms.draw(data_dir, settings.train, size, domains)
     unseen = rooms.draw(data_dir, getattr(settings, _ROOMS.value), size, tasks)
-
     first, first_minutes = None, 0.0
-    if settings.together_steps:
+    if together:
         first = training.build_networks(together, settings, settings.together_decoder)
         first_minutes = training.train(
             *("all tasks at once", first, arrays, settings, settings.together_steps),
-            *(settings.together_rate, out_dir / "work" / "together"),
+            *(settings.together_rate, work / "together"),
         )
     for task in tasks:
         networks = training.build_networks([task], settings, settings.decoder)
@@ -80,10 +91,10 @@ def main() -> None:
             networks.encoder.set_weights(first.encoder.get_weights())
         minutes = training.train(
             *(f"teacher of {task}", networks, arrays, settings, settings.steps),
-            *(settings.learning_rate, out_dir / "work" / task),
+            *(settings.learning_rate, work / task),
         )
         spent = {"alone": round(minutes, 1), "together": round(first_minutes, 1)}
-        _write(out_dir, task, networks, unseen, {"processor_minutes": spent})
+        _write(work.parent, task, networks, unseen, {"processor_minutes": spent})
 
 
 def _claim(work: pathlib.Path, settings: Mapping[str, Any]) -> None:

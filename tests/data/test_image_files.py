@@ -162,15 +162,6 @@ def test_read_pixels_grey_normal_is_refused(tmp_path):
         image_files.read_pixels(str(path), "normal")
 
 
-def test_read_pixels_class_that_there_is_not_is_refused(tmp_path):
-    path = tmp_path / "classes.png"
-    Image.new("L", (4, 4), 16).save(path)
-    assert image_files.read_pixels(str(path), "segment_semantic").max() == 16
-    Image.new("L", (4, 4), 17).save(path)
-    with pytest.raises(DamagedFile, match="classes 0 to 16, the file class 17"):
-        image_files.read_pixels(str(path), "segment_semantic")
-
-
 def test_read_vanishing_point_takes_nine_finite_numbers_only(tmp_path):
     path = tmp_path / "points.npy"
     np.save(path, np.arange(9.0).reshape(3, 3))

@@ -1,6 +1,7 @@
 """Drawn rooms as arrays on disk: images, and labels as networks predict them."""
 
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
@@ -92,7 +93,9 @@ def _draw_chunk(
 ) -> None:
     """Draws some rooms in worker processes, into their rows of the arrays."""
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(mp_context=context) as pool:
+    with contextlib.ExitStack() as stack:
+        pool = concurrent.futures.ProcessPoolExecutor(mp_context=context)
+        stack.callback(pool.shutdown, cancel_futures=True)
         with room_files.light_workers():
             drawn = [
                 pool.submit(_draw_room, rooms.seed, n, rooms.views, size, domains)

@@ -49,7 +49,8 @@ def _maps(teacher: Teacher, arrays: Mapping[str, np.ndarray]) -> Dict[str, Any]:
         parameters={},
     )["tasks"][task.name]
     scores = {"teacher": result["teacher"], "median": result["baseline_median"]}
-    scores["skill"] = 1 - scores["teacher"]["rmse"] / scores["median"]["rmse"]
+    rmse = scores["teacher"]["rmse"]  # None where an answer is not finite
+    scores["skill"] = None if rmse is None else 1 - rmse / scores["median"]["rmse"]
     if task.encoding.kind == "log_depth":
         correlation = _gradient_correlation(teacher, arrays)
         scores["teacher"]["gradient_correlation"] = correlation
@@ -92,7 +93,8 @@ def _gradient_correlation(teacher: Teacher, arrays: Mapping[str, np.ndarray]) ->
         predicted.append(_gradient_size(depths))
         wanted.append(_gradient_size(encodings.decode(task, arrays[task.name][rows])))
     predicted, wanted = (np.concatenate(v).ravel() for v in (predicted, wanted))
-    return float(np.corrcoef(predicted, wanted)[0, 1])
+    # The same everywhere, or not finite somewhere: no correlation.
+    return float(np.nan_to_num(np.corrcoef(predicted, wanted)[0, 1]))
 
 
 def _gradient_size(depth: np.ndarray) -> np.ndarray:
@@ -107,7 +109,7 @@ def _classes(teacher: Teacher, arrays: Mapping[str, np.ndarray]) -> Dict[str, An
     confusion = np.zeros((count, count), np.int64)  # true class, predicted class
     for answer, rows in _answers(teacher, arrays, "prediction"):
         predicted = np.asarray(tf.argmax(answer, -1)).ravel()
-        wanted = arrays[SEGMENTATION][rows].ravel()
+        wanted = arrays[SEGMENTATION][rows].ravel().astype(np.int64)
         pairs = np.bincount(wanted * count + predicted, minlength=count**2)
         confusion += pairs.reshape(count, count)
     # As many pixels of each class, all taken for the most frequent one.

@@ -31,6 +31,8 @@ from tools.teachers.settings import Settings
 
 # Labels computed from the colours themselves are wrong for shifted colours.
 _COLOUR_TASKS = ("edge_texture", "keypoints2d")
+# Not mirrored: where the axes are, and what a lamp beside the camera lights.
+_SIDED_TASKS = (VANISHING_POINT, "reshading")
 _SAVE_EVERY_STEPS = 500
 _LEAST_LOSS = 1e-6
 
@@ -64,7 +66,8 @@ class Networks(NamedTuple):
 def together_tasks(settings: Settings) -> List[str]:
     """Tasks that an encoder learns at once: images whose labels stay when augmented."""
     tasks = [get_task(name) for name in settings.tasks]
-    return [t.name for t in tasks if t.channels and t.name not in _COLOUR_TASKS]
+    others = (*_COLOUR_TASKS, *_SIDED_TASKS)
+    return [t.name for t in tasks if t.channels and t.name not in others]
 
 
 def build_networks(
@@ -128,14 +131,16 @@ def train(
     progress = _Progress(networks, averages, optimizer, folder)
     move = _step_function(networks, optimizer, averages, settings)
     rows, batch_size = len(arrays[RGB]), settings.batch_size
-    start = progress.steps
+    start, frozen_from = progress.steps, round(steps * (1.0 - settings.frozen_share))
     bar = trange(start, steps, initial=start, total=steps, desc=name)
     for i in bar:
         chosen = batch_rows(i, rows, batch_size, settings.seed)
         batch = {t: tf.constant(arrays[t][chosen]) for t in (RGB, *networks.heads)}
-        training = i < round(steps * (1.0 - settings.frozen_share))
-        # The running mean forgets the start, which is random, sooner.
-        decay = min(settings.average_decay, (1 + i) / (10 + i))
+        training = i < frozen_from
+        # The running mean begins anew with the moving statistics, and forgets where
+        # it began sooner.
+        age = i if training else i - frozen_from
+        decay = min(settings.average_decay, (1 + age) / (10 + age))
         seed = tf.constant([settings.seed, 2 * i])
         losses = move(batch, seed, tf.constant(decay, tf.float32), training)
         if i % 50 == 0:
@@ -171,7 +176,8 @@ class _Progress:
         )
         self._manager = tf.train.CheckpointManager(checkpoint, str(folder), 1)
         if self._manager.latest_checkpoint:
-            checkpoint.restore(self._manager.latest_checkpoint)
+            found = checkpoint.restore(self._manager.latest_checkpoint)
+            found.assert_existing_objects_matched().expect_partial()
             logging.info("%s: goes on from step %d.", folder.name, self.steps)
         self._since = time.process_time()
 
@@ -209,7 +215,7 @@ def _step_function(
 ) -> Callable[..., Dict[str, tf.Tensor]]:
     """One step: (batch, seed, decay of the averages, training) -> losses by task."""
     variables, trained = networks.variables, networks.trainable_variables
-    losses_of = {task: _loss(task, settings.losses) for task in networks.heads}
+    losses_of = {task: loss_of(task, settings.losses) for task in networks.heads}
 
     @tf.function(autograph=False)
     def move(batch, seed, decay, training):
@@ -233,7 +239,12 @@ def share_of_all(loss: tf.Tensor, tasks: int) -> tf.Tensor:
     return loss if tasks == 1 else loss / (tf.stop_gradient(loss) + _LEAST_LOSS)
 
 
-def _loss(task: str, losses: Mapping[str, str]) -> Callable[..., tf.Tensor]:
+def loss_of(task: str, losses: Mapping[str, str]) -> Callable[..., tf.Tensor]:
+    """The loss that is bound for a task: (prediction, label) -> scalar.
+
+    Raises:
+      UserError: if none is, or one that there is not.
+    """
     kind = losses.get(task)
     if kind not in KINDS:
         raise UserError(
@@ -249,7 +260,7 @@ def augment(
     """Mirrors half of the images, with their labels, and shifts the colours.
 
     Colours stay where a label is computed from them, and images unmirrored where one
-    says where the room's axes are.
+    tells left from right.
 
     Args:
       batch: "rgb" uint8 [B, S, S, 3], and by task labels of `rooms.draw`.
@@ -262,7 +273,7 @@ def augment(
     images = tf.cast(batch[RGB], tf.float32) / 127.5 - 1.0
     labels = {task: _as_predicted(task, batch[task]) for task in batch if task != RGB}
     count = tf.shape(images)[0]
-    if VANISHING_POINT not in labels:
+    if not set(_SIDED_TASKS) & set(labels):
         mirrored = tf.random.stateless_uniform([count, 1, 1, 1], seed) < 0.5
         images = tf.where(mirrored, tf.reverse(images, [2]), images)
         for task, values in labels.items():
