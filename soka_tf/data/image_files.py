@@ -13,7 +13,6 @@ from soka_tf.tasks import TASKS
 
 RGB = "rgb"
 VANISHING_POINT = "vanishing_point"  # the one domain kept as numbers, float32 [9]
-SEGMENTATION = "segment_semantic"  # the one whose pixels are classes
 
 # Pillow would also try formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")

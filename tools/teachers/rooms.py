@@ -13,10 +13,11 @@ import tqdm
 
 from soka_tf.atomic import locked, replacing, write_json
 from soka_tf.data import encodings
-from soka_tf.data.image_files import RGB, SEGMENTATION, VANISHING_POINT
+from soka_tf.data.image_files import RGB, VANISHING_POINT
 from soka_tf.data.rooms import room_files
 from soka_tf.tasks import TASKS
 
+SEGMENTATION = "segment_semantic"  # the one domain whose pixels are classes
 _DONE = "done.json"
 _CHUNK = 64  # rooms between two notes of how far it is
 
@@ -64,11 +65,12 @@ def draw(
             total=rooms.rooms * len(names), desc=f"drawing {name}", mininterval=2.0
         ) as bar:
             bar.update(sum(done.get(domain, 0) for domain in names))
-            for some, chunk in _missing(names, done, rooms.rooms):
-                _draw_chunk(folder, some, chunk, rooms, size)
-                done.update(dict.fromkeys(some, chunk.stop))
-                write_json(path, done)
-                bar.update(len(some) * len(chunk))
+            with _workers() as pool:
+                for some, chunk in _missing(names, done, rooms.rooms):
+                    _draw_chunk(folder, some, chunk, rooms, size, pool)
+                    done.update(dict.fromkeys(some, chunk.stop))
+                    write_json(path, done)
+                    bar.update(len(some) * len(chunk))
     return {
         domain: np.load(folder / f"{domain}.npy", mmap_mode="r") for domain in names
     }
@@ -88,25 +90,37 @@ def _missing(
         done.update(dict.fromkeys(some, stop))
 
 
+@contextlib.contextmanager
+def _workers() -> Iterator[concurrent.futures.Executor]:
+    """A process a processor, started when first needed; what waits is given up."""
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(mp_context=context)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _draw_chunk(
-    folder: pathlib.Path, domains: List[str], chunk: range, rooms: Rooms, size: int
+    folder: pathlib.Path,
+    domains: List[str],
+    chunk: range,
+    rooms: Rooms,
+    size: int,
+    pool: concurrent.futures.Executor,
 ) -> None:
     """Draws some rooms in worker processes, into their rows of the arrays."""
-    context = multiprocessing.get_context("spawn")
-    with contextlib.ExitStack() as stack:
-        pool = concurrent.futures.ProcessPoolExecutor(mp_context=context)
-        stack.callback(pool.shutdown, cancel_futures=True)
-        with room_files.light_workers():
-            drawn = [
-                pool.submit(_draw_room, rooms.seed, n, rooms.views, size, domains)
-                for n in chunk
-            ]
-        for room, future in zip(chunk, drawn):
-            rows = slice(room * rooms.views, (room + 1) * rooms.views)
-            for domain, values in future.result().items():
-                array = _array(folder / f"{domain}.npy", values, rooms)
-                array[rows] = values
-                array.flush()
+    with room_files.light_workers():
+        drawn = [
+            pool.submit(_draw_room, rooms.seed, n, rooms.views, size, domains)
+            for n in chunk
+        ]
+    for room, future in zip(chunk, drawn):
+        rows = slice(room * rooms.views, (room + 1) * rooms.views)
+        for domain, values in future.result().items():
+            array = _array(folder / f"{domain}.npy", values, rooms)
+            array[rows] = values
+            array.flush()
 
 
 def _draw_room(

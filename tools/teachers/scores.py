@@ -6,11 +6,13 @@ import numpy as np
 import tensorflow as tf
 
 from soka_tf.data import encodings
-from soka_tf.data.image_files import RGB, SEGMENTATION
+from soka_tf.data.image_files import RGB
+from soka_tf.data.pipeline import preprocess_images
 from soka_tf.evaluation.evaluator import evaluate, to_units
 from soka_tf.evaluation.metrics import angle_deg
 from soka_tf.tasks import Task
 from soka_tf.teachers.teacher import Teacher
+from tools.teachers.rooms import SEGMENTATION
 
 _BATCH = 64
 _NEAREST_M = 0.1  # of a predicted depth, before its logarithm is taken
@@ -63,7 +65,7 @@ def _labelled(task: Task, arrays: Mapping[str, np.ndarray]) -> tf.data.Dataset:
     def batch(images, labels):
         there = tf.ones([tf.shape(images)[0]], tf.bool)
         return {
-            RGB: tf.cast(images, tf.float32) / 127.5 - 1.0,
+            RGB: _as_input(images),
             task.name: labels,
             "mask": tf.ones_like(labels[..., :1]),
             f"valid/{task.name}": there,
@@ -77,9 +79,13 @@ def _answers(teacher: Teacher, arrays: Mapping[str, np.ndarray], output: str):
     """Yields batch by batch what a teacher says, and which rows it was asked of."""
     for start in range(0, len(arrays[RGB]), _BATCH):
         rows = slice(start, start + _BATCH)
-        images = tf.cast(arrays[RGB][rows], tf.float32) / 127.5 - 1.0
         layers = () if output == "prediction" else (output,)
-        yield teacher(images, layers)[output], rows
+        yield teacher(_as_input(arrays[RGB][rows]), layers)[output], rows
+
+
+def _as_input(images: Any) -> tf.Tensor:
+    """Pixels as networks are shown them; they have the size already."""
+    return preprocess_images(images, images.shape[1])
 
 
 def _gradient_correlation(teacher: Teacher, arrays: Mapping[str, np.ndarray]) -> float:

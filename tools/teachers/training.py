@@ -19,7 +19,8 @@ import tensorflow as tf
 from absl import logging
 from tqdm import trange
 
-from soka_tf.data.image_files import RGB, SEGMENTATION, VANISHING_POINT
+from soka_tf.data.image_files import RGB, VANISHING_POINT
+from soka_tf.data.pipeline import preprocess_images, shuffled_index
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
@@ -27,6 +28,7 @@ from soka_tf.runs.optimizers import make_optimizer
 from soka_tf.runs.schedules import poly_schedule
 from soka_tf.soka.distillation import KINDS, soft_target_loss
 from soka_tf.tasks import TASKS, Task, get_task
+from tools.teachers.rooms import SEGMENTATION
 from tools.teachers.settings import Settings
 
 # Labels computed from the colours themselves are wrong for shifted colours.
@@ -46,15 +48,16 @@ class Networks(NamedTuple):
     @property
     def variables(self) -> List[tf.Variable]:
         """Of all of them."""
-        return [
-            v for net in (self.encoder, *self.heads.values()) for v in net.variables
-        ]
+        return [v for net in self._all for v in net.variables]
 
     @property
     def trainable_variables(self) -> List[tf.Variable]:
         """Those that an optimizer moves."""
-        nets = (self.encoder, *self.heads.values())
-        return [v for net in nets for v in net.trainable_variables]
+        return [v for net in self._all for v in net.trainable_variables]
+
+    @property
+    def _all(self) -> Sequence[tf.keras.Model]:
+        return self.encoder, *self.heads.values()
 
     def __call__(self, images: tf.Tensor, training: bool) -> Dict[str, tf.Tensor]:
         """Images, float32 [B, S, S, 3] in [-1, 1], to predictions by task."""
@@ -201,10 +204,10 @@ class _Progress:
 
 
 def batch_rows(step: int, rows: int, batch_size: int, seed: int) -> np.ndarray:
-    """The rows of a step's batch, ascending; every row once in an epoch."""
-    epoch, place = divmod(step, rows // batch_size)
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    return np.sort(order[place * batch_size : (place + 1) * batch_size])
+    """The rows of a step's batch, ascending, in the order that runs have."""
+    first = tf.constant(step * batch_size, tf.int64)
+    chosen = [shuffled_index(first + i, rows, seed) for i in range(batch_size)]
+    return np.sort(np.array(chosen, np.int64))
 
 
 def _step_function(
@@ -270,7 +273,7 @@ def augment(
       The images, float32 [B, S, S, 3] in [-1, 1], and the labels as the networks
       predict them: classes are 1 at theirs and -1 elsewhere.
     """
-    images = tf.cast(batch[RGB], tf.float32) / 127.5 - 1.0
+    images = preprocess_images(batch[RGB], batch[RGB].shape[1])
     labels = {task: _as_predicted(task, batch[task]) for task in batch if task != RGB}
     count = tf.shape(images)[0]
     if not set(_SIDED_TASKS) & set(labels):
