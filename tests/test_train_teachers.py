@@ -31,6 +31,7 @@ SMALL = {
     "together_decoder": {"width": 1 / 64, "upsamplings": 2, "min_filters": 2},
     "steps": 2,
     "batch_size": 2,
+    "average_decay": 0.9,
 }
 
 
