@@ -155,7 +155,8 @@ def check_evaluation(content):
     assert set(content) - {"labelled_images"} == wanted
     assert (content["step"], content["images"]) == (STEPS, 2)
     assert content["split"] == "validation"
-    assert set(content["parameters"]) == {"teachers", "student"}
+    counted = {"teachers", "smallest_teacher", "student"}
+    assert set(content["parameters"]) == counted
     assert all(isinstance(n, int) for n in content["parameters"].values())
     assert 0 < content["parameters"]["student"] < content["parameters"]["teachers"]
     assert list(content["tasks"]) == list(TASKS)

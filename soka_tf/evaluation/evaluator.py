@@ -38,14 +38,16 @@ def evaluate(
       tasks: the tasks to measure.
       split: the split's name, for the report.
       step: the training step of the student, for the report.
-      parameters: trainable parameters of "teachers" and "student", for the report.
+      parameters: trainable parameters of "teachers" together, of the
+        "smallest_teacher" and of the "student", for the report.
       baseline: whether to measure the median image of the split's own truth.
 
     Returns:
       The content of evaluation.json, with plain Python values: "step", "split",
       "images", "labelled_images" per task, "parameters" and, per task, "teacher",
       "student", "baseline_median" (against truth; None without labels) and
-      "student_vs_teacher", each with the task's metrics (docs/metrics.md).
+      "student_vs_teacher", each with the task's metrics (docs/metrics.md); "teacher"
+      and "student" with "skill" where there is a baseline.
 
     Raises:
       UserError: if a teacher is missing or the split is empty.
@@ -99,9 +101,20 @@ def evaluate(
         entries = {name: m.result() for name, m in comparisons[task.name].items()}
         if baseline:
             entries["baseline_median"] = medians[task.name].result()
+            _add_skill(entries)
         result["tasks"][task.name] = entries
         _warn_of_nonfinite(task, entries)
     return result
+
+
+def _add_skill(entries: Mapping[str, Optional[Dict[str, Any]]]) -> None:
+    """Adds how much smaller an rmse is than the median image's: 1 is perfect."""
+    trivial = (entries["baseline_median"] or {}).get("rmse")
+    for name in ("teacher", "student"):
+        if entries[name] is not None:
+            rmse = entries[name]["rmse"]
+            defined = rmse is not None and trivial
+            entries[name]["skill"] = 1.0 - rmse / trivial if defined else None
 
 
 def _prediction_function(student, teachers, dataset, tasks) -> Callable:

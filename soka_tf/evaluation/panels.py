@@ -17,7 +17,7 @@ from soka_tf.tasks import Task
 # Where there is no reading: a colour that no colour map here contains.
 MISSING_COLOUR = (96, 125, 139)
 
-_CELL_PX = 128
+_CELL_PX = 192
 _PREDICTION_PX = 256
 _LONGEST_PX = 1024
 _ERROR_COLORMAP = "Reds"

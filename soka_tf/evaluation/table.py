@@ -41,7 +41,7 @@ def format_table(result: Mapping[str, Any]) -> str:
     columns = [name for name in _COLUMNS if angles or name != "mean_angle_deg"]
     # The names of the columns are the first row: tabulate pads true headers widely.
     rows: List[Any] = [
-        ["task", "", *(_COLUMNS[c] for c in columns), "rmse/teacher"],
+        ["task", "", *(_COLUMNS[c] for c in columns), "skill", "vs teacher"],
     ]
     for name, entries in result["tasks"].items():
         rows.append(SEPARATING_LINE)
@@ -49,7 +49,7 @@ def format_table(result: Mapping[str, Any]) -> str:
     table = tabulate(
         rows,
         tablefmt="simple",
-        colalign=("left", "left", *("right" for _ in columns), "right"),
+        colalign=("left", "left", *("right" for _ in columns), "right", "right"),
         disable_numparse=True,
     )
     return "\n".join([_heading(result), "", table, "", *_notes(result)])
@@ -58,10 +58,14 @@ def format_table(result: Mapping[str, Any]) -> str:
 def _heading(result: Mapping[str, Any]) -> str:
     parameters = result["parameters"]
     teachers, student = parameters["teachers"], parameters["student"]
-    share = f" ({student / teachers:.0%})" if teachers else ""
+    share = f"{student / teachers:.0%}" if teachers else ""
+    smallest = parameters.get("smallest_teacher")
+    if smallest:
+        share += f"; {student / smallest:.0%} of the smallest teacher"
     return (
-        f"{result['split']}: {result['images']:,} images, step {result['step']:,}; "
-        f"parameters: teachers {teachers:,}, student {student:,}{share}"
+        f"{result['split']}: {result['images']:,} images, step {result['step']:,}\n"
+        f"parameters: teachers {teachers:,}, student {student:,}"
+        + (f" ({share})" if share else "")
     )
 
 
@@ -72,7 +76,7 @@ def _task_rows(task: Task, entries: Mapping[str, Any], columns: List[str]) -> Li
             continue
         entry = entries[key] or {}
         cells = [_number(c, entry.get(c)) if c in task.metrics else "" for c in columns]
-        rows.append(["", row_title, *cells, _share(key, entries)])
+        rows.append(["", row_title, *cells, _skill(entry), _share(key, entries)])
     # The task and the unit of its rmse stand in the first two rows only.
     for row, text in zip(rows, (task.title, f"({task.unit})" if task.unit else "")):
         row[0] = text
@@ -90,6 +94,11 @@ def _number(metric: str, value: Optional[float]) -> str:
     return f"{value:#.3g}" if 1e-4 <= value < 1000 or value == 0 else f"{value:.2e}"
 
 
+def _skill(entry: Mapping[str, Any]) -> str:
+    skill = entry.get("skill")
+    return "" if skill is None else f"{skill:.2f}"
+
+
 def _share(key: str, entries: Mapping[str, Any]) -> str:
     """The rmse against truth in percent of the teacher's."""
     teacher = (entries.get("teacher") or {}).get("rmse")
@@ -102,8 +111,9 @@ def _share(key: str, entries: Mapping[str, Any]) -> str:
 def _notes(result: Mapping[str, Any]) -> List[str]:
     notes = [
         "Lower is better for rmse (in the task's unit), rel and angle; higher for "
-        "<1.25, its powers.",
-        "Definitions: docs/metrics.md.",
+        "<1.25, its powers",
+        "and skill (1: no error; 0: that of the constant answer). Definitions: "
+        "docs/metrics.md.",
     ]
     labelled = result.get("labelled_images", {})
     for name in result["tasks"]:

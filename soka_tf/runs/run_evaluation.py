@@ -83,6 +83,7 @@ def evaluate_student(
         step=step,
         parameters={
             "teachers": teachers.count_parameters(),
+            "smallest_teacher": teachers.count_smallest(),
             "student": count_trainable(student),
         },
     )

@@ -105,6 +105,10 @@ class TeacherPool:
         """Scalars of the targets' teachers, moving statistics left out."""
         return sum(teacher.count_parameters() for teacher in self.targets.values())
 
+    def count_smallest(self) -> int:
+        """Scalars of the smallest of the targets' teachers."""
+        return min(teacher.count_parameters() for teacher in self.targets.values())
+
     def __call__(
         self, images: tf.Tensor, layers: Wanted = ("block3", "representation")
     ) -> Targets:

@@ -68,8 +68,9 @@ def test_evaluation_has_exactly_the_documented_form():
     assert set(result["tasks"]) == {"depth_zbuffer", "edge_texture"}
     for entries in result["tasks"].values():
         assert set(entries) == entry_names
-        for entry in entries.values():
-            assert set(entry) == numbers
+        for name, entry in entries.items():
+            skill = {"skill"} if name in ("teacher", "student") else set()
+            assert set(entry) == numbers | skill
             assert all(type(value) is float for value in entry.values())
 
 
@@ -89,9 +90,23 @@ def test_entries_equal_the_metrics_of_decoded_masked_values():
         ):
             expected = metrics.MetricAccumulator(task)
             expected.update(prediction, reference, chosen)
-            assert result[task.name][name] == pytest.approx(
-                expected.result(), rel=1e-4
-            ), (task.name, name)
+            measured = dict(result[task.name][name])
+            measured.pop("skill", None)
+            wanted = pytest.approx(expected.result(), rel=1e-4)
+            assert measured == wanted, (task.name, name)
+
+
+def test_skill_is_the_share_of_the_median_images_rmse_that_is_gone():
+    result = evaluate(examples())["tasks"]["depth_zbuffer"]
+    trivial = result["baseline_median"]["rmse"]
+    for name in ("teacher", "student"):
+        assert result[name]["skill"] == 1 - result[name]["rmse"] / trivial
+    no_baseline = evaluate(examples(), baseline=False)["tasks"]["depth_zbuffer"]
+    assert "skill" not in no_baseline["student"]
+    broken = {"baseline_median": {"rmse": 1.0}, "student": {"rmse": None}}
+    broken["teacher"] = None
+    evaluator._add_skill(broken)
+    assert broken["student"]["skill"] is None and broken["teacher"] is None
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5])

@@ -53,7 +53,7 @@ def contains(page, cell):
     )
 
 
-def enlarged(image, factor=8):
+def enlarged(image, factor=12):
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
@@ -159,7 +159,7 @@ def test_truth_column_is_left_out_without_labels():
     )
     assert without.maps["edge_texture"].truth is None
     wide, narrow = (panels.draw_panel(p, TASKS) for p in (with_truth, without))
-    assert wide.shape[1] - narrow.shape[1] == 2 * (128 + 4)
+    assert wide.shape[1] - narrow.shape[1] == 2 * (192 + 4)
 
 
 def test_row_without_a_label_has_empty_cells():
@@ -168,7 +168,7 @@ def test_row_without_a_label_has_empty_cells():
     )
     drawn = panels.draw_panel(panel, [EDGES])
     grey = np.all(drawn == panels.image_grid._EMPTY_CELL, axis=-1)
-    assert 2 * 128 * 128 * 0.9 < grey.sum() <= 2 * 128 * 128
+    assert 2 * 192 * 192 * 0.9 < grey.sum() <= 2 * 192 * 192
 
 
 class Counting(tf.keras.Model):

@@ -29,8 +29,8 @@ def evaluation(**tasks):
 
 def depth():
     return {
-        "teacher": entry(0.7163),
-        "student": entry(0.7521),
+        "teacher": entry(0.7163, skill=0.365),
+        "student": entry(0.7521, skill=0.333),
         "student_vs_teacher": entry(0.275),
         "baseline_median": entry(1.128),
     }
@@ -52,11 +52,15 @@ def line_of(table, *words):
 def test_table_shows_every_row_with_units_and_the_share_of_the_teacher():
     table = format_table(evaluation(depth_zbuffer=depth()))
     assert "400 images, step 700" in table and "221,000 (50%)" in table
+    assert line_of(table, "(m)", "student").split()[-2:] == ["0.33", "105.0%"]
+    result = evaluation(depth_zbuffer=depth())
+    result["parameters"]["smallest_teacher"] = 221000
+    assert "(50%; 100% of the smallest teacher)" in format_table(result)
     assert line_of(table, "depth", " teacher").split()[2:4] == ["0.716", "0.200"]
     assert "105.0%" in line_of(table, "(m)", "student")
     assert "157.5%" in line_of(table, "median image")
     assert "%" not in line_of(table, "student vs teacher")
-    assert "angle" not in table.splitlines()[2]
+    assert "angle" not in line_of(table, "rmse", "skill")
 
 
 def test_table_without_labels_says_so_and_keeps_the_imitation():
@@ -93,7 +97,7 @@ def test_table_of_normals_has_an_angle_and_fits_100_columns():
 def test_table_works_without_a_baseline():
     entries = depth()
     del entries["baseline_median"]
-    assert "median" not in format_table(evaluation(depth_zbuffer=entries))
+    assert "median image" not in format_table(evaluation(depth_zbuffer=entries))
 
 
 @pytest.fixture

@@ -51,8 +51,7 @@ def _maps(teacher: Teacher, arrays: Mapping[str, np.ndarray]) -> Dict[str, Any]:
         parameters={},
     )["tasks"][task.name]
     scores = {"teacher": result["teacher"], "median": result["baseline_median"]}
-    rmse = scores["teacher"]["rmse"]  # None where an answer is not finite
-    scores["skill"] = None if rmse is None else 1 - rmse / scores["median"]["rmse"]
+    scores["skill"] = scores["teacher"].pop("skill")
     if task.encoding.kind == "log_depth":
         correlation = _gradient_correlation(teacher, arrays)
         scores["teacher"]["gradient_correlation"] = correlation

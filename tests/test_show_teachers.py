@@ -1,0 +1,37 @@
+"""The tool that draws rooms and the teachers' answers, as users run it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from soka_tf.tasks import TASKS
+from tests.tools import load_tool, run_tool
+
+
+@pytest.mark.slow
+def test_pictures_show_the_rooms_and_every_teacher(tiny, tmp_path, capsys):
+    out_dir = tmp_path / "deep" / "shown"
+    done = run_tool(
+        "show_teachers",
+        f"--teachers={tiny.teachers}",
+        "--gin_param=train_teachers.image_size = 16",
+        f"--gin_param=train_teachers.data_dir = {str(tmp_path / 'rooms')!r}",
+        f"--out_dir={out_dir}",
+        capsys=capsys,
+    )
+    assert done.code == 0, done.err
+    assert sorted(p.name for p in out_dir.iterdir()) == ["rooms.png", "teachers_1.png"]
+    with Image.open(out_dir / "rooms.png") as rooms:
+        assert rooms.width > 8 * 128 and rooms.height > 5 * 128
+    with Image.open(out_dir / "teachers_1.png") as answers:
+        assert answers.width > (1 + 2 * 4) * 128 and answers.height > 6 * 128
+
+
+def test_classes_have_a_colour_each():
+    task = TASKS["segment_semantic"]
+    label = np.array([[0, 5], [16, 5]], np.uint8).reshape(1, 2, 2, 1)
+    right = np.eye(task.channels, dtype=np.float32)[label[..., 0]]
+    answer, truth = load_tool("show_teachers")._group(task, right, label).columns
+    assert np.array_equal(answer.cells[0], truth.cells[0])
+    corners = truth.cells[0][::127, ::127].reshape(4, 3).tolist()
+    assert corners[1] == corners[3] and len({tuple(c) for c in corners}) == 3
