@@ -40,6 +40,7 @@ def params(tiny, folder):
         f"rooms.dir = {str(folder / 'rooms')!r}",
         "rooms.count = 2",
         "rooms.train_views = 2",
+        "rooms.validation_count = 2",
         "rooms.validation_views = 1",
     )
     # A run without discriminators would warn of their width.

@@ -32,6 +32,7 @@ BINDINGS = (
     "images_dir = None",
     "rooms.count = 2",
     "rooms.train_views = 4",
+    "rooms.validation_count = 2",
     "rooms.validation_views = 2",
 )
 both_ways = pytest.mark.parametrize(

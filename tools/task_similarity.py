@@ -274,7 +274,9 @@ def find_samples(
         )
     if images is None:
         place = default_cache_dir()
-        wanted = rooms.Rooms(None, _ROOMS_SEED, _ROOMS, _VIEWS, 0)
+        wanted = rooms.Rooms(
+            seed=_ROOMS_SEED, count=_ROOMS, train_views=_VIEWS, validation_views=0
+        )
         data = rooms.find(wanted, place, [], image_size)
         samples, source = data.train, data.source
     else:

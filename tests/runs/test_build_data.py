@@ -39,6 +39,8 @@ def rooms(tmp_path):
         "rooms.dir": str(tmp_path / "rooms"),
         "rooms.count": 2,
         "rooms.train_views": 2,
+        "rooms.validation_count": 3,
+        "rooms.validation_views": 1,
     }
 
 
@@ -73,8 +75,8 @@ def test_data_split_is_kept_in_the_file_and_read_back(tiny, tmp_path):
 
 
 def test_data_rooms_carry_labels_for_validation_only(rooms):
-    data = build_data({**rooms, "rooms.validation_views": 1})
-    assert len(data.train) == 4 and len(data.validation) == 2
+    data = build_data(rooms)
+    assert len(data.train) == 4 and len(data.validation) == 3
     for sample in data.train:
         assert set(sample.files) == {"rgb"}
         assert all(os.path.isfile(path) for path in sample.files.values())
@@ -85,11 +87,26 @@ def test_data_rooms_carry_labels_for_validation_only(rooms):
         for folder, _, files in os.walk(rooms["rooms.dir"])
         if os.path.basename(folder) in ("rgb", *TASKS)
     }
-    assert sorted(drawn.values()) == [2, 2, 6]  # no label of a training view
+    assert sorted(drawn.values()) == [3, 3, 3, 4]  # no label of a training view
 
-    # Fewer rooms of the same folder: the others are left out.
-    fewer = build_data({"rooms.count": 1}, draw=False)
-    assert fewer.train == data.train[:2] and fewer.validation == data.validation[:1]
+    # Fewer rooms of the same folders: the others are left out.
+    fewer = {"rooms.count": 1, "rooms.validation_count": 2}
+    found = build_data(fewer, draw=False)
+    assert found.train == data.train[:2]
+    assert found.validation == data.validation[:2]
+
+
+def test_data_validates_on_rooms_of_another_seed_unless_asked_for_the_same(rooms):
+    data = build_data(rooms)
+    assert "seed 2 in" in data.source and "other rooms, of seed 6" in data.source
+    assert {"seed2" in s.files["rgb"] for s in data.train} == {True}
+    assert {"seed6" in s.files["rgb"] for s in data.validation} == {True}
+    same = build_data({"rooms.validation_seed": None, "rooms.validation_views": 1})
+    assert "further views of the same rooms" in same.source
+    assert [s.key for s in same.validation] == [
+        f"rooms/point_{room}_view_2" for room in range(2)
+    ]
+    assert not {s.key for s in same.validation} & {s.key for s in same.train}
 
 
 def test_data_rooms_asked_for_labels_to_train_on_draw_and_carry_them(rooms):

@@ -318,6 +318,7 @@ def model_dir(tiny, tmp_path, fresh_gin):
         f"rooms.dir = {str(tmp_path / 'rooms')!r}",
         "rooms.count = 1",
         "rooms.train_views = 2",
+        "rooms.validation_count = 1",
         "rooms.validation_views = 1",
     )
     parse_gin(["gin/rooms/soka.gin"], bindings)

@@ -160,7 +160,7 @@ def unseen(
     table = markdown_table([*head, "seeds"], lines)
     text = (
         "What was tried was tried on the images of the tables above. On "
-        f"{_UNSEEN_ROOMS} other rooms, of `rooms.seed = {_UNSEEN_SEED}`:"
+        f"{_UNSEEN_ROOMS} other rooms, of `rooms.validation_seed = {_UNSEEN_SEED}`:"
     )
     return Further([text, table], data=data)
 
@@ -169,9 +169,8 @@ def _on_unseen_rooms(run: pathlib.Path, only_read: bool) -> Optional[Mapping[str
     out_dir = run / _UNSEEN
     if not (out_dir / "evaluation.json").is_file() and not only_read:
         params = (
-            f"rooms.seed = {_UNSEEN_SEED}",
-            f"rooms.count = {_UNSEEN_ROOMS}",
-            "rooms.train_views = 0",
+            f"rooms.validation_seed = {_UNSEEN_SEED}",
+            f"rooms.validation_count = {_UNSEEN_ROOMS}",
         )
         _run(
             *("-m", "soka_tf.evaluate"),

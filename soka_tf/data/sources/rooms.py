@@ -2,31 +2,36 @@
 
 import dataclasses
 import os
-from typing import Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence
 
 from soka_tf.data.image_files import RGB
 from soka_tf.data.rooms import room_files as drawing
-from soka_tf.data.samples import Data
+from soka_tf.data.samples import Data, Sample
 from soka_tf.data.sources import taskonomy
 from soka_tf.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Rooms:
-    """A collection of rooms and its views.
+    """Collections of rooms and their views.
 
     Attributes:
       dir: where collections are kept; None for $SOKA_TF_CACHE or ~/.cache/soka_tf.
-      seed: of the rooms; the shipped teachers saw other seeds.
-      count: number of rooms.
-      train_views: views of each room to train on.
-      validation_views: further views of the same rooms, to validate on.
+      seed: of the rooms to train on; the shipped teachers learnt on seed 1.
+      count: how many of them.
+      train_views: views of each to train on.
+      validation_seed: of the rooms to validate on; None for further views of the rooms
+        trained on, as the paper's one building.
+      validation_count: how many of them, if they are others.
+      validation_views: views of each to validate on.
     """
 
     dir: Optional[str] = None
     seed: int = 2
     count: int = 100
     train_views: int = 20
+    validation_seed: Optional[int] = 6
+    validation_count: int = 50
     validation_views: int = 4
 
 
@@ -58,27 +63,49 @@ def find(
                 f"have {', '.join(drawing.DOMAINS)}. Bind taskonomy_dir, images_dir or "
                 "records_dir."
             )
-    root = os.path.join(folder, drawing.rooms_folder_name(rooms.seed, image_size))
-    labelled = [RGB, *domains]
+    # Images to train on come without labels, unless these are asked for: nothing can
+    # open what is not there.
+    wanted = domains if train_labels else []
+    train = _Part(rooms.seed, rooms.count, range(rooms.train_views))
+    if rooms.validation_seed in (None, rooms.seed):
+        last = rooms.train_views + rooms.validation_views
+        validation = train._replace(views=range(rooms.train_views, last))
+        whose = "further views of the same rooms"
+    else:
+        views = range(rooms.validation_views)
+        validation = _Part(rooms.validation_seed, rooms.validation_count, views)
+        whose = f"other rooms, of seed {rooms.validation_seed}"
+    return Data(
+        _samples(train, folder, wanted, image_size, draw),
+        _samples(validation, folder, domains, image_size, draw),
+        f"procedural rooms of seed {rooms.seed} in {folder}, validated on {whose}",
+        f"A run draws what is missing of {train} and {validation}.",
+    )
+
+
+class _Part(NamedTuple):
+    """Some views of each of the first rooms of a seed."""
+
+    seed: int
+    rooms: int
+    views: range
+
+    def __str__(self) -> str:
+        return f"{self.rooms} rooms x {len(self.views)} views of seed {self.seed}"
+
+
+def _samples(
+    part: _Part, folder: str, domains: Sequence[str], image_size: int, draw: bool
+) -> List[Sample]:
+    """The views of a part, after drawing those that are missing."""
+    root = os.path.join(folder, drawing.rooms_folder_name(part.seed, image_size))
     if draw:
-        # Images to train on come without labels, unless these are asked for: nothing
-        # can open what is not there.
-        for first, views, drawn in (
-            (0, rooms.train_views, labelled if train_labels else [RGB]),
-            (rooms.train_views, rooms.validation_views, labelled),
-        ):
-            where = root, rooms.seed, rooms.count
-            shown = range(first, first + views)
-            drawing.generate_rooms(*where, shown, image_size, drawn)
-    views = rooms.train_views + rooms.validation_views
-    train, validation = [], []
+        drawing.generate_rooms(
+            *(root, part.seed, part.rooms, part.views, image_size, [RGB, *domains])
+        )
+    samples = []
     for sample in taskonomy.find(root, domains) if os.path.isdir(root) else []:
         room, view = drawing.room_and_view(sample.key)
-        if room < rooms.count and view < views:
-            (train if view < rooms.train_views else validation).append(sample)
-    return Data(
-        train,
-        validation,
-        f"procedural rooms in {root}",
-        f"A run draws what is missing of {rooms.count} rooms x {views} views.",
-    )
+        if room < part.rooms and view in part.views:
+            samples.append(sample)
+    return samples
