@@ -623,7 +623,7 @@ def test_clause_is_short_and_names_no_folder():
 
 @pytest.mark.skipif(
     not (ROOT / "docs" / "results.md").exists(),
-    reason="the studies have not been run with the present teachers: no docs/results.md",
+    reason="no docs/results.md: the studies have not been run with these teachers",
 )
 def test_readme_has_the_numbers_of_the_results():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -38,6 +38,7 @@ def test_results_are_the_matrix_its_picture_and_the_choice(tiny, tmp_path, run):
         f"--images={tiny.images}",
         f"--out_dir={out_dir}",
         TARGETS,
+        "--targets=normal,edge_occlusion,depth",
         "--threshold=0.99",
         "--max_images=5",
         "--inputs=released",
@@ -66,7 +67,9 @@ def test_results_are_the_matrix_its_picture_and_the_choice(tiny, tmp_path, run):
         "file": str(file),
         "sha256": sha256_of(file),
     }
-    choice = content["choice"]
+    choice, other = content["choices"]
+    assert other["targets"] == ["normal", "edge_occlusion", "depth_zbuffer"]
+    assert "\n".join(other["explanation"]) in done.out
     assert choice["targets"] == ["depth_zbuffer", "edge_texture"]
     s = matrix[names.index("depth_zbuffer"), names.index("edge_texture")]
     assert choice["pairs"][0]["similarity"] == s
@@ -84,8 +87,8 @@ def test_without_images_rooms_are_drawn_and_without_targets_nothing_is_chosen(
     done = run(f"--teachers={two_teachers}", f"--out_dir={tmp_path / 'out'}")
     assert done.code == 0, done.err
     content = json.loads((tmp_path / "out" / "similarity.json").read_text())
-    assert content["images"] == 200 and content["choice"] is None
-    assert "procedural rooms in" in content["source"]
+    assert content["images"] == 200 and content["choices"] == []
+    assert content["source"] == "procedural rooms of seed 2"
     assert "Decision" not in done.out
 
 

@@ -8,7 +8,8 @@ Example (the teachers that come with soka_tf, on rooms drawn for it; about a min
 On teachers and images of your own:
 
     python tools/task_similarity.py --teachers=runs/teachers --images=photos \
-        --targets=normal,edge_texture --out_dir=runs/similarity
+        --targets=normal,edge_texture --targets=depth_zbuffer,normal \
+        --out_dir=runs/similarity
 
 It prints the similarity of every two teachers, the ranking of the candidates and the
 arithmetic of the choice, and writes similarity.json and similarity.png. An image that
@@ -42,10 +43,11 @@ _IMAGES = flags.DEFINE_string(
 _OUT_DIR = flags.DEFINE_string(
     "out_dir", None, "folder for the results", required=True, flag_values=FLAGS
 )
-_TARGETS = flags.DEFINE_list(
+_TARGETS = flags.DEFINE_multi_string(
     "targets",
     [],
-    "the student's tasks, two or more: chooses their auxiliary teacher",
+    "a student's tasks, two or more, separated by commas: chooses their auxiliary "
+    "teacher; may be repeated",
     flag_values=FLAGS,
 )
 _THRESHOLD = flags.DEFINE_float(
@@ -107,8 +109,11 @@ def main() -> None:
 
     folder, names = find_teachers(_TEACHERS.value)
     files = {name: folder / f"{name}.safetensors" for name in names}
-    targets = [task.name for task in get_targets(_TARGETS.value)]
-    if targets:
+    students = [
+        [task.name for task in get_targets(targets.split(","))]
+        for targets in _TARGETS.value
+    ]
+    for targets in students:
         choice_of.check_choice(names, targets, _THRESHOLD.value)
     sizes = {read_manifest(file).get("image_size") for file in files.values()}
     image_size = _IMAGE_SIZE.value or (sizes.pop() if len(sizes) == 1 else None)
@@ -129,9 +134,10 @@ def main() -> None:
         "Comparing %d teachers on %d images of %s.", len(names), len(samples), source
     )
     matrix = rsa.compare_teachers(names, folder, samples, batches, **settings)
-    choice = None
-    if targets:
-        choice = choice_of.choose_auxiliary(matrix, names, targets, _THRESHOLD.value)
+    choices = [
+        choice_of.choose_auxiliary(matrix, names, targets, _THRESHOLD.value)
+        for targets in students
+    ]
     content = {
         "names": names,
         "similarity": matrix.tolist(),
@@ -146,12 +152,12 @@ def main() -> None:
             name: {"file": str(file), "sha256": sha256_of(file)}
             for name, file in files.items()
         },
-        "choice": choice and describe(choice),
+        "choices": [describe(choice) for choice in choices],
     }
     print(format_matrix(matrix, names))
-    if choice:
+    for choice in choices:
         print(f"\n{choice.explain()}")
-    _draw(matrix, content, targets, os.path.join(out_dir, "similarity.png"))
+    _draw(matrix, content, os.path.join(out_dir, "similarity.png"))
     # The JSON comes last: where it is, the results are whole.
     write_json(os.path.join(out_dir, "similarity.json"), content)
     logging.info("Wrote similarity.json and similarity.png in %s.", out_dir)
@@ -169,18 +175,18 @@ def _make_folder(given: str) -> str:
     return folder
 
 
-def _draw(
-    matrix: Any, content: Dict[str, Any], targets: Sequence[str], path: str
-) -> None:
+def _draw(matrix: Any, content: Dict[str, Any], path: str) -> None:
+    """Draws the matrix; of one choice, who the targets and the chosen one are."""
     from soka_tf.evaluation.similarity_figure import draw_similarity
 
-    settings, choice = content["settings"], content["choice"]
+    settings = content["settings"]
+    choice = content["choices"][0] if len(content["choices"]) == 1 else None
     centred = "centred" if settings["centred"] else "not centred"
     released = settings["inputs"] != "training"
     draw_similarity(
         matrix,
         content["names"],
-        targets,
+        choice["targets"] if choice else (),
         choice and choice["auxiliary"],
         path,
         heading=(
@@ -275,10 +281,14 @@ def find_samples(
     if images is None:
         place = default_cache_dir()
         wanted = rooms.Rooms(
-            seed=_ROOMS_SEED, count=_ROOMS, train_views=_VIEWS, validation_views=0
+            seed=_ROOMS_SEED,
+            count=_ROOMS,
+            train_views=_VIEWS,
+            validation_seed=None,
+            validation_views=0,
         )
         data = rooms.find(wanted, place, [], image_size)
-        samples, source = data.train, data.source
+        samples, source = data.train, f"procedural rooms of seed {_ROOMS_SEED}"
     else:
         samples, source = _search(os.path.expanduser(images)), images
     samples, _ = drop_damaged(sample_images(samples, most), [])

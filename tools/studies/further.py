@@ -112,13 +112,13 @@ def similarity(
         if teachers:
             arguments.append(f"--teachers={teachers}")
         _run(str(ROOT / "tools/task_similarity.py"), *arguments)
-    found = read_json(out_dir / "similarity.json", "names", "similarity", "choice")
+    found = read_json(out_dir / "similarity.json", "names", "similarity", "choices")
     names = found["names"]
     rows = [
         [name, *(f"{value:.3f}" for value in values)]
         for name, values in zip(names, found["similarity"])
     ]
-    choice = found["choice"]["explanation"]
+    choice = found["choices"][0]["explanation"]
     blocks = [
         markdown_table(["", *names], rows),
         f"On {found['images']} images. The auxiliary teacher of depth and 2D edges:",
