@@ -35,3 +35,30 @@ def test_classes_have_a_colour_each():
     assert np.array_equal(answer.cells[0], truth.cells[0])
     corners = truth.cells[0][::127, ::127].reshape(4, 3).tolist()
     assert corners[1] == corners[3] and len({tuple(c) for c in corners}) == 3
+
+
+def test_scores_stand_beside_those_of_the_median_image():
+    entries = {
+        "normal": {
+            "scores": {
+                "teacher": {"rmse": 0.2, "mean_angle_deg": 15.25},
+                "median": {"rmse": 0.4, "mean_angle_deg": 33.0},
+                "skill": 0.5,
+            },
+            "views": 2000,
+            "processor_minutes": {"alone": 10.2, "together": 40.0},
+        },
+        "segment_semantic": {
+            "scores": {"teacher": {"accuracy": 0.81}, "median": {"accuracy": 0.4}},
+            "views": 2000,
+            "processor_minutes": {"alone": 1.0, "together": 2.0},
+        },
+    }
+    lines = load_tool("show_teachers").format_scores(entries).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert cells[0] == [
+        *("task", "skill", "rmse", "mean angle deg", "accuracy", "views"),
+        "CPU minutes",
+    ]
+    assert cells[2] == ["normal", "0.50", "0.2 (0.4)", "15.2 (33)", "", "2000", "50"]
+    assert cells[3][4:] == ["0.81 (0.4)", "2000", "3"]

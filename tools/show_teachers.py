@@ -4,10 +4,12 @@ Example (about a minute; the teachers that come with soka_tf):
 
     python tools/show_teachers.py --out_dir=runs/teachers_shown
 
-It writes rooms.png, one view of each of 40 rooms, and teachers_1.png, teachers_2.png:
-the teachers' answers beside the truth.
+It prints the scores of the teachers' manifest as a table, and writes rooms.png, one
+view of each of 40 rooms, and teachers_1.png, teachers_2.png: the teachers' answers
+beside the truth.
 """
 
+import json
 import pathlib
 import sys
 from typing import Any, List, Mapping
@@ -51,6 +53,9 @@ def main() -> None:
 
     settings = read_settings(_GIN_FILE.value, _GIN_PARAM.value)
     folder, names = find_teachers(_TEACHERS.value)
+    if (folder / "manifest.json").is_file():
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        print(format_scores(manifest["teachers"]))
     loaded = [load_teacher(folder / f"{name}.safetensors") for name in names]
     teachers = [teacher for teacher in loaded if teacher.has_prediction]
     some = rooms.Rooms(settings.test.seed, _ROOMS, 1)
@@ -64,6 +69,38 @@ def main() -> None:
         these = teachers[start : start + _TASKS_A_PAGE]
         _draw_answers(these, arrays, whose, out_dir / f"teachers_{page}.png")
     logging.info("Wrote rooms.png and teachers_*.png in %s.", out_dir)
+
+
+def format_scores(entries: Mapping[str, Any]) -> str:
+    """The scores of a manifest as a Markdown table, the median image's in brackets.
+
+    Args:
+      entries: "teachers" of a manifest of tools/train_teachers.py.
+    """
+    from tabulate import tabulate
+
+    columns = ["rmse", "rel", "delta1", "mean_angle_deg", "gradient_correlation"]
+    columns += ["accuracy", "mean_iou"]
+    rows = []
+    for task, entry in entries.items():
+        scores = entry["scores"]
+        cells = []
+        for name in columns:
+            value, trivial = (scores[who].get(name) for who in ("teacher", "median"))
+            beside = "" if trivial is None else f" ({trivial:.3g})"
+            cells.append("" if value is None else f"{value:.3g}{beside}")
+        skill = scores.get("skill")
+        minutes = sum(entry["processor_minutes"].values())
+        shown = "" if skill is None else f"{skill:.2f}"
+        rows.append([task, shown, *cells, entry["views"], f"{minutes:.0f}"])
+    used = [i for i in range(len(columns) + 4) if any(row[i] != "" for row in rows)]
+    titles = ["task", "skill", *columns, "views", "CPU minutes"]
+    return tabulate(
+        [[row[i] for i in used] for row in rows],
+        [titles[i].replace("_", " ") for i in used],
+        tablefmt="github",
+        disable_numparse=True,
+    )
 
 
 def _draw_rooms(images: Any, heading: str, path: pathlib.Path) -> None:
