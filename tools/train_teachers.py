@@ -5,10 +5,10 @@ Example (hours on two cores; it can be stopped, and called again it goes on):
     python tools/train_teachers.py --gin_file=gin/rooms/teachers.gin \
         --out_dir=runs/teachers
 
-One encoder learns all tasks at once from exact labels; every task's teacher begins
-from it and goes on with its task alone. Each is measured on rooms never seen and
-written as <task>.safetensors in float16 beside manifest.json (sha256, command, minutes
-of processor time, scores beside those of a constant answer).
+One encoder with a decoder a task learns several tasks at once from exact labels; every
+teacher begins from that and goes on with its task alone. Each is measured on rooms
+never seen and written as <task>.safetensors in float16 beside manifest.json (sha256,
+command, minutes of processor time, scores beside those of a constant answer).
 """
 
 import datetime
@@ -80,18 +80,13 @@ def _train_all(
     unseen = rooms.draw(data_dir, getattr(settings, _ROOMS.value), size, tasks)
     first, first_minutes = None, 0.0
     if together:
-        first = training.build_networks(together, settings, settings.together_decoder)
-        first_minutes = training.train(
-            *("all tasks at once", first, arrays, settings, settings.together_steps),
-            *(settings.together_rate, work / "together"),
+        first = training.build_networks(together, settings)
+        first_minutes = training.train_together(
+            first, arrays, settings, work / "together"
         )
     for task in tasks:
-        networks = training.build_networks([task], settings, settings.decoder)
-        if first is not None:
-            networks.encoder.set_weights(first.encoder.get_weights())
-        minutes = training.train(
-            *(f"teacher of {task}", networks, arrays, settings, settings.steps),
-            *(settings.learning_rate, work / task),
+        networks, minutes = training.train_teacher(
+            task, first, arrays, settings, work / task
         )
         spent = {"alone": round(minutes, 1), "together": round(first_minutes, 1)}
         _write(work.parent, task, networks, unseen, {"processor_minutes": spent})

@@ -16,6 +16,9 @@ class Settings(NamedTuple):
         is empty, and for classes.
       encoder: arguments of `Encoder`.
       decoder: arguments of `Decoder`.
+      gradient_weights: task -> weight of the squared error of the map's gradients in
+        the loss of its teacher, alone with its task; others 0. Depth has its outlines
+        from it; from random weights it leads to a smooth mean.
       image_size: side in pixels.
       data_dir: where rooms are drawn.
       train: seed, rooms and views to train on; of others than the next two.
@@ -23,9 +26,8 @@ class Settings(NamedTuple):
       test: the same, of those that teachers are measured on, once.
       together_steps: of one encoder with a decoder a task, from which all encoders
         begin; 0 for encoders of random weights.
-      together_decoder: arguments of these decoders, which are thrown away.
       together_rate: its learning rate at the start; it falls to 0, as the next.
-      steps: of each teacher, on its task alone.
+      steps: task -> steps of its teacher, on its task alone.
       learning_rate: of these, at the start.
       batch_size: images a step.
       frozen_share: of the steps, at the end, run with BatchNorm's moving statistics, as
@@ -39,15 +41,15 @@ class Settings(NamedTuple):
     losses: Mapping[str, str]
     encoder: Mapping[str, Any]
     decoder: Mapping[str, Any]
+    gradient_weights: Mapping[str, float]
     image_size: int
     data_dir: str
     train: Rooms
     tune: Rooms
     test: Rooms
     together_steps: int
-    together_decoder: Mapping[str, Any]
     together_rate: float
-    steps: int
+    steps: Mapping[str, int]
     learning_rate: float
     batch_size: int
     frozen_share: float
@@ -81,4 +83,11 @@ def read_settings(gin_files: Sequence[str], gin_params: Sequence[str]) -> Settin
             "train_teachers.train, tune and test must differ in their seed: rooms to "
             f"measure on are none that were trained on. Received: {seeds}."
         )
-    return Settings(**values)
+    settings = Settings(**values)
+    for name in ("losses", "steps"):
+        without = [t for t in settings.tasks if t not in getattr(settings, name)]
+        if without:
+            raise UserError(
+                f"train_teachers.{name} has nothing for {', '.join(without)}."
+            )
+    return settings

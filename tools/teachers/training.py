@@ -10,6 +10,7 @@ from typing import (
     List,
     Mapping,
     NamedTuple,
+    Optional,
     Sequence,
     Tuple,
 )
@@ -73,28 +74,23 @@ def together_tasks(settings: Settings) -> List[str]:
     return [t.name for t in tasks if t.channels and t.name not in others]
 
 
-def build_networks(
-    tasks: Sequence[str], settings: Settings, decoder: Mapping[str, Any]
-) -> Networks:
+def build_networks(tasks: Sequence[str], settings: Settings) -> Networks:
     """Networks of random weights; the head of vanishing_point is nine numbers.
 
     Args:
       tasks: a head each.
       settings: of all teachers.
-      decoder: arguments of `Decoder`.
     """
     tf.keras.utils.set_random_seed(settings.seed)
     encoder = Encoder(**settings.encoder)
     rows = [get_task(task) for task in tasks]
-    heads = {row.name: _head(row, encoder, settings, decoder) for row in rows}
-    return Networks(encoder, heads)
+    return Networks(encoder, {row.name: _head(row, encoder, settings) for row in rows})
 
 
-def _head(
-    task: Task, encoder: Encoder, settings: Settings, decoder: Mapping[str, Any]
-) -> tf.keras.Model:
+def _head(task: Task, encoder: Encoder, settings: Settings) -> tf.keras.Model:
     if task.channels:
-        return Decoder(task.channels, name=f"decoder_{task.name}", **decoder)
+        name = f"decoder_{task.name}"
+        return Decoder(task.channels, name=name, **settings.decoder)
     head = tf.keras.Sequential(
         [tf.keras.layers.Flatten(), tf.keras.layers.Dense(9)], name=task.name
     )
@@ -103,9 +99,59 @@ def _head(
     return head
 
 
-def train(
+def train_together(
+    networks: Networks,
+    arrays: Mapping[str, np.ndarray],
+    settings: Settings,
+    folder: pathlib.Path,
+) -> float:
+    """Trains one encoder on all tasks of its heads at once; see `_train`."""
+    losses = {task: loss_of(task, settings.losses) for task in networks.heads}
+    steps, rate = settings.together_steps, settings.together_rate
+    name = "all tasks at once"
+    return _train(name, networks, losses, arrays, settings, steps, rate, folder)
+
+
+def train_teacher(
+    task: str,
+    first: Optional[Networks],
+    arrays: Mapping[str, np.ndarray],
+    settings: Settings,
+    folder: pathlib.Path,
+) -> Tuple[Networks, float]:
+    """Trains a teacher of one task, from what all tasks' networks know of it.
+
+    Args:
+      task: its task.
+      first: what was trained together: lends its encoder, and its head of the task if
+        it has one; None for random weights.
+      arrays: of `rooms.draw`.
+      settings: of all teachers.
+      folder: of the checkpoints.
+
+    Returns:
+      The networks, and the minutes of processor time that it took.
+    """
+    networks = build_networks([task], settings)
+    if first is not None:
+        networks.encoder.set_weights(first.encoder.get_weights())
+        if task in first.heads:
+            networks.heads[task].set_weights(first.heads[task].get_weights())
+    weight = settings.gradient_weights.get(task, 0.0)
+    losses = {task: loss_of(task, settings.losses, weight)}
+    steps, rate, name = (
+        settings.steps[task],
+        settings.learning_rate,
+        f"teacher of {task}",
+    )
+    minutes = _train(name, networks, losses, arrays, settings, steps, rate, folder)
+    return networks, minutes
+
+
+def _train(
     name: str,
     networks: Networks,
+    losses: Mapping[str, Callable[..., tf.Tensor]],
     arrays: Mapping[str, np.ndarray],
     settings: Settings,
     steps: int,
@@ -120,6 +166,7 @@ def train(
     Args:
       name: for the bar.
       networks: to train.
+      losses: of `loss_of`, by task.
       arrays: of `rooms.draw`.
       settings: of all teachers.
       steps: in all.
@@ -132,7 +179,7 @@ def train(
     optimizer = make_optimizer("adam", poly_schedule(rate, steps))
     averages = [tf.Variable(v, trainable=False) for v in networks.variables]
     progress = _Progress(networks, averages, optimizer, folder)
-    move = _step_function(networks, optimizer, averages, settings)
+    move = _step_function(networks, losses, optimizer, averages)
     rows, batch_size = len(arrays[RGB]), settings.batch_size
     start, frozen_from = progress.steps, round(steps * (1.0 - settings.frozen_share))
     bar = trange(start, steps, initial=start, total=steps, desc=name)
@@ -145,9 +192,9 @@ def train(
         age = i if training else i - frozen_from
         decay = min(settings.average_decay, (1 + age) / (10 + age))
         seed = tf.constant([settings.seed, 2 * i])
-        losses = move(batch, seed, tf.constant(decay, tf.float32), training)
+        values = move(batch, seed, tf.constant(decay, tf.float32), training)
         if i % 50 == 0:
-            shown = {t: f"{float(loss):.4f}" for t, loss in losses.items()}
+            shown = {t: f"{float(loss):.4f}" for t, loss in values.items()}
             bar.set_postfix(shown, refresh=False)
         if (i + 1) % _SAVE_EVERY_STEPS == 0 or i + 1 == steps:
             progress.save(i + 1)
@@ -212,13 +259,12 @@ def batch_rows(step: int, rows: int, batch_size: int, seed: int) -> np.ndarray:
 
 def _step_function(
     networks: Networks,
+    losses_of: Mapping[str, Callable[..., tf.Tensor]],
     optimizer: tf.keras.optimizers.Optimizer,
     averages: Sequence[tf.Variable],
-    settings: Settings,
 ) -> Callable[..., Dict[str, tf.Tensor]]:
     """One step: (batch, seed, decay of the averages, training) -> losses by task."""
     variables, trained = networks.variables, networks.trainable_variables
-    losses_of = {task: loss_of(task, settings.losses) for task in networks.heads}
 
     @tf.function(autograph=False)
     def move(batch, seed, decay, training):
@@ -242,11 +288,18 @@ def share_of_all(loss: tf.Tensor, tasks: int) -> tf.Tensor:
     return loss if tasks == 1 else loss / (tf.stop_gradient(loss) + _LEAST_LOSS)
 
 
-def loss_of(task: str, losses: Mapping[str, str]) -> Callable[..., tf.Tensor]:
+def loss_of(
+    task: str, losses: Mapping[str, str], gradient_weight: float = 0.0
+) -> Callable[..., tf.Tensor]:
     """The loss that is bound for a task: (prediction, label) -> scalar.
 
+    Args:
+      task: its name.
+      losses: task -> kind.
+      gradient_weight: of the mean squared error of the differences between neighbours.
+
     Raises:
-      UserError: if none is, or one that there is not.
+      UserError: if none is bound, or one that there is not.
     """
     kind = losses.get(task)
     if kind not in KINDS:
@@ -254,7 +307,16 @@ def loss_of(task: str, losses: Mapping[str, str]) -> Callable[..., tf.Tensor]:
             f"train_teachers.losses must be one of {KINDS}. Received: {kind!r} for "
             f"{task!r}."
         )
-    return functools.partial(soft_target_loss, kind=kind)
+    plain = functools.partial(soft_target_loss, kind=kind)
+    if not gradient_weight:
+        return plain
+
+    def with_gradients(prediction, label):
+        down, right = tf.image.image_gradients(prediction - label)
+        squares = tf.reduce_mean(down * down) + tf.reduce_mean(right * right)
+        return plain(prediction, label) + gradient_weight * squares
+
+    return with_gradients
 
 
 def augment(
