@@ -22,14 +22,15 @@ TASKS_USED = ("depth_zbuffer", "normal", "segment_semantic")
 SMALL = {
     "losses": dict.fromkeys((*TASKS_USED, "vanishing_point"), "l2"),
     "encoder": {"units": (1, 1, 1, 1), "width": 1 / 32, "strides": (2, 2, 1, 1)},
-    "decoder": {"width": 1 / 64, "upsamplings": 2, "min_filters": 3},
+    "decoder": {"width": 1 / 64, "upsamplings": 2, "min_filters": 2},
     "image_size": 16,
     "train": (1, 2, 2),
     "tune": (2, 1, 2),
     "test": (4, 2, 2),
     "together_steps": 3,
-    "together_decoder": {"width": 1 / 64, "upsamplings": 2, "min_filters": 2},
-    "steps": 2,
+    "together_rate": 0.01,
+    "steps": dict.fromkeys((*TASKS_USED, "vanishing_point"), 2),
+    "gradient_weights": {"depth_zbuffer": 5.0},
     "batch_size": 2,
     "average_decay": 0.9,
 }
@@ -37,8 +38,10 @@ SMALL = {
 
 @pytest.fixture
 def settings():
-    read = read_settings([GIN], [f"train_teachers.{k} = {v}" for k, v in SMALL.items()])
-    return read._replace(tasks=TASKS_USED)
+    params = {**SMALL, "tasks": TASKS_USED}
+    return read_settings(
+        [GIN], [f"train_teachers.{k} = {v}" for k, v in params.items()]
+    )
 
 
 @pytest.fixture
@@ -149,15 +152,14 @@ def test_training_that_was_stopped_goes_on_to_the_same_bits(
 ):
     monkeypatch.setattr(training, "_SAVE_EVERY_STEPS", 2)
 
-    def trained(folder, steps):
-        networks = training.build_networks(settings.tasks, settings, settings.decoder)
-        minutes = training.train(
-            *("test", networks, arrays, settings._replace(frozen_share=0.5)),
-            *(steps, 0.01, tmp_path / folder),
-        )
+    settings = settings._replace(frozen_share=0.5, together_steps=4)
+
+    def trained(folder):
+        networks = training.build_networks(settings.tasks, settings)
+        minutes = training.train_together(networks, arrays, settings, tmp_path / folder)
         return networks, minutes
 
-    whole, minutes = trained("whole", 4)
+    whole, minutes = trained("whole")
     batch_rows = training.batch_rows
 
     def stop(step, *others):
@@ -167,14 +169,40 @@ def test_training_that_was_stopped_goes_on_to_the_same_bits(
 
     monkeypatch.setattr(training, "batch_rows", stop)
     with pytest.raises(KeyboardInterrupt):
-        trained("stopped", 4)
+        trained("stopped")
     monkeypatch.setattr(training, "batch_rows", batch_rows)
-    resumed, both_minutes = trained("stopped", 4)
-    start = training.build_networks(settings.tasks, settings, settings.decoder)
+    resumed, both_minutes = trained("stopped")
+    start = training.build_networks(settings.tasks, settings)
     for other, equal in ((resumed, True), (start, False)):
         pairs = zip(whole.variables, other.variables)
         assert all(np.array_equal(a.numpy(), b.numpy()) for a, b in pairs) == equal
     assert 0 < minutes and 0 < both_minutes
+
+
+def test_teachers_begin_with_what_was_learnt_together(settings, arrays, tmp_path):
+    first = training.build_networks(["depth_zbuffer", "normal"], settings)
+    for variable in first.variables:
+        variable.assign_add(tf.random.stateless_normal(variable.shape, [1, 2]) ** 2)
+    still = settings._replace(learning_rate=0.0, frozen_share=1.0)
+    for task, known in (("depth_zbuffer", True), ("segment_semantic", False)):
+        begun, _ = training.train_teacher(task, first, arrays, still, tmp_path / task)
+        random = training.build_networks([task], settings)
+        lent = first.heads[task] if known else random.heads[task]
+        pairs = [(begun.encoder, first.encoder), (begun.heads[task], lent)]
+        for ours, theirs in pairs:
+            for a, b in zip(ours.variables, theirs.variables):
+                np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_are_a_part_of_the_loss_that_has_a_weight():
+    flat = tf.zeros([1, 4, 4, 1])
+    ramp = tf.reshape(tf.range(4.0), [1, 1, 4, 1]) * tf.ones([1, 4, 1, 1])
+    losses = {"depth_zbuffer": "l1"}
+    plain = training.loss_of("depth_zbuffer", losses)(flat, ramp)
+    both = training.loss_of("depth_zbuffer", losses, 2.0)(flat, ramp)
+    assert float(plain) == 1.5
+    # Three of four columns differ from the next by 1; no row does.
+    assert float(both) == 1.5 + 2.0 * 3 / 4
 
 
 class Perfect:
@@ -246,17 +274,29 @@ def test_tool_trains_measures_and_writes_every_teacher(
         "train_teachers", *arguments, f"--out_dir={tmp_path}/out", capsys=capsys
     )
     assert again.code == 0, again.err
+    longer = "--gin_param=train_teachers.together_steps = 4"
     other = run_tool(
-        *("train_teachers", *arguments, "--gin_param=train_teachers.steps = 3"),
+        *("train_teachers", *arguments, longer),
         f"--out_dir={tmp_path}/out",
         capsys=capsys,
     )
-    assert other.code == 2 and "steps: 2 -> 3" in other.err
+    assert other.code == 2 and "together_steps: 3 -> 4" in other.err
 
 
 def test_parts_of_one_seed_are_refused():
     with pytest.raises(UserError, match=r"differ in their seed.*\[1, 4, 4\]"):
         read_settings([GIN], ["train_teachers.tune = (4, 1, 1)"])
+
+
+def test_a_task_without_steps_or_loss_is_refused():
+    with pytest.raises(UserError, match="steps has nothing for normal"):
+        read_settings(
+            [GIN],
+            [
+                "train_teachers.tasks = ['reshading', 'normal']",
+                "train_teachers.steps = {'reshading': 1}",
+            ],
+        )
 
 
 def test_every_class_has_a_channel():
