@@ -32,6 +32,19 @@ def replacing(path: PathLike) -> Iterator[str]:
             os.remove(temporary)
 
 
+def flush(path: PathLike) -> None:
+    """Waits until a file, or the names in a folder, would survive a power cut.
+
+    Raises:
+      OSError: if the disk refuses.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_text(path: PathLike, text: str) -> None:
     """Writes or replaces a text file, in UTF-8; its folder is made if need be.
 
@@ -39,8 +52,10 @@ def write_text(path: PathLike, text: str) -> None:
       OSError: if the disk refuses.
     """
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    with replacing(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        flush(temporary)
 
 
 def write_json(path: PathLike, content: Any, indent: Optional[int] = 1) -> None:

@@ -22,6 +22,8 @@ from typing import Dict, List, NamedTuple, Sequence
 
 import numpy as np
 
+from soka_tf.runs.checkpoint_folder import CheckpointFolder
+
 STEPS = 30
 _SHORT = (
     f"max_steps = {STEPS}",
@@ -139,7 +141,7 @@ def results(folder: pathlib.Path) -> Dict[str, np.ndarray]:
     """What a run ended at: variables of its last checkpoint, columns of its log."""
     import tensorflow as tf
 
-    path = tf.train.latest_checkpoint(str(folder / "checkpoints"))
+    path = CheckpointFolder(str(folder / "checkpoints")).last()
     reader = tf.train.load_checkpoint(path)
     arrays = {
         name: reader.get_tensor(name)

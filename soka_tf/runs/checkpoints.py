@@ -1,11 +1,9 @@
-"""Checkpoints of a run: which there are, saved, left half-written, and restored."""
+"""Checkpoints of a run and of its best student: saved, and restored."""
 
 import contextlib
 import os
-import re
-import shutil
 import tempfile
-from typing import Iterator, List, Optional, Sequence
+from typing import Iterator, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +13,7 @@ from soka_tf.errors import UserError, reason
 from soka_tf.networks.precision import compute_in
 from soka_tf.runs import build_parts
 from soka_tf.runs.callbacks.step import FAILURES
+from soka_tf.runs.checkpoint_folder import CheckpointFolder, readable
 from soka_tf.runs.folder import CONFIG_FILE
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import in_cluster, raise_if_worker_lost
@@ -22,7 +21,6 @@ from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 
 _FOLDERS = {"last": "checkpoints", "best": "best"}
-_PART = re.compile(r"(ckpt-\d+)\.(index|data-\d+-of-\d+)")
 _STORED_MEAN = "mean/.ATTRIBUTES/VARIABLE_VALUE"
 # What TensorFlow raises for a checkpoint that is damaged or another model's.
 _MISFITS = (AssertionError, ValueError, LookupError, RuntimeError, tf.errors.OpError)
@@ -34,12 +32,12 @@ def checkpoint_dir(model_dir: str, which: str = "last") -> str:
 
 
 def latest_checkpoint(model_dir: str, which: str = "last") -> str:
-    """The path of a run's last or best checkpoint; removed ones do not count.
+    """The prefix of a run's last or best checkpoint; removed ones do not count.
 
     Raises:
       UserError: if there is none.
     """
-    path = _last_in(checkpoint_dir(model_dir, which))
+    path = CheckpointFolder(checkpoint_dir(model_dir, which)).last()
     if path is None and which == "best":
         raise UserError(
             f"{model_dir}: there is no best student in it, for the run was never "
@@ -58,49 +56,26 @@ def restored_step(model_dir: str, which: str = "last") -> int:
     return _step_of(latest_checkpoint(model_dir, which))
 
 
-def saved_step(manager: tf.train.CheckpointManager) -> Optional[int]:
-    """The step of the last checkpoint that is there; None without one."""
-    path = _last_there(manager.checkpoints)
-    return None if path is None else _step_of(path)
+def _step_of(prefix: str) -> int:
+    return int(prefix.rsplit("-", 1)[1])
 
 
-def _last_in(folder: str) -> Optional[str]:
-    state = tf.train.get_checkpoint_state(folder)
-    return _last_there(state.all_model_checkpoint_paths) if state else None
-
-
-def _last_there(paths: Sequence[str]) -> Optional[str]:
-    """The last checkpoint of a list that has not been removed by hand."""
-    there = [path for path in paths if os.path.exists(path + ".index")]
-    return there[-1] if there else None
-
-
-def _step_of(path: str) -> int:
-    return int(path.rsplit("-", 1)[1])
-
-
-def manager_of(
-    model: SokaModel, model_dir: str, keep: int
-) -> tf.train.CheckpointManager:
+def folder_of(model: SokaModel, model_dir: str, keep: int) -> CheckpointFolder:
     """What saves all of a run that it goes on from, and keeps the last few."""
-    return tf.train.CheckpointManager(
-        _checkpoint(model), checkpoint_dir(model_dir), max_to_keep=keep
-    )
+    return CheckpointFolder(checkpoint_dir(model_dir), _checkpoint(model), keep)
 
 
-def restore(
-    model: SokaModel, manager: tf.train.CheckpointManager, model_dir: str
-) -> int:
+def restore(model: SokaModel, model_dir: str) -> int:
     """Brings a model to a run's last checkpoint; returns its step, 0 without one.
 
     Raises:
       UserError: if it does not fit; the model is as before then.
     """
-    path = _last_in(checkpoint_dir(model_dir))
+    path = CheckpointFolder(checkpoint_dir(model_dir)).last()
     if path is None:
         return 0
-    with _misfits(path, "the run", "go on from"):
-        manager.checkpoint.restore(path).assert_existing_objects_matched()
+    with _misfits(path, "the run", "go on from"), readable(path) as name:
+        _checkpoint(model).read(name).assert_existing_objects_matched()
     return int(model.step.numpy())
 
 
@@ -126,8 +101,9 @@ def restore_student(
     step = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(student=student, step=step)
     path = latest_checkpoint(model_dir, which)
-    with _misfits(path, f"the student of {CONFIG_FILE}", "use"):
-        status = checkpoint.restore(path)
+    what = f"the student of {CONFIG_FILE}"
+    with _misfits(path, what, "use"), readable(path) as name:
+        status = checkpoint.read(name)
         status.assert_existing_objects_matched().expect_partial()
     return student
 
@@ -155,51 +131,23 @@ def _misfits(path: str, what: str, remedy: str) -> Iterator[None]:
         ) from error
 
 
-def try_save(manager: tf.train.CheckpointManager, step: int) -> Optional[str]:
+def try_save(folder: CheckpointFolder, step: int) -> Optional[str]:
     """Saves a checkpoint, or leaves everything as it was before.
 
     Args:
-      manager: saves and deletes.
+      folder: saves and deletes.
       step: the number of the checkpoint.
 
     Returns:
       None if it was saved, else why it was not.
     """
     try:
-        manager.save(checkpoint_number=step)
+        folder.save(step)
     except FAILURES as error:
         raise_if_worker_lost(error)
-        remove_leftovers(manager.directory)
+        folder.remove_leftovers()
         return reason(error)
     return None
-
-
-def remove_leftovers(folder: str) -> List[str]:
-    """Removes what a save leaves that was killed or failed; returns their names.
-
-    TensorFlow writes the data first, in a folder of its own, and the index last: a
-    checkpoint of which either is missing was never whole.
-    """
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    parts = [match for match in map(_PART.fullmatch, names) if match]
-    indexed = {m[1] for m in parts if m[2] == "index"}
-    filled = {m[1] for m in parts if m[2] != "index"}
-    left = [m[0] for m in parts if m[1] not in indexed & filled]
-    left += [n for n in names if re.match(r"ckpt-\d+_temp|checkpoint\.tmp", n)]
-    removed = []
-    for name in left:
-        path = os.path.join(folder, name)
-        if os.path.isdir(path):
-            shutil.rmtree(path, ignore_errors=True)
-        else:  # a disk gone read-only keeps them; the next start tries again
-            with contextlib.suppress(OSError):
-                os.remove(path)
-        if not os.path.exists(path):
-            removed.append(name)
-    return sorted(removed)
 
 
 class BestStudent:
@@ -210,10 +158,9 @@ class BestStudent:
         self._best = mean
         self._mean = tf.Variable(np.inf, dtype=tf.float64)
         self._step = tf.Variable(0, dtype=tf.int64)
-        self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(student=student, step=self._step, mean=self._mean),
+        self._folder = CheckpointFolder(
             folder,
-            max_to_keep=1,
+            tf.train.Checkpoint(student=student, step=self._step, mean=self._mean),
         )
 
     def offer(self, mean: float, step: int) -> None:
@@ -222,7 +169,7 @@ class BestStudent:
             return
         self._mean.assign(mean)
         self._step.assign(step)
-        failure = try_save(self._manager, step)
+        failure = try_save(self._folder, step)
         # Workers, which save together, must choose the same ones, kept or not.
         if failure is None or in_cluster():
             self._best = mean
@@ -230,7 +177,7 @@ class BestStudent:
             logging.warning(
                 "%s: the student of step %d, the best so far, was not kept (%s). "
                 "Training goes on; the best one before stays.",
-                self._manager.directory,
+                self._folder.path,
                 step,
                 failure,
             )
@@ -238,11 +185,12 @@ class BestStudent:
 
 def stored_mean(folder: str) -> float:
     """The mean of the best student so far, kept in a folder; infinite without one."""
-    path = tf.train.latest_checkpoint(folder)
+    path = CheckpointFolder(folder).last()
     if path is None:
         return np.inf
     try:
-        return float(tf.train.load_checkpoint(path).get_tensor(_STORED_MEAN))
+        with readable(path) as name:
+            return float(tf.train.load_checkpoint(name).get_tensor(_STORED_MEAN))
     except _MISFITS as error:
         logging.warning(
             "%s cannot be read (%s); the best student is looked for anew.",

@@ -22,6 +22,7 @@ from soka_tf.runs.callbacks.progress import Progress
 from soka_tf.runs.callbacks.save_checkpoints import Checkpoints
 from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
 from soka_tf.runs.callbacks.validate import Validation
+from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from soka_tf.runs.folder import open_folder
 from soka_tf.runs.strategy import count_workers, lost_workers, mean_over_workers
 
@@ -48,10 +49,11 @@ def train(
     settings, model = run.settings, run.model
     writer = writer or open_folder(model_dir, run.config, run.output_dir)
     # Every worker must save, for replicas' statistics are gathered while saving.
-    manager = checkpoints.manager_of(model, run.output_dir, settings.keep_checkpoints)
-    for name in checkpoints.remove_leftovers(manager.directory):
+    saved = checkpoints.folder_of(model, run.output_dir, settings.keep_checkpoints)
+    saved.refuse_fragments()
+    for name in saved.remove_leftovers():
         logging.info("Removed %s, left by a save that was interrupted.", name)
-    start = checkpoints.restore(model, manager, model_dir)
+    start = checkpoints.restore(model, model_dir)
     _check_workers(run, model_dir, start)
     if start:
         logging.info("Continuing from step %d of %s.", start, model_dir)
@@ -67,7 +69,7 @@ def train(
     text_summaries(writer, {"gin/operative_config": run.config}, start)
     not_finite = NotFinite(
         model,
-        lambda: checkpoints.saved_step(manager),
+        lambda: saved.steps()[-1] if saved.steps() else None,
         lambda step: _broken_teachers(run, step),
     )
     every_steps = settings.checkpoint_every_steps
@@ -76,7 +78,7 @@ def train(
         progress,
         *_measurements(run, model_dir, not_finite, writer),
         *callbacks,
-        Checkpoints(manager, every_steps, not_finite, [writer]),
+        Checkpoints(saved, every_steps, not_finite, [writer]),
     ]
     try:
         _fit(run, model_dir, start, targets, own)
@@ -191,7 +193,7 @@ def _validation(run: Run, not_finite: NotFinite, best: float) -> Validation:
         return dict(zip(values, means))
 
     folder = checkpoints.checkpoint_dir(run.output_dir, "best")
-    checkpoints.remove_leftovers(folder)
+    CheckpointFolder(folder).remove_leftovers()
     return Validation(
         measure,
         checkpoints.BestStudent(model.student, folder, best),

@@ -56,14 +56,16 @@ def kill_in_phase(phase, step):
 def kill_while_saving(step, size):
     """The system kills it (SIGXFSZ) once a checkpoint's file has so many bytes."""
 
-    def save(self, checkpoint_number, real=tf.train.CheckpointManager.save):
-        if checkpoint_number == int(step):
+    from soka_tf.runs.checkpoint_folder import CheckpointFolder
+
+    def save(self, now, real=CheckpointFolder.save):
+        if now == int(step):
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
-        return real(self, checkpoint_number=checkpoint_number)
+        real(self, now)
 
-    tf.train.CheckpointManager.save = save
+    CheckpointFolder.save = save
 
 
 FAULTS = {f.__name__: f for f in (eagerly, send, kill_in_phase, kill_while_saving)}

@@ -3,8 +3,8 @@
 import signal
 
 import pytest
-import tensorflow as tf
 
+from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from tests.faults.faulty_runs import assert_same_run, train, train_in_a_child
 
 # One run, killed again and again: (fault, exit status, last checkpoint then).
@@ -25,7 +25,7 @@ CHAINS = [
 
 
 def last_checkpoint(model_dir):
-    path = tf.train.latest_checkpoint(str(model_dir / "checkpoints"))
+    path = CheckpointFolder(str(model_dir / "checkpoints")).last()
     return path and int(path.rsplit("-", 1)[1])
 
 

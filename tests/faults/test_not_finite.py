@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf.errors import UserError
+from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from soka_tf.runs.training_loop import train as train_run
 from soka_tf.teachers.pool import TeacherPool
 from tests.faults.faulty_runs import After, assert_same_run, build, train
@@ -58,7 +59,7 @@ def test_infinite_weights_are_named_and_never_saved(tiny, tmp_path):
     with pytest.raises(UserError, match=message):
         train_run(run, str(tmp_path), [spoil])
     assert not list(tmp_path.glob("checkpoints/ckpt-4*"))
-    last = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
+    last = CheckpointFolder(str(tmp_path / "checkpoints")).last()
     reader = tf.train.load_checkpoint(last)
     for name, dtype in reader.get_variable_to_dtype_map().items():
         assert not dtype.is_floating or np.isfinite(reader.get_tensor(name)).all()

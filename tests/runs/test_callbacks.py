@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import os
+import pathlib
 import types
 
 import numpy as np
@@ -11,13 +12,13 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
-from soka_tf.runs import checkpoints
 from soka_tf.runs.callbacks import metric_log
 from soka_tf.runs.callbacks.metric_log import MetricLog, text_summaries
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.progress import Progress
 from soka_tf.runs.callbacks.save_checkpoints import Checkpoints
 from soka_tf.runs.callbacks.step import Every
+from soka_tf.runs.checkpoint_folder import CheckpointFolder
 
 
 class Model:
@@ -254,14 +255,14 @@ def test_not_finite_without_cause_or_checkpoint_says_what_to_change():
             NotFinite(model, find_causes=lambda step, c=causes: c).check(1, {})
 
 
-def manager_of(model, folder, keep=2):
+def folder_of(model, folder, keep=2):
     checkpoint = tf.train.Checkpoint(step=model.step, weights=model.weights)
-    return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=keep)
+    return CheckpointFolder(str(folder), checkpoint, keep)
 
 
 def checkpoints_of(model, folder, every_steps, **arguments):
     return Checkpoints(
-        manager_of(model, folder),
+        folder_of(model, folder),
         every_steps,
         NotFinite(model),
         **arguments,
@@ -281,10 +282,10 @@ def test_checkpoints_are_saved_every_n_steps_and_at_the_end(tmp_path, steps, exp
 
 def test_checkpoints_flush_the_logs_first(tmp_path):
     model, order = Model(), []
-    manager = types.SimpleNamespace(save=lambda checkpoint_number: order.append("save"))
+    folder = types.SimpleNamespace(save=lambda step: order.append("save"))
     flushed = types.SimpleNamespace(flush=lambda: order.append("flush"))
     not_finite = NotFinite(model)
-    run(Checkpoints(manager, 1, not_finite, [flushed]), model, 2)
+    run(Checkpoints(folder, 1, not_finite, [flushed]), model, 2)
     assert order == ["flush", "save"] * 2
 
 
@@ -321,18 +322,17 @@ def full_disk(monkeypatch):
     """Call it with the steps at which TensorFlow writes half a checkpoint."""
 
     def fill(folder, steps):
-        def save(manager, checkpoint_number, real=tf.train.CheckpointManager.save):
-            if checkpoint_number not in steps:
-                return real(manager, checkpoint_number=checkpoint_number)
-            temporary = folder / f"ckpt-{checkpoint_number}_temp"
-            temporary.mkdir()
-            (temporary / "part-00000-of-00001.data-00000-of-00001").write_bytes(b"1")
-            (folder / f"ckpt-{checkpoint_number}.data-00000-of-00001").write_bytes(b"1")
+        def write(checkpoint, prefix, real=tf.train.Checkpoint.write):
+            step = int(prefix.rsplit("-", 1)[1])
+            if step not in steps:
+                return real(checkpoint, prefix)
+            pathlib.Path(f"{prefix}.data-00000-of-00001").write_bytes(b"1")
+            (folder / f"ckpt-{step}.data-00000-of-00001").write_bytes(b"1")
             raise tf.errors.ResourceExhaustedError(
                 None, None, f"{folder}; No space left on device"
             )
 
-        monkeypatch.setattr(tf.train.CheckpointManager, "save", save)
+        monkeypatch.setattr(tf.train.Checkpoint, "write", write)
 
     return fill
 
@@ -345,12 +345,7 @@ def test_checkpoints_full_disk_warns_leaves_nothing_and_tries_again(
     run(checkpoints_of(model, tmp_path, 2), model, 6)
     assert saved(tmp_path) == [2, 6]
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "checkpoint",
-        *(
-            f"ckpt-{n}.{part}"
-            for n in (2, 6)
-            for part in ("data-00000-of-00001", "index")
-        ),
+        f"ckpt-{n}.{part}" for n in (2, 6) for part in ("data-00000-of-00001", "index")
     ]
     assert "the checkpoint of step 4 was not saved" in caplog.text
     assert "No space left on device" in caplog.text
@@ -367,28 +362,8 @@ def test_checkpoints_full_disk_at_the_end_is_an_error_that_says_how_to_go_on(
     )
     with pytest.raises(UserError, match=message):
         run(checkpoints_of(model, tmp_path, 2), model, 3)
-    assert tf.train.latest_checkpoint(str(tmp_path)).endswith("ckpt-2")
+    assert CheckpointFolder(str(tmp_path)).last() == str(tmp_path / "ckpt-2")
     assert saved(tmp_path) == [2]
-
-
-def test_leftovers_of_a_killed_save_are_removed_and_nothing_else(tmp_path):
-    model = Model()
-    run(checkpoints_of(model, tmp_path, 2), model, 4)
-    whole = sorted(path.name for path in tmp_path.iterdir())
-    (tmp_path / "ckpt-6_temp").mkdir()
-    (tmp_path / "ckpt-6_temp" / "part-00000").write_bytes(b"1")
-    for name in ("ckpt-6.data-00000-of-00001", "ckpt-8.index", "checkpoint.tmp12"):
-        (tmp_path / name).write_bytes(b"1")
-    (tmp_path / "notes.txt").write_text("mine")
-    assert checkpoints.remove_leftovers(str(tmp_path)) == [
-        "checkpoint.tmp12",
-        "ckpt-6.data-00000-of-00001",
-        "ckpt-6_temp",
-        "ckpt-8.index",
-    ]
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == [*whole, "notes.txt"]
-    assert checkpoints.remove_leftovers(str(tmp_path / "not there")) == []
 
 
 def test_progress_without_a_terminal_prints_plain_lines(capsys):

@@ -500,10 +500,9 @@ def test_damaged_checkpoint_is_named_in_one_line(plain, finished, damage, part):
     (path,) = (finished / "checkpoints").glob(f"ckpt-6.{part}")
     path.write_bytes(damage(path.read_bytes()))
     model = plain[0].model
-    manager = saved.manager_of(model, str(finished), 3)
     before = state(model)
     with pytest.raises(UserError, match="ckpt-6: the checkpoint does not fit") as error:
-        saved.restore(model, manager, str(finished))
+        saved.restore(model, str(finished))
     assert "\n" not in plain_message(error.value)
     for name, value in state(model).items():
         np.testing.assert_array_equal(value, before[name])

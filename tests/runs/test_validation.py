@@ -9,6 +9,7 @@ from soka_tf.runs import checkpoints
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.step import Every
 from soka_tf.runs.callbacks.validate import Validation
+from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from tests.runs.test_callbacks import Model, full_disk, run  # noqa: F401
 
 
@@ -68,7 +69,7 @@ def validating(model, folder, means, every_steps=1, last_step=100):
 
 
 def best_step(folder):
-    path = tf.train.latest_checkpoint(str(folder))
+    path = CheckpointFolder(str(folder)).last()
     return None if path is None else int(path.rsplit("-", 1)[1])
 
 
@@ -83,7 +84,7 @@ def test_validation_keeps_the_student_of_the_least_mean_only(tmp_path):
     step, weights = tf.Variable(0, dtype=tf.int64), tf.Variable([0.0, 0.0])
     student = tf.train.Checkpoint(weights=weights)
     checkpoint = tf.train.Checkpoint(student=student, step=step)
-    checkpoint.restore(tf.train.latest_checkpoint(str(tmp_path))).expect_partial()
+    checkpoint.read(CheckpointFolder(str(tmp_path)).last()).expect_partial()
     assert (int(step), weights.numpy().tolist()) == (2, [2.0, 0.0])
 
 

@@ -21,6 +21,7 @@ from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.runs import build_parts
+from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from soka_tf.runs.config import parse_gin
 from soka_tf.runs.folder import claim
 from soka_tf.runs.settings import Settings
@@ -328,7 +329,7 @@ def model_dir(tiny, tmp_path, fresh_gin):
         student=student, step=tf.Variable(1, dtype="int64")
     )
     directory = str(folder / "checkpoints")
-    tf.train.CheckpointManager(checkpoint, directory, max_to_keep=1).save(1)
+    CheckpointFolder(directory, checkpoint).save(1)
     return folder
 
 

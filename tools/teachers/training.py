@@ -25,6 +25,7 @@ from soka_tf.data.pipeline import preprocess_images, shuffled_index
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.runs.checkpoint_folder import CheckpointFolder, readable
 from soka_tf.runs.optimizers import make_optimizer
 from soka_tf.runs.schedules import poly_schedule
 from soka_tf.soka.distillation import KINDS, soft_target_loss
@@ -224,9 +225,12 @@ class _Progress:
             step=self._step,
             minutes=self._minutes,
         )
-        self._manager = tf.train.CheckpointManager(checkpoint, str(folder), 1)
-        if self._manager.latest_checkpoint:
-            found = checkpoint.restore(self._manager.latest_checkpoint)
+        self._folder = CheckpointFolder(str(folder), checkpoint)
+        self._folder.remove_leftovers()
+        last = self._folder.last()
+        if last is not None:
+            with readable(last) as prefix:
+                found = checkpoint.read(prefix)
             found.assert_existing_objects_matched().expect_partial()
             logging.info("%s: goes on from step %d.", folder.name, self.steps)
         self._since = time.process_time()
@@ -247,7 +251,7 @@ class _Progress:
         self._step.assign(steps)
         self._minutes.assign_add((now - self._since) / 60)
         self._since = now
-        self._manager.save()
+        self._folder.save(steps)
 
 
 def batch_rows(step: int, rows: int, batch_size: int, seed: int) -> np.ndarray:

@@ -9,7 +9,8 @@ from soka_tf.errors import UserError
 from soka_tf.runs.callbacks.metric_log import warn_of_tensorboard
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.step import FAILURES, StepCallback
-from soka_tf.runs.checkpoints import saved_step, try_save
+from soka_tf.runs.checkpoint_folder import CheckpointFolder
+from soka_tf.runs.checkpoints import try_save
 
 
 class Checkpoints(StepCallback):
@@ -21,21 +22,21 @@ class Checkpoints(StepCallback):
 
     def __init__(
         self,
-        manager: tf.train.CheckpointManager,
+        folder: CheckpointFolder,
         every_steps: int,
         not_finite: NotFinite,
         writers: Sequence[tf.summary.SummaryWriter] = (),
     ):
-        """Keeps the manager.
+        """Keeps what saves.
 
         Args:
-          manager: saves and deletes; its checkpoints are numbered by the step.
+          folder: saves and deletes; its checkpoints are numbered by the step.
           every_steps: steps between two checkpoints.
           not_finite: checked before every checkpoint.
           writers: flushed before saving, so that no log is older than a checkpoint.
         """
         super().__init__()
-        self._manager = manager
+        self._folder = folder
         self._every_steps = every_steps
         self._not_finite = not_finite
         self._writers = writers
@@ -53,7 +54,7 @@ class Checkpoints(StepCallback):
             logging.warning(
                 "%s: the checkpoint of step %d was not saved (%s). Training goes on, "
                 "the next try is at step %d; %s is still there.",
-                self._manager.directory,
+                self._folder.path,
                 self.step,
                 self._failure,
                 self.step + self._every_steps,
@@ -67,7 +68,7 @@ class Checkpoints(StepCallback):
             self._save()
         if self._failure is not None:
             raise UserError(
-                f"{self._manager.directory}: the last checkpoint, of step {self.step}, "
+                f"{self._folder.path}: the last checkpoint, of step {self.step}, "
                 f"was not saved ({self._failure}). Free space or mend the folder, then "
                 f"give the same command: it goes on from {self._last_good()}."
             )
@@ -79,9 +80,9 @@ class Checkpoints(StepCallback):
                 writer.flush()
             except FAILURES as error:
                 warn_of_tensorboard(self.step, error)
-        self._failure = try_save(self._manager, self.step)
+        self._failure = try_save(self._folder, self.step)
         self._tried_step = self.step
 
     def _last_good(self) -> str:
-        step = saved_step(self._manager)
-        return "the start" if step is None else f"the checkpoint of step {step}"
+        steps = self._folder.steps()
+        return f"the checkpoint of step {steps[-1]}" if steps else "the start"
