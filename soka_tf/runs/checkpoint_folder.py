@@ -19,7 +19,7 @@ import tensorflow as tf
 from soka_tf.atomic import flush
 from soka_tf.errors import UserError
 
-_PART = re.compile(r"ckpt-(\d+)\.(?:index|data-(\d{5})-of-(\d{5}))")
+_PART = re.compile(r"ckpt-(0|[1-9]\d*)\.(?:index|data-(\d{5})-of-(\d{5}))")
 _TEMPORARY = re.compile(r"ckpt-\d+_temp|checkpoint\.tmp.*")
 
 

@@ -96,6 +96,14 @@ def test_data_rooms_carry_labels_for_validation_only(rooms):
     assert found.validation == data.validation[:2]
 
 
+def test_data_of_no_views_is_none(rooms):
+    data = build_data({**rooms, "rooms.validation_views": 0})
+    assert len(data.train) == 4 and data.validation == []
+    assert [os.path.basename(f) for f in os.listdir(rooms["rooms.dir"])] == [
+        "rooms-v2-seed2-16px"
+    ]
+
+
 def test_data_validates_on_rooms_of_another_seed_unless_asked_for_the_same(rooms):
     data = build_data(rooms)
     assert "seed 2 in" in data.source and "other rooms, of seed 6" in data.source

@@ -107,10 +107,10 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
     (tmp_path / "ckpt-6_temp").mkdir()
     (tmp_path / "ckpt-6_temp" / "part-00000").write_bytes(b"1")
     left = ["checkpoint.tmp12", "ckpt-6.data-00000-of-00001"]
-    for name in (*left, "ckpt-8.index", "notes.txt", "ckpt-9.index.mine"):
+    for name in (*left, "ckpt-8.index", "ckpt-007.index", "notes.txt"):
         (tmp_path / name).write_bytes(b"1")
     assert folder.remove_leftovers() == [*left, "ckpt-6_temp"]
-    kept = ["ckpt-8.index", "ckpt-9.index.mine", "notes.txt"]
+    kept = ["ckpt-8.index", "ckpt-007.index", "notes.txt"]
     assert names(tmp_path) == sorted([*files_of(4), *kept])
 
 

@@ -98,6 +98,8 @@ def _samples(
     part: _Part, folder: str, domains: Sequence[str], image_size: int, draw: bool
 ) -> List[Sample]:
     """The views of a part, after drawing those that are missing."""
+    if not (part.rooms and part.views):
+        return []
     root = os.path.join(folder, drawing.rooms_folder_name(part.seed, image_size))
     if draw:
         drawing.generate_rooms(
