@@ -78,7 +78,7 @@ def test_paper_run_from_converted_teachers_leaves_everything(
         f"--model_dir={tmp_path / 'run'}",
     )
     run = tmp_path / "run"
-    assert "student 56,561,812 (71%)" in printed
+    assert "student 56,561,812 (71%; 141% of" in printed
     for name in (
         "checkpoints/checkpoint",
         "curves.png",

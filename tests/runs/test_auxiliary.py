@@ -78,7 +78,8 @@ def test_named_teachers_are_taken_without_a_look_at_images(bound, names, tmp_pat
 def test_auto_takes_a_strong_teacher_and_not_the_weak_one(samples, tmp_path):
     selection = select(samples, str(tmp_path))
     (chosen,) = selection.names
-    assert chosen in ("edge_occlusion", "keypoints3d", "normal")
+    strong = {"depth_euclidean", "edge_occlusion", "keypoints3d", "normal"}
+    assert chosen in {*strong, "segment_semantic"}
     ranking = [candidate.name for candidate in selection.choice.ranking]
     assert ranking[0] == chosen and ranking[-1] == "vanishing_point"
     assert selection.summary.startswith(f"auxiliary teacher {chosen}: S(depth_zbuffer")
