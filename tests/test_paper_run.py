@@ -80,7 +80,7 @@ def test_paper_run_from_converted_teachers_leaves_everything(
     run = tmp_path / "run"
     assert "student 56,561,812 (71%; 141% of" in printed
     for name in (
-        "checkpoints/checkpoint",
+        "checkpoints/ckpt-3.index",
         "curves.png",
         "evaluation.json",
         "metrics.csv",
