@@ -51,7 +51,7 @@ def _compute(scale: Scale) -> Study:
         "Steps-matched and compute-matched",
         "A cycle costs more than a joint step on the same losses: 1.2 times at full "
         "size, teachers included (`python tools/benchmark.py cycle --scale=full`), and "
-        "1.3 times in these networks, teachers' answers given (`python "
+        "1.25 times in these networks, teachers' answers given (`python "
         "tools/benchmark.py methods`, both in docs/performance.md). So KD and KD + MIA "
         "are given more steps, to bracket equal cost. The last column of the second "
         "table is no measure of that: it is what the runs took beside whatever else "
@@ -64,9 +64,7 @@ def _compute(scale: Scale) -> Study:
 def _long_runs(scale: Scale) -> Study:
     """How near students come to teachers: more steps, or the teachers' weights."""
     lent = (
-        "Encoder.width = 0.25",  # the teachers' networks
-        "Decoder.width = 0.125",
-        "Decoder.min_filters = 16",
+        "Encoder.width = 0.25",  # the teachers'
         "initialize_student.encoder = 'edge_texture'",
         "initialize_student.decoders = True",
         "build_optimizers.learning_rate = 0.002",
