@@ -22,8 +22,6 @@ from typing import Dict, List, NamedTuple, Sequence
 
 import numpy as np
 
-from soka_tf.runs.checkpoint_folder import CheckpointFolder
-
 STEPS = 30
 _SHORT = (
     f"max_steps = {STEPS}",
@@ -141,8 +139,9 @@ def results(folder: pathlib.Path) -> Dict[str, np.ndarray]:
     """What a run ended at: variables of its last checkpoint, columns of its log."""
     import tensorflow as tf
 
-    path = CheckpointFolder(str(folder / "checkpoints")).last()
-    reader = tf.train.load_checkpoint(path)
+    found = (folder / "checkpoints").glob("ckpt-*.index")
+    last = max(found, key=lambda path: int(path.stem.split("-")[1]))
+    reader = tf.train.load_checkpoint(str(last.with_suffix("")))
     arrays = {
         name: reader.get_tensor(name)
         for name, dtype in reader.get_variable_to_dtype_map().items()

@@ -145,20 +145,18 @@ def _group(task: Any, answer: Any, label: Any) -> Any:
     from soka_tf.evaluation.evaluator import to_units
 
     if task.encoding is None:  # classes
-        maps = np.argmax(answer, -1), np.asarray(label)[..., 0]
-        coloured = [image_grid.apply_colormap(m / task.channels, "tab20") for m in maps]
         scale = image_grid.Scale(None, label="a colour a class")
+        classes = {"teacher": np.argmax(answer, -1), "truth": np.asarray(label)[..., 0]}
+        columns = []
+        for title, rows in classes.items():
+            coloured = image_grid.apply_colormap(rows / task.channels, "tab20")
+            cells = [image_grid.enlarge(row, _CELL_PX) for row in coloured]
+            columns.append(image_grid.Column(title, cells, scale))
     else:
-        maps = np.asarray(to_units(task, answer)), encodings.decode(task, label)
-        low, high = panels.display_range(task, maps[1])
-        coloured = [[panels.colorize(task, row, low, high) for row in m] for m in maps]
-        scale = panels.map_scale(task, low, high)
-    columns = [
-        image_grid.Column(
-            title, [image_grid.enlarge(row, _CELL_PX) for row in rows], scale
-        )
-        for title, rows in zip(("teacher", "truth"), coloured)
-    ]
+        truth = encodings.decode(task, label)
+        maps = {"teacher": np.asarray(to_units(task, answer)), "truth": truth}
+        low, high = panels.display_range(task, truth)
+        columns = panels.map_columns(task, maps, low, high, _CELL_PX)
     return image_grid.Group(task.title, columns)
 
 

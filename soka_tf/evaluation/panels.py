@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Callable, Mapping, Optional, Sequence, Tuple
+from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -127,15 +127,10 @@ def _has_gaps(truth: Optional[np.ndarray]) -> bool:
 def _task_group(task: Task, maps: TaskMaps) -> image_grid.Group:
     reference = maps.teacher if maps.truth is None else maps.truth
     low, high = display_range(task, reference)
-    scale = map_scale(task, low, high)
-
-    def column(title: str, rows: np.ndarray) -> image_grid.Column:
-        cells = [_cell(row, lambda r: colorize(task, r, low, high)) for row in rows]
-        return image_grid.Column(title, cells, scale)
-
-    columns = [column("teacher", maps.teacher), column("student", maps.student)]
+    shown = {"teacher": maps.teacher, "student": maps.student}
     if maps.truth is not None:
-        columns.append(column("truth", maps.truth))
+        shown["truth"] = maps.truth
+    columns = map_columns(task, shown, low, high)
     most, unit = _error_range(task, low, high)
     errors = _errors(task, maps.student, reference)
     columns.append(
@@ -148,11 +143,40 @@ def _task_group(task: Task, maps: TaskMaps) -> image_grid.Group:
     return image_grid.Group(task.title, columns)
 
 
-def _cell(row: np.ndarray, colour: Callable) -> Optional[np.ndarray]:
+def map_columns(
+    task: Task,
+    maps: Mapping[str, np.ndarray],
+    low: float,
+    high: float,
+    cell_px: int = _CELL_PX,
+) -> List[image_grid.Column]:
+    """Returns columns of a task's maps on one colour scale.
+
+    Args:
+      task: the task.
+      maps: title -> float [rows, H, W, C] in the task's unit.
+      low: value at the lower end of the scale, as `high` of `colorize`.
+      high: value at its upper end.
+      cell_px: about the side of a cell.
+    """
+    scale = map_scale(task, low, high)
+
+    def coloured(row: np.ndarray) -> np.ndarray:
+        return colorize(task, row, low, high)
+
+    return [
+        image_grid.Column(title, [_cell(row, coloured, cell_px) for row in rows], scale)
+        for title, rows in maps.items()
+    ]
+
+
+def _cell(
+    row: np.ndarray, colour: Callable, cell_px: int = _CELL_PX
+) -> Optional[np.ndarray]:
     """Returns the enlarged colours of a map; None if it has no value at all."""
     if np.isnan(row).all():
         return None
-    return image_grid.enlarge(colour(row), _CELL_PX)
+    return image_grid.enlarge(colour(row), cell_px)
 
 
 def display_range(task: Task, reference: np.ndarray) -> Tuple[float, float]:

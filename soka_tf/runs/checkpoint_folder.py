@@ -70,14 +70,18 @@ class CheckpointFolder:
         """The steps of the whole checkpoints, ascending."""
         return sorted(step for step, parts in self._parts().items() if parts.whole)
 
+    def last_step(self) -> Optional[int]:
+        """The step of the last whole checkpoint; None without one."""
+        return max(self.steps(), default=None)
+
     def prefix(self, step: int) -> str:
         """What TensorFlow calls the checkpoint of a step."""
         return os.path.join(self.path, f"ckpt-{step}")
 
     def last(self) -> Optional[str]:
         """The prefix of the last whole checkpoint; None without one."""
-        steps = self.steps()
-        return self.prefix(steps[-1]) if steps else None
+        step = self.last_step()
+        return None if step is None else self.prefix(step)
 
     def save(self, step: int) -> str:
         """Saves the checkpoint of a step, then deletes those that are too old.
@@ -99,9 +103,9 @@ class CheckpointFolder:
             os.replace(os.path.join(written, name), os.path.join(self.path, name))
         flush(self.path)
         shutil.rmtree(written, ignore_errors=True)
-        parts = self._parts()
-        for old in self.steps()[: -self._keep]:
-            self._remove([*parts[old].index, *parts[old].data])
+        whole = sorted(item for item in self._parts().items() if item[1].whole)
+        for _, parts in whole[: -self._keep]:
+            self._remove([*parts.index, *parts.data])
         return self.prefix(step)
 
     def refuse_fragments(self) -> None:

@@ -53,11 +53,7 @@ def latest_checkpoint(model_dir: str, which: str = "last") -> str:
 
 def restored_step(model_dir: str, which: str = "last") -> int:
     """The step of a run's last or best checkpoint."""
-    return _step_of(latest_checkpoint(model_dir, which))
-
-
-def _step_of(prefix: str) -> int:
-    return int(prefix.rsplit("-", 1)[1])
+    return int(latest_checkpoint(model_dir, which).rsplit("-", 1)[1])
 
 
 def folder_of(model: SokaModel, model_dir: str, keep: int) -> CheckpointFolder:

@@ -69,7 +69,7 @@ def train(
     text_summaries(writer, {"gin/operative_config": run.config}, start)
     not_finite = NotFinite(
         model,
-        lambda: saved.steps()[-1] if saved.steps() else None,
+        saved.last_step,
         lambda step: _broken_teachers(run, step),
     )
     every_steps = settings.checkpoint_every_steps

@@ -140,11 +140,8 @@ def train_teacher(
             networks.heads[task].set_weights(first.heads[task].get_weights())
     weight = settings.gradient_weights.get(task, 0.0)
     losses = {task: loss_of(task, settings.losses, weight)}
-    steps, rate, name = (
-        settings.steps[task],
-        settings.learning_rate,
-        f"teacher of {task}",
-    )
+    name, steps = f"teacher of {task}", settings.steps[task]
+    rate = settings.learning_rate
     minutes = _train(name, networks, losses, arrays, settings, steps, rate, folder)
     return networks, minutes
 

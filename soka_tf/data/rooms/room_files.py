@@ -211,14 +211,27 @@ def light_workers() -> Iterator[None]:
 
 
 def _draw_in_workers(workers: int, draw, chunks: List[List[Tuple]], bar) -> None:
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
-    try:
+    with drawing_pool(workers) as pool:
         # Processes start while tasks are submitted.
         with light_workers():
             futures = [pool.submit(draw, chunk) for chunk in chunks]
         for future in concurrent.futures.as_completed(futures):
             bar.update(future.result())
+
+
+@contextlib.contextmanager
+def drawing_pool(
+    workers: Optional[int] = None,
+) -> Iterator[concurrent.futures.Executor]:
+    """Processes to draw in, started when first needed; what waits is given up.
+
+    Args:
+      workers: how many; None for one a processor.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

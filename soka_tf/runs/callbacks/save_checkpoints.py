@@ -84,5 +84,5 @@ class Checkpoints(StepCallback):
         self._tried_step = self.step
 
     def _last_good(self) -> str:
-        steps = self._folder.steps()
-        return f"the checkpoint of step {steps[-1]}" if steps else "the start"
+        step = self._folder.last_step()
+        return "the start" if step is None else f"the checkpoint of step {step}"
