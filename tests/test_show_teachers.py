@@ -23,6 +23,7 @@ def test_pictures_show_the_rooms_and_every_teacher(tiny, tmp_path, capsys):
     assert sorted(p.name for p in out_dir.iterdir()) == ["rooms.png", "teachers_1.png"]
     with Image.open(out_dir / "rooms.png") as rooms:
         assert rooms.width > 8 * 128 and rooms.height > 5 * 128
+        assert rooms.width < 9 * 136 and rooms.height < 6 * 136  # 40, none left out
     with Image.open(out_dir / "teachers_1.png") as answers:
         assert answers.width > (1 + 2 * 4) * 128 and answers.height > 6 * 128
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.errors import UserError
+from soka_tf.runs import checkpoint_folder
 from soka_tf.runs.checkpoint_folder import CheckpointFolder, readable
 
 
@@ -99,6 +100,18 @@ def test_save_that_is_killed_leaves_no_checkpoint(tmp_path, moment, monkeypatch)
     assert names(tmp_path) == files_of(1)
     save(folder, 2)
     assert folder.steps() == [1, 2]
+
+
+def test_files_are_flushed_before_they_are_in_place(tmp_path, monkeypatch):
+    done = []
+    folder = folder_at(tmp_path)
+    monkeypatch.setattr(checkpoint_folder, "flush", lambda path: done.append(path))
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(b), real(a, b)))
+    save(folder, 5)
+    written = [str(tmp_path / "ckpt-5_temp" / name) for name in files_of(5)]
+    placed = [str(tmp_path / name) for name in files_of(5)]
+    assert done == [*written, *placed, str(tmp_path)]
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path):
