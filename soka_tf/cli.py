@@ -19,15 +19,19 @@ import inspect
 import logging
 import os
 import re
+import signal
 import sys
 import textwrap
+import threading
 from types import ModuleType
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 import absl.logging
 from absl import flags
 
 from soka_tf.errors import (
+    Interrupted,
+    Terminated,
     UserError,
     did_you_mean,
     of_the_machine,
@@ -46,6 +50,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _EXIT_USER_ERROR = UserError.exit_status
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_EXIT_TERMINATED = 143  # 128 + SIGTERM
 _EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 # TensorFlow's own Python code, which logs through absl as we do.
@@ -87,6 +92,8 @@ def run(
     name = _program_name(module, argv[0])
     debug = _DEBUG_FLAG in argv
     argv = [argument for argument in argv if argument != _DEBUG_FLAG]
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         if any(argument in _HELP_FLAGS for argument in argv[1:]):
             print(_help_text(module.__doc__ or "", flag_values))
@@ -99,6 +106,10 @@ def run(
                 import_tensorflow_quietly()
             code = main(*chosen) or 0
         sys.stdout.flush()
+    except Interrupted as error:
+        code = _fail(name, plain_message(error), error.exit_status)
+    except Terminated:
+        code = _fail(name, "terminated", _EXIT_TERMINATED)
     except UserError as error:
         if debug:
             raise
@@ -117,6 +128,11 @@ def run(
         words = f"error: {one_line(reason(known))} ({_DEBUG_FLAG} shows where)"
         code = _fail(name, words, _EXIT_USER_ERROR)
     sys.exit(code)
+
+
+def _terminate(*_: Any) -> None:
+    """Lets what is open be closed, and processes of our own be ended, first."""
+    raise Terminated
 
 
 def _program_name(module: ModuleType, path: str) -> str:

@@ -25,6 +25,19 @@ class LostWorker(UserError):
     exit_status = 75  # EX_TEMPFAIL of sysexits.h: a restart loop should try again
 
 
+class Interrupted(UserError):
+    """SIGINT or SIGTERM came; what was done is saved. The same command goes on."""
+
+    def __init__(self, message: str, signal_number: int):
+        """Ends the command with 128 + the signal's number, as shells report it."""
+        super().__init__(message)
+        self.exit_status = 128 + signal_number
+
+
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT: nobody's `except Exception` is meant."""
+
+
 def plain_message(error: UserError) -> str:
     """The message without what gin appends about its configurables."""
     return str(error).split("\n  In call to configurable", maxsplit=1)[0]

@@ -1,9 +1,7 @@
 """Drawn rooms as arrays on disk: images, and labels as networks predict them."""
 
 import concurrent.futures
-import contextlib
 import json
-import multiprocessing
 import os
 import pathlib
 from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
@@ -65,7 +63,7 @@ def draw(
             total=rooms.rooms * len(names), desc=f"drawing {name}", mininterval=2.0
         ) as bar:
             bar.update(sum(done.get(domain, 0) for domain in names))
-            with _workers() as pool:
+            with room_files.drawing_pool() as pool:
                 for some, chunk in _missing(names, done, rooms.rooms):
                     _draw_chunk(folder, some, chunk, rooms, size, pool)
                     done.update(dict.fromkeys(some, chunk.stop))
@@ -88,17 +86,6 @@ def _missing(
         stop = min([start + _CHUNK, count, *others])
         yield some, range(start, stop)
         done.update(dict.fromkeys(some, stop))
-
-
-@contextlib.contextmanager
-def _workers() -> Iterator[concurrent.futures.Executor]:
-    """A process a processor, started when first needed; what waits is given up."""
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(mp_context=context)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _draw_chunk(
