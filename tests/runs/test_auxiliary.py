@@ -13,6 +13,7 @@ from soka_tf.data.sources import taskonomy
 from soka_tf.errors import UserError
 from soka_tf.runs import auxiliary
 from soka_tf.runs.auxiliary import CHOICE_FILE, log_selection, select_auxiliary
+from soka_tf.teachers.pool import SHIPPED_DIR
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 
@@ -107,9 +108,11 @@ def test_decision_of_a_run_is_kept_though_nothing_can_be_compared(
 def test_open_choice_tells_the_candidates():
     selection = select_auxiliary(DEPTH_EDGES, None, 64, False, None, auxiliary="auto")
     assert selection.names == ()
-    assert "among: normal, edge_occlusion, keypoints3d, vanishing_point" in (
-        selection.summary
-    )
+    among = selection.summary.split("among: ")[1].split(", ")
+    assert set(among) == {path.stem for path in SHIPPED_DIR.glob("*.safetensors")} - {
+        "depth_zbuffer",
+        "edge_texture",
+    }
 
 
 @pytest.mark.parametrize(
@@ -120,7 +123,7 @@ def test_open_choice_tells_the_candidates():
         ({"threshold": 2.0}, "threshold of similarity must lie in"),
         ({"layer": "block9"}, "layer must be one of"),
         ({"inputs": "demo"}, "inputs must be one of"),
-        ({"tasks": ("depth_zbuffer", "reshading")}, "no teacher of the target resh"),
+        ({"tasks": ("depth_zbuffer", "denoising")}, "no teacher of the target denoi"),
         ({"tasks": ("depth_zbuffer",)}, "two or more different targets"),
         ({"images": 2}, "at least 3|fewer than 3|3 images"),
     ],
