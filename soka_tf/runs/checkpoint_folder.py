@@ -79,8 +79,11 @@ class CheckpointFolder:
         steps = self.steps()
         return self.prefix(steps[-1]) if steps else None
 
-    def save(self, step: int) -> None:
+    def save(self, step: int) -> str:
         """Saves the checkpoint of a step, then deletes those that are too old.
+
+        Returns:
+          Its prefix.
 
         Raises:
           OSError or OpError: what the disk or TensorFlow says; see `remove_leftovers`.
@@ -99,6 +102,7 @@ class CheckpointFolder:
         parts = self._parts()
         for old in self.steps()[: -self._keep]:
             self._remove([*parts[old].index, *parts[old].data])
+        return self.prefix(step)
 
     def refuse_fragments(self) -> None:
         """Refuses what is no folder, or one from whose checkpoints something was taken.

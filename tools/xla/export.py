@@ -51,8 +51,8 @@ def checkpoint(args: argparse.Namespace) -> None:
         variable.assign(saved[name] if name in saved else variable)
     folder.claim(args.model_dir, run.config)
     keep = run.settings.keep_checkpoints
-    manager = checkpoints.manager_of(run.model, args.model_dir, keep)
-    print(manager.save(checkpoint_number=int(run.model.step.numpy())))
+    saves = checkpoints.folder_of(run.model, args.model_dir, keep)
+    print(saves.save(int(run.model.step.numpy())))
 
 
 def export_step(
