@@ -138,9 +138,11 @@ def test_labels_that_an_augmentation_makes_wrong_do_not_count():
     pixels = np.arange(8 * 48, dtype=np.uint8).reshape(8, 4, 4, 3)
     batch = {
         "rgb": tf.constant(pixels),
-        "edge_texture": tf.constant(np.arange(128.0).reshape(8, 4, 4, 1)),
+        "edge_texture": tf.constant(
+            np.arange(128, dtype=np.float32).reshape(8, 4, 4, 1)
+        ),
         "vanishing_point": tf.ones([8, 9]),
-        "reshading": tf.constant(np.arange(128.0).reshape(8, 4, 4, 1)),
+        "reshading": tf.constant(np.arange(128, dtype=np.float32).reshape(8, 4, 4, 1)),
     }
     plain = pixels / 127.5 - 1
     images, labels, counted = training.augment(batch, tf.constant([1, 0]))
