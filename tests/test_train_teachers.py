@@ -142,7 +142,7 @@ def test_labels_that_an_augmentation_makes_wrong_do_not_count():
             np.arange(128, dtype=np.float32).reshape(8, 4, 4, 1)
         ),
         "vanishing_point": tf.ones([8, 9]),
-        "reshading": tf.constant(np.arange(128, dtype=np.float32).reshape(8, 4, 4, 1)),
+        "reshading": numbers,
     }
     plain = pixels / 127.5 - 1
     images, labels, counted = training.augment(batch, tf.constant([1, 0]))
