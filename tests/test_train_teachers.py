@@ -136,11 +136,10 @@ def test_augmented_labels_are_mirrored_with_their_image(arrays):
 
 def test_labels_that_an_augmentation_makes_wrong_do_not_count():
     pixels = np.arange(8 * 48, dtype=np.uint8).reshape(8, 4, 4, 3)
+    numbers = tf.reshape(tf.range(128.0), [8, 4, 4, 1])
     batch = {
         "rgb": tf.constant(pixels),
-        "edge_texture": tf.constant(
-            np.arange(128, dtype=np.float32).reshape(8, 4, 4, 1)
-        ),
+        "edge_texture": numbers,
         "vanishing_point": tf.ones([8, 9]),
         "reshading": numbers,
     }
