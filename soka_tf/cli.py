@@ -15,20 +15,30 @@ TensorFlow is imported when the flags have been parsed and not before: worker pr
 import the main module again, and `--help` should not wait for it.
 """
 
-import errno
 import inspect
 import logging
 import os
 import re
+import signal
 import sys
 import textwrap
+import threading
 from types import ModuleType
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 import absl.logging
 from absl import flags
 
-from soka_tf.errors import UserError, did_you_mean, plain_message
+from soka_tf.errors import (
+    Interrupted,
+    Terminated,
+    UserError,
+    did_you_mean,
+    of_the_machine,
+    one_line,
+    plain_message,
+    reason,
+)
 from soka_tf.stack import import_tensorflow_quietly
 
 # Level 3 also hides three "Unable to register ... factory" lines that TensorFlow
@@ -40,17 +50,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _EXIT_USER_ERROR = UserError.exit_status
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_EXIT_TERMINATED = 143  # 128 + SIGTERM
 _EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 # TensorFlow's own Python code, which logs through absl as we do.
 _OF_TENSORFLOW = os.path.join("-packages", "tensorflow", "")
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpfull", "--helpshort")
 
-# The machine's state, not a fault of the program: no traceback.
-_USER_ERRNOS = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
-    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR),
-)
+_DEBUG_FLAG = "--debug"
+_DEBUG_HELP = "show the traceback of whatever ends the command"
 
 
 def run(
@@ -62,9 +70,9 @@ def run(
 ) -> None:
     """Parses the flags, runs `main` and exits; users' mistakes become one line.
 
-    Exit codes: what `main` returns (None is 0), 2 for a `UserError` or a wrong flag
-    (75 for a `LostWorker`), 130 after Ctrl-C. Other exceptions are faults of the
-    program and keep their traceback.
+    Exit codes: what `main` returns (None is 0), 2 for a `UserError`, a wrong flag or
+    what the machine refuses (75 for a `LostWorker`), 130 after Ctrl-C. Other exceptions
+    are faults of the program and keep their traceback, as all do after --debug.
 
     Args:
       main: the command; its module's docstring is the text of `--help`.
@@ -82,6 +90,10 @@ def run(
     argv = list(sys.argv if argv is None else argv)
     module = sys.modules[main.__module__]
     name = _program_name(module, argv[0])
+    debug = _DEBUG_FLAG in argv
+    argv = [argument for argument in argv if argument != _DEBUG_FLAG]
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         if any(argument in _HELP_FLAGS for argument in argv[1:]):
             print(_help_text(module.__doc__ or "", flag_values))
@@ -94,7 +106,13 @@ def run(
                 import_tensorflow_quietly()
             code = main(*chosen) or 0
         sys.stdout.flush()
+    except Interrupted as error:
+        code = _fail(name, plain_message(error), error.exit_status)
+    except Terminated:
+        code = _fail(name, "terminated", _EXIT_TERMINATED)
     except UserError as error:
+        if debug:
+            raise
         code = _fail(name, f"error: {plain_message(error)}", error.exit_status)
     except KeyboardInterrupt:
         code = _fail(name, "interrupted", _EXIT_INTERRUPTED)
@@ -103,12 +121,18 @@ def run(
         # would raise once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _EXIT_BROKEN_PIPE
-    except OSError as error:
-        if error.errno not in _USER_ERRNOS:
+    except Exception as error:
+        known = of_the_machine(error)
+        if debug or known is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        code = _fail(name, f"error: {where}{error.strerror}", _EXIT_USER_ERROR)
+        words = f"error: {one_line(reason(known))} ({_DEBUG_FLAG} shows where)"
+        code = _fail(name, words, _EXIT_USER_ERROR)
     sys.exit(code)
+
+
+def _terminate(*_: Any) -> None:
+    """Lets what is open be closed, and processes of our own be ended, first."""
+    raise Terminated
 
 
 def _program_name(module: ModuleType, path: str) -> str:
@@ -174,6 +198,7 @@ def _help_text(doc: str, flag_values: flags.FlagValues) -> str:
                     about, 72, initial_indent=" " * 6, subsequent_indent=" " * 6
                 )
             )
+    lines += [f"  {_DEBUG_FLAG}", f"      {_DEBUG_HELP}"]
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 import difflib
 import re
 import reprlib
-from typing import Any, Callable, Iterable
+from typing import Any, Callable, Iterable, Optional
 
 _SHORTENER = reprlib.Repr()
 _SHORTENER.maxstring = _SHORTENER.maxlong = _SHORTENER.maxother = 80
@@ -23,6 +23,19 @@ class LostWorker(UserError):
     """Another process of the run is gone. The same command goes on, on all workers."""
 
     exit_status = 75  # EX_TEMPFAIL of sysexits.h: a restart loop should try again
+
+
+class Interrupted(UserError):
+    """SIGINT or SIGTERM came; what was done is saved. The same command goes on."""
+
+    def __init__(self, message: str, signal_number: int):
+        """Ends the command with 128 + the signal's number, as shells report it."""
+        super().__init__(message)
+        self.exit_status = 128 + signal_number
+
+
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT: nobody's `except Exception` is meant."""
 
 
 def plain_message(error: UserError) -> str:
@@ -48,6 +61,31 @@ def reason(error: Exception) -> str:
     # TensorFlow puts the name of its operation around the system's words.
     text = re.sub(r"^\{\{function_node .*?\}\}\s*", "", text)
     return re.sub(r"\s*\[Op:\w+\].*$", "", text)[:300]
+
+
+def of_the_machine(error: Optional[BaseException]) -> Optional[BaseException]:
+    """The error of the system or of TensorFlow's runtime that another one stands for.
+
+    Disks, memory and devices are the user's to mend; what else is raised is a fault of
+    the program.
+
+    Args:
+      error: followed to what it was raised from, and to what gin, which raises a copy
+        with words of its own and no number, has copied.
+
+    Returns:
+      An OSError with a number, a MemoryError, or an OpError; None if none is behind it.
+    """
+    while error is not None:
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        numbered = isinstance(error, OSError) and error.errno is not None
+        if numbered or "OpError" in kinds or isinstance(error, MemoryError):
+            return error
+        behind = error.__cause__
+        if behind is None and type(error.__context__) in type(error).__bases__:
+            behind = error.__context__
+        error = behind
+    return None
 
 
 def short(value: Any) -> str:

@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # run
 
+WHERE = " (--debug shows where)"
 _COMMAND = '''"""Greets.
 
     python -m greet --name=you
@@ -23,6 +24,35 @@ _COMMAND = '''"""Greets.
 from absl import flags
 from soka_tf import cli
 from soka_tf.errors import UserError
+
+import gin
+
+
+@gin.configurable
+def full():
+    raise OSError(28, "No space left on device", "/full/disk")
+
+
+def fail(how):
+    if how == "busy":
+        raise OSError(16, "Device or resource busy", "/busy\\n/file")
+    if how == "proxy":
+        full()
+    if how == "cause":
+        try:
+            full()
+        except OSError as error:
+            raise ValueError("could not draw") from error
+    if how == "opened":  # a fault of ours while another error was handled
+        try:
+            full()
+        except OSError:
+            raise KeyError("a fault of ours")
+    if how == "memory":
+        raise MemoryError()
+    import tensorflow as tf
+    raise tf.errors.ResourceExhaustedError(None, None, "no memory for a tensor")
+
 
 FLAGS = flags.FlagValues()
 NAME = flags.DEFINE_string("name", None, "Whom.", required=True, flag_values=FLAGS)
@@ -44,6 +74,8 @@ def main():
         raise KeyboardInterrupt
     if NAME.value == "locked":
         raise PermissionError(13, "Permission denied", "/locked/file")
+    if NAME.value in ("busy", "proxy", "cause", "opened", "tensors", "memory"):
+        fail(NAME.value)
     for _ in range(TIMES.value):
         print("hello", NAME.value)
 
@@ -112,7 +144,12 @@ def test_run_wrong_flags_are_one_line_and_exit_2(greet, args, message):
     [
         ("nobody", 2, "greet: error: there is no nobody"),
         ("ctrl-c", 130, "greet: interrupted"),
-        ("locked", 2, "greet: error: /locked/file: Permission denied"),
+        ("locked", 2, f"greet: error: /locked/file: Permission denied{WHERE}"),
+        ("busy", 2, f"greet: error: /busy /file: Device or resource busy{WHERE}"),
+        ("proxy", 2, f"greet: error: /full/disk: No space left on device{WHERE}"),
+        ("cause", 2, f"greet: error: /full/disk: No space left on device{WHERE}"),
+        ("tensors", 2, f"greet: error: no memory for a tensor{WHERE}"),
+        ("memory", 2, f"greet: error: MemoryError{WHERE}"),
     ],
 )
 def test_run_expected_failure_is_one_line_without_traceback(
@@ -124,10 +161,18 @@ def test_run_expected_failure_is_one_line_without_traceback(
     assert "Traceback" not in done.stderr
 
 
-def test_run_fault_of_the_program_keeps_its_traceback(greet):
-    done = greet("--name=bug")
+@pytest.mark.parametrize("name", ["bug", "opened"])
+def test_run_fault_of_the_program_keeps_its_traceback(greet, name):
+    done = greet(f"--name={name}")
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "a fault of ours" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["proxy", "nobody"])
+def test_run_debug_shows_the_traceback_of_everything(greet, name):
+    done = greet(f"--name={name}", "--debug")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert "--debug" in greet("--help").stdout
 
 
 def test_run_reader_gone_ends_quietly(tmp_path):

@@ -33,6 +33,7 @@ from soka_tf.tasks import get_targets, get_task
 from soka_tf.teachers import pool
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
+from soka_tf.teachers.variable_matching import leading_part, shapes_of
 
 Optimizer = tf.keras.optimizers.Optimizer
 LearningRateSchedule = tf.keras.optimizers.schedules.LearningRateSchedule
@@ -133,6 +134,7 @@ def initialize_student(
     teachers: TeacherPool,
     encoder: Optional[str] = None,
     decoders: Union[bool, Mapping[str, str]] = False,
+    leading_channels: bool = False,
     teachers_dir: Optional[str] = None,
 ) -> None:
     """Starts parts of the student from teachers; random by default (Step 1).
@@ -143,6 +145,8 @@ def initialize_student(
       encoder: the task whose teacher lends the encoder its weights; None for none.
       decoders: True for each decoder from its own teacher; or the student's tasks ->
         the tasks whose teachers lend their decoders' weights.
+      leading_channels: whether a narrower network takes, of every layer, the first
+        channels; BatchNorm with the batch's statistics makes up for those that fail.
       teachers_dir: where teachers are that are none of the run's; see `find_teachers`.
 
     Raises:
@@ -174,6 +178,8 @@ def initialize_student(
                 "teachers of <task>.safetensors files have."
             )
         values = {path: v.numpy() for path, v in named_variables(source).items()}
+        if leading_channels:
+            values = leading_part(values, shapes_of(named_variables(network)))
         or_user_error(
             f"initialize_student, from the teacher of {lender!r}: ",
             functools.partial(assign_variables, network, values),

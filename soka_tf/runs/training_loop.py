@@ -14,6 +14,7 @@ from soka_tf.data.service import service_dataset
 from soka_tf.data.targets import label_reader
 from soka_tf.errors import UserError
 from soka_tf.evaluation.soft_errors import MEAN, both, soft_errors
+from soka_tf.processes import Interruption
 from soka_tf.runs import build_parts, checkpoints
 from soka_tf.runs.build_run import Run, teacher_cache
 from soka_tf.runs.callbacks.metric_log import MetricLog, text_summaries
@@ -24,7 +25,12 @@ from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
 from soka_tf.runs.callbacks.validate import Validation
 from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from soka_tf.runs.folder import open_folder
-from soka_tf.runs.strategy import count_workers, lost_workers, mean_over_workers
+from soka_tf.runs.strategy import (
+    count_workers,
+    in_cluster,
+    lost_workers,
+    mean_over_workers,
+)
 
 
 def train(
@@ -45,6 +51,7 @@ def train(
     Raises:
       UserError: if the folder's run has another configuration, a loss is no longer
         finite, or no image can be read any more.
+      Interrupted: after SIGINT or SIGTERM; the step is saved.
     """
     settings, model = run.settings, run.model
     writer = writer or open_folder(model_dir, run.config, run.output_dir)
@@ -74,14 +81,17 @@ def train(
     )
     every_steps = settings.checkpoint_every_steps
     progress = Progress(settings.max_steps)
+    interruption = Interruption()
     own = [
         progress,
         *_measurements(run, model_dir, not_finite, writer),
         *callbacks,
-        Checkpoints(saved, every_steps, not_finite, [writer]),
+        Checkpoints(saved, every_steps, not_finite, [writer], interruption),
     ]
     try:
-        _fit(run, model_dir, start, targets, own)
+        # Workers save together: one that was interrupted alone would wait for ever.
+        with contextlib.nullcontext() if in_cluster() else interruption:
+            _fit(run, model_dir, start, targets, own)
     finally:
         progress.close()
         with contextlib.suppress(*FAILURES):  # warned of while training

@@ -68,5 +68,23 @@ def shapes_of(variables: Mapping[str, tf.Variable]) -> Dict[str, Shape]:
     return {name: tuple(variable.shape) for name, variable in variables.items()}
 
 
+def leading_part(
+    values: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
+) -> Dict[str, np.ndarray]:
+    """The first channels of a network's variables, for a narrower one of its layers.
+
+    Args:
+      values: of the wider network, by name.
+      shapes: of the narrower one's; what is larger there, or of another rank, or has no
+        namesake, is left to whoever assigns.
+    """
+    return {
+        name: value[tuple(map(slice, shapes.get(name, ())))]
+        if len(shapes.get(name, ())) == value.ndim
+        else value
+        for name, value in values.items()
+    }
+
+
 def _some(names: Sequence[str]) -> str:
     return ", ".join(one_line(name, _LONGEST_NAME) for name in names) or "none"

@@ -114,6 +114,25 @@ def test_lender_that_is_not_there_is_refused(teachers, tmp_path, bindings, words
         initialize_student(student(), teachers, teachers_dir=tmp_path, **bindings)
 
 
+def test_narrower_student_takes_the_leading_channels(teachers):
+    wide = TaskonomyTeacher("depth_zbuffer", encoder(1 / 16), decoder())
+    pool = TeacherPool({"depth_zbuffer": wide}, {})
+    made = Student(encoder(1 / 32), {"depth_zbuffer": decoder()})
+    bindings = {"encoder": "depth_zbuffer", "decoders": True}
+    with pytest.raises(UserError, match="not fit"):
+        initialize_student(made, pool, **bindings)
+    initialize_student(made, pool, leading_channels=True, **bindings)
+    cut = 0
+    for ours, theirs in zip(made.encoder.variables, wide.encoder.variables):
+        wanted = theirs.numpy()[tuple(slice(n) for n in ours.shape)]
+        np.testing.assert_array_equal(ours.numpy(), wanted)
+        cut += ours.shape != theirs.shape
+    assert cut > 20 and same(made.decoders["depth_zbuffer"], wide.decoder)
+    wider = Student(encoder(1 / 8), {"depth_zbuffer": decoder()})
+    with pytest.raises(UserError, match="not fit"):
+        initialize_student(wider, pool, leading_channels=True, **bindings)
+
+
 def test_lender_of_another_size_is_refused(teachers):
     with pytest.raises(UserError, match="from the teacher of 'edge_texture'.*not fit"):
         initialize_student(student(1 / 16), teachers, encoder="edge_texture")

@@ -28,6 +28,7 @@ from soka_tf.data.rooms import camera as cameras
 from soka_tf.data.rooms import views as seen
 from soka_tf.data.rooms.scene import build_scene
 from soka_tf.errors import UserError
+from soka_tf.processes import end_with_parent
 from soka_tf.tasks import TASKS
 
 # Part of every folder's name and record: change it whenever any picture changes.
@@ -223,13 +224,17 @@ def _draw_in_workers(workers: int, draw, chunks: List[List[Tuple]], bar) -> None
 def drawing_pool(
     workers: Optional[int] = None,
 ) -> Iterator[concurrent.futures.Executor]:
-    """Processes to draw in, started when first needed; what waits is given up.
+    """Processes to draw in; they end with this one, and what waits is given up then.
 
     Args:
       workers: how many; None for one a processor.
     """
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, mp_context=context)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=end_with_parent,
+        initargs=(os.getpid(),),
+    )
     try:
         yield pool
     finally:

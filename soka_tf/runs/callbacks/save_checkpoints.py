@@ -5,7 +5,8 @@ from typing import Any, Mapping, Optional, Sequence
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.errors import UserError
+from soka_tf.errors import Interrupted, UserError
+from soka_tf.processes import Interruption
 from soka_tf.runs.callbacks.metric_log import warn_of_tensorboard
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.step import FAILURES, StepCallback
@@ -26,6 +27,7 @@ class Checkpoints(StepCallback):
         every_steps: int,
         not_finite: NotFinite,
         writers: Sequence[tf.summary.SummaryWriter] = (),
+        interruption: Optional[Interruption] = None,
     ):
         """Keeps what saves.
 
@@ -34,22 +36,37 @@ class Checkpoints(StepCallback):
           every_steps: steps between two checkpoints.
           not_finite: checked before every checkpoint.
           writers: flushed before saving, so that no log is older than a checkpoint.
+          interruption: asked after every step; once it has come, the step is saved and
+            training ends.
         """
         super().__init__()
         self._folder = folder
         self._every_steps = every_steps
         self._not_finite = not_finite
         self._writers = writers
+        self._interruption = interruption or Interruption()
         self._tried_step: Optional[int] = None
         self._failure: Optional[str] = None
         self._logs: Mapping[str, Any] = {}
 
     def on_step(self, logs: Mapping[str, Any]) -> None:
-        """Saves every N steps."""
+        """Saves every N steps, and when training is to end.
+
+        Raises:
+          Interrupted: when it was interrupted.
+        """
         self._logs = logs
-        if self.step % self._every_steps:
+        number = self._interruption.received
+        if number is None and self.step % self._every_steps:
             return
         self._save()
+        if number is not None:
+            raise Interrupted(
+                f"interrupted ({self._interruption.name}) after step {self.step}"
+                + (f", not saved ({self._failure})" if self._failure else "")
+                + f". The same command goes on from {self._last_good()}.",
+                number,
+            )
         if self._failure is not None:
             logging.warning(
                 "%s: the checkpoint of step %d was not saved (%s). Training goes on, "
