@@ -70,7 +70,12 @@ def main() -> None:
         model_dir, settings, settings.precision, _CHECKPOINT.value
     )
     teachers = build_parts.load_pool(build_parts.find_teachers(settings.task_names))
-    data = build_data(settings.task_names, settings.image_size, split_file(model_dir))
+    data = build_data(
+        settings.task_names,
+        settings.image_size,
+        split_file(model_dir),
+        measure_only=True,
+    )
     step = restored_step(model_dir, _CHECKPOINT.value)
     result = evaluate_student(
         student, teachers, data, settings, step, model_dir, out_dir

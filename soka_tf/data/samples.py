@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from typing import (
+    Any,
     Callable,
     Dict,
     Iterable,
@@ -28,6 +29,7 @@ from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
 
 MASK_DOMAIN = "depth_zbuffer"  # its valid pixels were scanned at all
+_SPLIT_ADVICE = "Delete the file to split anew, or give another path."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +177,7 @@ def split_samples(
       by: "point" or "random".
       seed: of the choice.
       path: a JSON file that records the split: written the first time, obeyed after.
+        Samples that it does not know are trained on, unless their point is held back.
 
     Returns:
       Training samples and validation samples, each in the order given.
@@ -234,34 +237,36 @@ def _choose_validation(
     return chosen
 
 
+def knows_any(path: str, samples: Sequence[Sample]) -> bool:
+    """Whether there is a file of `split_samples`, and one of these samples in it."""
+    if not os.path.exists(path):
+        return False
+    _, train, validation = _read_keys(path)
+    return any(sample.key in train | validation for sample in samples)
+
+
 def _read_split(
     path: str, samples: Sequence[Sample], settings: Mapping[str, object]
 ) -> set:
     """The validation keys recorded in a file, after making sure that it fits."""
-    advice = "Delete the file to split anew, or give another path."
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        train, validation = set(content["train"]), set(content["validation"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a split file ({error!r}). {advice}") from error
+    content, train, validation = _read_keys(path)
     for name, value in settings.items():
         if content.get(name, value) != value:
             raise UserError(
                 f"{path} was made with {name}={content[name]!r}. Received: {value!r}. "
-                f"{advice}"
+                f"{_SPLIT_ADVICE}"
             )
     if train & validation:
         raise UserError(
             f"{path} has {len(train & validation)} samples both in training and in "
-            f"validation, e.g. {min(train & validation)!r}. {advice}"
+            f"validation, e.g. {min(train & validation)!r}. {_SPLIT_ADVICE}"
         )
     keys = {sample.key for sample in samples}
     unassigned = keys - train - validation
-    if unassigned:
+    if unassigned == keys:
         raise UserError(
-            f"{path} does not fit the data: {len(unassigned)} of {len(keys)} samples "
-            f"are not in it, e.g. {min(unassigned)!r}. {advice}"
+            f"{path} is of other data: none of the {len(keys)} samples is in it. "
+            f"{_SPLIT_ADVICE}"
         )
     absent = (train | validation) - keys
     if absent:
@@ -271,7 +276,32 @@ def _read_split(
             len(absent),
             min(absent, key=str),
         )
-    return validation
+    if not unassigned:
+        return validation
+    held_back = {sample.point for sample in samples if sample.key in validation}
+    joining = {s.key for s in samples if s.key in unassigned and s.point in held_back}
+    logging.warning(
+        "%d samples are not in %s, e.g. %r: %d are trained on, %d show what is held "
+        "back and are held back, too.",
+        len(unassigned),
+        path,
+        min(unassigned),
+        len(unassigned - joining),
+        len(joining),
+    )
+    return validation | joining
+
+
+def _read_keys(path: str) -> Tuple[Dict[str, Any], set, set]:
+    """The content of a file of `split_samples`, and both sides of it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        return content, set(content["train"]), set(content["validation"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a split file ({error!r}). {_SPLIT_ADVICE}"
+        ) from error
 
 
 def _without(sample: Sample, damaged_domains: Iterable[str]) -> Sample:

@@ -4,6 +4,7 @@ import os
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import gin
+from absl import logging
 
 from soka_tf.data import samples as sampling
 from soka_tf.data.image_files import RGB
@@ -57,6 +58,7 @@ def build_data(
     train_labels: bool = False,
     source: Optional[Callable[[List[str]], Union[List[Sample], Data]]] = None,
     check_files: bool = True,
+    measure_only: bool = False,
 ) -> Data:
     """Finds the images: a source's, those of the bound `folders`, else of `rooms`.
 
@@ -69,6 +71,8 @@ def build_data(
       source: finds samples with labels of the domains it is given, beside rgb: a list
         to be checked and split, or a `Data`. Used before all others.
       check_files: whether every image is opened once beforehand; not those of rooms.
+      measure_only: whether nothing is trained: images that are none of the split file's
+        are all to validate on, and no split is written.
 
     Raises:
       UserError: if there are no images, or no labels where they are needed.
@@ -85,6 +89,9 @@ def build_data(
     data, name = found
     if not isinstance(data, Data):
         whole = drop_damaged(data, [RGB])[0] if check_files else data
+        if measure_only and not sampling.knows_any(split_file or "", whole):
+            logging.info("%s: none is in the run's split; all are measured.", name)
+            return Data([], whole, name)
         data = Data(*_split(whole, name, split_file), name)
     if train_labels:
         _check_labels(data.train, domains[1:], data.source)

@@ -130,6 +130,11 @@ def read_gin(
     return _bindings([*_of_files(gin_files), *_of_params(gin_params)])
 
 
+def bindings_of(text: str, source: str) -> Dict[str, Any]:
+    """Reads gin text as `read_gin` does files; `source` names it in errors."""
+    return _bindings(_parse(text, source))
+
+
 def format_gin(bindings: Dict[str, Any]) -> str:
     """Returns the gin text of what `read_gin` read, a line a binding, sorted."""
     return "".join(f"{name} = {bindings[name]!r}\n" for name in sorted(bindings))
@@ -156,10 +161,10 @@ def differing_bindings(
       Lines "name: stored value -> current value".
     """
     before, now = (
-        {name: repr(value) for name, value in _bindings(_parse(text, source)).items()}
-        for text, source in (
-            (stored, "the stored configuration"),
-            (current, "the present configuration"),
+        {name: repr(value) for name, value in bindings_of(text, f"the {which}").items()}
+        for text, which in (
+            (stored, "stored configuration"),
+            (current, "present configuration"),
         )
     )
     names = set(before) & set(now) if of_both else set(before) | set(now)

@@ -1,12 +1,14 @@
 """A run's folder: what is where, and whether its configuration is the present one."""
 
 import os
+from typing import List
 
 import tensorflow as tf
+from absl import logging
 
 from soka_tf.atomic import write_text
 from soka_tf.errors import UserError
-from soka_tf.runs.config import differing_bindings
+from soka_tf.runs.config import bindings_of, differing_bindings
 
 CONFIG_FILE = "operative_config.gin"
 # A run may be continued with other values of these: they change no result.
@@ -31,6 +33,8 @@ FREE_BINDINGS = (
     "build_strategy.logical_cpus",
     "strategy",
 )
+# May be raised, to train longer.
+_LAST_STEP = ("max_steps", "run.max_steps")
 
 
 def config_of(model_dir: str) -> str:
@@ -49,32 +53,60 @@ def config_of(model_dir: str) -> str:
 
 
 def claim(model_dir: str, config: str, chief: bool = True) -> None:
-    """Stores the configuration (the chief does), or refuses to go on with another."""
+    """Stores the configuration (the chief does), or refuses to go on with another.
+
+    Where the last step is a later one now, it is stored anew.
+    """
     refuse_differences(model_dir, config)
     path = os.path.join(model_dir, CONFIG_FILE)
-    if os.path.exists(path) or not chief:
-        return
-    write_text(path, config)
+    longer = _raised(path, config)
+    if longer:
+        logging.info(
+            "%s is trained longer: %s. The learning rate is that of a run of so many "
+            "steps from here on.",
+            model_dir,
+            "; ".join(longer),
+        )
+    if chief and (longer or not os.path.exists(path)):
+        write_text(path, config)
 
 
 def refuse_differences(model_dir: str, config: str, of_both: bool = False) -> None:
     """Refuses a folder whose run has other bindings; see `differing_bindings`.
 
     Raises:
-      UserError: naming each with both values, but for those that change no result.
+      UserError: naming each with both values, but for those that change no result and
+        a last step that is a later one now.
     """
     path = os.path.join(model_dir, CONFIG_FILE)
     if not os.path.exists(path):
         return
-    with open(path, encoding="utf-8") as file:
-        stored = file.read()
-    differences = differing_bindings(stored, config, of_both, FREE_BINDINGS)
+    free = FREE_BINDINGS + (_LAST_STEP if _raised(path, config) else ())
+    differences = differing_bindings(_read(path), config, of_both, free)
     if differences:
         raise UserError(
             f"{model_dir} holds a run with another configuration: "
             + "; ".join(differences)
             + ". Bind the stored values or choose another --model_dir."
         )
+
+
+def _raised(path: str, config: str) -> List[str]:
+    """How the last step differs from that stored at `path`, if it is a later one."""
+    if not os.path.exists(path):
+        return []
+    before, now = bindings_of(_read(path), path), bindings_of(config, "bindings")
+    numbers = [
+        (name, before[name], now[name])
+        for name in _LAST_STEP
+        if all(isinstance(of.get(name), (int, float)) for of in (before, now))
+    ]
+    return [f"{name} {old} -> {new}" for name, old, new in numbers if new > old]
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def open_folder(

@@ -1,7 +1,9 @@
 """Samples of any source: damage, splits."""
 
+import dataclasses
 import json
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -125,13 +127,30 @@ def test_split_samples_file_with_gone_samples_is_used_with_a_warning(tmp_path, c
     assert "1 samples that are not in the data" in caplog.records[0].getMessage()
 
 
+def test_split_samples_new_ones_are_trained_on_unless_their_point_is_held_back(
+    tmp_path, caplog
+):
+    path = str(tmp_path / "split.json")
+    train, validation = split_samples(_samples(), 0.25, path=path)
+    before = pathlib.Path(path).read_text()
+    seen = dataclasses.replace(validation[0], key="z_seen")
+    new = dataclasses.replace(train[0], key="z_new", point="z_new")
+    of_trained = dataclasses.replace(train[0], key="z_of_trained")
+    added = [*_samples(), seen, new, of_trained]
+    again = split_samples(added, 0.25, path=path)
+    assert again == ([*train, new, of_trained], [*validation, seen])
+    assert "3 samples are not in" in caplog.records[0].getMessage()
+    assert "2 are trained on, 1 show" in caplog.records[0].getMessage()
+    assert pathlib.Path(path).read_text() == before
+
+
 @pytest.mark.parametrize(
     "content, text",
     [
         ("{", "is not a split file"),
         ("[]", "is not a split file"),
         ('{"train": []}', "is not a split file"),
-        ('{"train": [], "validation": []}', "60 of 60 samples are not in it"),
+        ('{"train": [], "validation": []}', "none of the 60 samples is in it"),
         ('{"train": ["a"], "validation": ["a"]}', "both in training and in"),
         ('{"train": [], "validation": [], "seed": 5}', "made with seed=5"),
         ('{"train": [[]], "validation": []}', "is not a split file"),

@@ -1,6 +1,7 @@
 """From bindings to images; what does not fit is told by the binding's name."""
 
 import os
+import pathlib
 
 import gin
 import pytest
@@ -55,6 +56,24 @@ def test_data_comes_from_the_folder_of_images_before_all_others(tiny, taskonomy,
     assert sorted(s.key for s in data.train + data.validation) == list("012345")
     assert data.train and data.validation
     assert not os.path.exists(rooms["rooms.dir"])
+
+
+def test_data_to_measure_are_the_splits_or_all_images_where_none_is_in_it(
+    tiny, tmp_path
+):
+    path = str(tmp_path / "split.json")
+    of_run = build_data(images_of(tiny.images), split_file=path)
+    before = pathlib.Path(path).read_text()
+    assert build_data(split_file=path, measure_only=True) == of_run
+    tiny_runs.write_images(tmp_path / "others", 3)
+    for image in (tmp_path / "others").iterdir():
+        image.rename(image.with_name(f"other_{image.name}"))
+    others = images_of(tmp_path / "others")
+    for place in (path, str(tmp_path / "none.json")):
+        data = build_data(others, split_file=place, measure_only=True)
+        assert data.train == [] and len(data.validation) == 3
+    assert pathlib.Path(path).read_text() == before
+    assert not (tmp_path / "none.json").exists()
 
 
 def test_data_comes_from_taskonomy_before_rooms(taskonomy, rooms):

@@ -440,6 +440,41 @@ def test_run_other_bindings_are_refused_with_both_values(tiny, finished):
     assert message.count("->") == 2 and "\n" not in message
 
 
+def test_run_with_a_later_last_step_is_trained_longer(tiny, finished, caplog):
+    caplog.set_level("INFO", logger="absl")
+    longer = [name for name in PLAIN if not name.startswith("max_steps")]
+    run = tiny.build(finished, *longer, f"max_steps = {STEPS + 2}")
+    assert "max_steps = 6" in (finished / CONFIG_FILE).read_text()  # nothing done yet
+    train(run, str(finished))
+    assert "trained longer: max_steps 6 -> 8" in caplog.text
+    assert "max_steps = 8" in (finished / CONFIG_FILE).read_text()
+    assert [int(row["step"]) for row in rows_of(finished)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert int(run.model.step.numpy()) == 8
+    assert checkpoints(finished)[-1] == 8
+
+
+def test_run_with_an_earlier_last_step_is_refused(tiny, finished):
+    earlier = [name for name in PLAIN if not name.startswith("max_steps")]
+    with pytest.raises(UserError, match="configuration: max_steps: 6 -> 4"):
+        tiny.build(finished, *earlier, "max_steps = 4")
+
+
+def test_run_goes_on_with_images_that_came_since(tiny, finished, tmp_path, caplog):
+    images = shutil.copytree(tiny.images, tmp_path / "images")
+    bound = (*PLAIN, f"images_dir = {str(images)!r}")
+    model_dir = tmp_path / "run"
+    run = tiny.build(model_dir, *bound)
+    split = (model_dir / "split.json").read_text()
+    claim(str(model_dir), run.config)
+    shutil.copy(images / "0.png", images / "new.png")
+    gin.clear_config()
+    again = tiny.build(model_dir, *bound)
+    assert again.data.validation == run.data.validation
+    assert {s.key for s in again.data.train} - {s.key for s in run.data.train} == {"new"}
+    assert "1 samples are not in" in caplog.text
+    assert (model_dir / "split.json").read_text() == split
+
+
 def test_run_other_images_are_refused_before_their_split(tiny, finished, tmp_path):
     tiny_runs.write_images(tmp_path / "others", 4)
     split = (finished / "split.json").read_text()
