@@ -51,7 +51,7 @@ def main() -> None:
         params.append(f"teachers_dir = {os.path.expanduser(_TEACHERS_DIR.value)!r}")
     parse_gin([*resumed, *_GIN_FILE.value], params)
     if _DRY_RUN.value:
-        print(describe())
+        print(describe(model_dir))
         return
 
     with lost_workers("Before or after training"):

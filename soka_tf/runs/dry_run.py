@@ -12,18 +12,27 @@ from soka_tf.runs import build_parts
 from soka_tf.runs.auxiliary import select_auxiliary
 from soka_tf.runs.build_data import build_data
 from soka_tf.runs.build_run import assemble_model, teacher_cache
+from soka_tf.runs.folder import refuse_differences
 from soka_tf.runs.settings import Settings
 
 
-def describe() -> str:
+def describe(model_dir: str) -> str:
     """Describes the bound run without teachers, images or a folder of its own.
+
+    Args:
+      model_dir: the run's folder, if there is one already.
 
     Returns:
       Several lines: the bindings, the devices, trainable parameters, the files of the
       teachers, how many images there are and what a cache of the teachers' outputs
       will take; what is missing is named.
+
+    Raises:
+      UserError: for what a real run would refuse, such as another configuration than
+        the folder's.
     """
     settings = Settings()
+    refuse_differences(model_dir, gin.config_str(), of_both=True)
     parts = [
         ("Configuration", gin.config_str().strip()),
         ("Devices", "\n".join(_devices())),

@@ -195,7 +195,7 @@ def test_dry_run_of_the_paper_needs_no_file_and_leaves_none(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOKA_TF_CACHE", str(tmp_path / "cache"))
     parse_gin(["gin/paper/depth_edge2d.gin"], [])
-    text = describe()
+    text = describe("no run")
     lines = {" ".join(line.split()) for line in text.splitlines()}
     assert "encoder 23655504" in lines
     assert "decoder depth_zbuffer 16453009" in lines
@@ -214,7 +214,7 @@ def test_dry_run_of_the_paper_needs_no_file_and_leaves_none(tmp_path, monkeypatc
 def test_dry_run_of_rooms_counts_what_is_there(tiny, tmp_path):
     params = ("images_dir = None", f"rooms.dir = {str(tmp_path)!r}")
     parse_gin(["gin/rooms/soka.gin"], tiny.params(*params))
-    text = describe()
+    text = describe("no run")
     assert "0 to train on, 0 to validate on are there" in text
     assert "draws what is missing" in text and "MISSING" not in text
     assert not list(tmp_path.iterdir())
@@ -224,19 +224,19 @@ def test_dry_run_tells_what_cached_teachers_will_take(tiny, tmp_path):
     folder = tmp_path / "cache"
     params = ("run.teacher_cache = True", f"run.teacher_cache_dir = {str(folder)!r}")
     parse_gin(["gin/rooms/soka.gin"], tiny.params(*params))
-    text = describe()
+    text = describe("no run")
     (images,) = re.findall(r"(\d+) to train on", text)
     told = rf"outputs of {images} images need [\d.]+ KiB in .*cache \([\d.]+ KiB an im"
     assert re.search(told, text) and not folder.exists()
     gin.clear_config()
     parse_gin(["gin/rooms/soka.gin"], tiny.params(*params, "teachers_dir = '/no'"))
-    assert "Its size is known once the teachers are there." in describe()
+    assert "Its size is known once the teachers are there." in describe("no run")
 
 
 def test_dry_run_of_a_misspelt_task_is_refused(tiny):
     parse_gin(["gin/rooms/soka.gin"], tiny.params("tasks = ['depht_zbuffer']"))
     with pytest.raises(UserError, match="depth_zbuffer") as error:
-        describe()
+        describe("no run")
     assert "\n" not in plain_message(error.value)
 
 

@@ -24,6 +24,7 @@ from soka_tf.runs import checkpoints as saved
 from soka_tf.runs import training_loop
 from soka_tf.runs.build_run import reseed, teacher_cache
 from soka_tf.runs.config import differing_bindings
+from soka_tf.runs.dry_run import describe
 from soka_tf.runs.folder import CONFIG_FILE, FREE_BINDINGS, claim, config_of
 from soka_tf.runs.run_evaluation import evaluate_run
 from soka_tf.runs.settings import Settings
@@ -453,10 +454,12 @@ def test_run_with_a_later_last_step_is_trained_longer(tiny, finished, caplog):
     assert checkpoints(finished)[-1] == 8
 
 
-def test_run_with_an_earlier_last_step_is_refused(tiny, finished):
+def test_run_with_an_earlier_last_step_is_refused_and_by_a_dry_run_too(tiny, finished):
     earlier = [name for name in PLAIN if not name.startswith("max_steps")]
     with pytest.raises(UserError, match="configuration: max_steps: 6 -> 4"):
         tiny.build(finished, *earlier, "max_steps = 4")
+    with pytest.raises(UserError, match="configuration: max_steps: 6 -> 4"):
+        describe(str(finished))
 
 
 def test_run_goes_on_with_images_that_came_since(tiny, finished, tmp_path, caplog):

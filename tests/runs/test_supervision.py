@@ -104,7 +104,7 @@ def test_run_by_labels_refuses_what_it_excludes(tiny, tmp_path, bindings, messag
 
 def test_dry_run_by_labels_names_missing_ones(tiny):
     parse_gin(DMTL, tiny.params())
-    assert "run.supervision = 'labels' needs labels" in describe()
+    assert "run.supervision = 'labels' needs labels" in describe("no run")
 
 
 def test_run_by_labels_never_amalgamating_may_bind_a_variant(tiny, tmp_path):

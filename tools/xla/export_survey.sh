@@ -1,7 +1,8 @@
 # Exports what `tools/xla_step.py survey` times, of random teachers: 34 MB. A machine
-# with jax and a GPU needs that and tools/. Without XLA_FLAGS, XLA tries out kernels.
+# with jax and a GPU needs that and tools/. XLA first tries out kernels, for minutes;
+# those that it takes without (--xla_gpu_autotune_level=0) are far too slow.
 #   bash tools/xla/export_survey.sh OUT_DIR [python]
-#   XLA_FLAGS=--xla_gpu_autotune_level=0 python tools/xla_step.py survey OUT_DIR
+#   python tools/xla_step.py survey OUT_DIR
 set -e
 for networks in "full gin/paper/depth_edge2d.gin" "rooms gin/rooms/soka.gin"; do
 for precision in "float32 float32" "mixed_bfloat16 bfloat16"; do
