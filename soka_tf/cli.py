@@ -16,6 +16,7 @@ import the main module again, and `--help` should not wait for it.
 """
 
 import inspect
+import io
 import logging
 import os
 import re
@@ -94,6 +95,8 @@ def run(
     argv = [argument for argument in argv if argument != _DEBUG_FLAG]
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # ASCII has no square metres
+        sys.stdout.reconfigure(errors="replace")
     try:
         if any(argument in _HELP_FLAGS for argument in argv[1:]):
             print(_help_text(module.__doc__ or "", flag_values))
@@ -103,7 +106,7 @@ def run(
             _parse_flags(flag_values, argv)
             _log_plainly()
             if tensorflow:
-                import_tensorflow_quietly()
+                _import_tensorflow()
             code = main(*chosen) or 0
         sys.stdout.flush()
     except Interrupted as error:
@@ -128,6 +131,17 @@ def run(
         words = f"error: {one_line(reason(known))} ({_DEBUG_FLAG} shows where)"
         code = _fail(name, words, _EXIT_USER_ERROR)
     sys.exit(code)
+
+
+def _import_tensorflow() -> None:
+    try:
+        import_tensorflow_quietly()
+    except ImportError as error:
+        raise UserError(
+            f"TensorFlow cannot be imported: {one_line(error)}. Is it installed "
+            "(python -m pip install -r requirements.txt), and is there memory for it "
+            "(ulimit -v)?"
+        ) from error
 
 
 def _terminate(*_: Any) -> None:

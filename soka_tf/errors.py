@@ -5,6 +5,7 @@ import re
 import reprlib
 from typing import Any, Callable, Iterable, Optional
 
+_LONG_NAME = 200
 _SHORTENER = reprlib.Repr()
 _SHORTENER.maxstring = _SHORTENER.maxlong = _SHORTENER.maxother = 80
 
@@ -54,8 +55,10 @@ def did_you_mean(
 def reason(error: Exception) -> str:
     """Why Python or TensorFlow could not do something, in one line."""
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
+        name = str(error.filename or "")
+        if len(name) > _LONG_NAME:  # or what is wrong with it would be cut off
+            name = f"{name[: _LONG_NAME // 2]}...{name[-_LONG_NAME // 2 :]}"
+        return f"{name}: {error.strerror}" if name else error.strerror
     lines = str(getattr(error, "message", error)).strip().splitlines()
     text = lines[0] if lines else type(error).__name__
     # TensorFlow puts the name of its operation around the system's words.

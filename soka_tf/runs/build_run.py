@@ -66,10 +66,11 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
     Raises:
       UserError: if files are missing or bindings do not fit each other.
     """
-    if os.path.exists(model_dir) and not os.path.isdir(model_dir):
+    if os.path.lexists(model_dir) and not os.path.isdir(model_dir):
+        kind = "link to no folder" if os.path.islink(model_dir) else "file"
         raise UserError(
             "--model_dir must be a folder, or a name for a new one. Received: "
-            f"{model_dir}, which is a file."
+            f"{model_dir}, which is a {kind}."
         )
     # Before all else: devices cannot be divided up once TensorFlow has computed.
     strategy = strategy or build_strategy()

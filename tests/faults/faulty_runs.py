@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 
@@ -56,8 +57,17 @@ def train(tiny, model_dir, *params, after=None):
     train_run(build(tiny, model_dir, *params), str(model_dir), [After(after or {})])
 
 
-def train_in_a_child(tiny, model_dir, faults):
-    """Gives the command to a process that may die; returns it, ended."""
+def train_in_a_child(tiny, model_dir, faults, limits=(), **environment):
+    """Gives the command to a process that may die; returns it, ended.
+
+    `limits` are (resource.RLIMIT_..., value); variables that are None are not there.
+    """
+    variables = {**os.environ, "PYTHONPATH": str(tiny_runs.ROOT), **environment}
+
+    def limit():
+        for kind, value in limits:
+            resource.setrlimit(kind, (value, value))
+
     return subprocess.run(
         [
             *(sys.executable, str(CHILD), f"eagerly,{faults}"),
@@ -66,9 +76,11 @@ def train_in_a_child(tiny, model_dir, faults):
             f"--model_dir={model_dir}",
         ],
         cwd=tiny_runs.ROOT,
-        env={**os.environ, "PYTHONPATH": str(tiny_runs.ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
+        env={name: value for name, value in variables.items() if value is not None},
+        preexec_fn=limit,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=300,
     )
 
