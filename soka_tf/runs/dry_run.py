@@ -11,7 +11,7 @@ from soka_tf.errors import UserError, plain_message
 from soka_tf.runs import build_parts
 from soka_tf.runs.auxiliary import select_auxiliary
 from soka_tf.runs.build_data import build_data
-from soka_tf.runs.build_run import assemble_model, teacher_cache
+from soka_tf.runs.build_run import assemble_model, check_parts, teacher_cache
 from soka_tf.runs.settings import Settings
 
 
@@ -22,8 +22,12 @@ def describe() -> str:
       Several lines: the bindings, the devices, trainable parameters, the files of the
       teachers, how many images there are and what a cache of the teachers' outputs
       will take; what is missing is named.
+
+    Raises:
+      UserError: for bindings that a run would refuse, too.
     """
     settings = Settings()
+    check_parts(settings)
     parts = [
         ("Configuration", gin.config_str().strip()),
         ("Devices", "\n".join(_devices())),
