@@ -10,6 +10,7 @@ from typing import (
     Callable,
     Dict,
     List,
+    Mapping,
     Optional,
     Sequence,
     Tuple,
@@ -184,7 +185,7 @@ def initialize_student(
     Raises:
       UserError: if there is no such teacher or the networks differ in size.
     """
-    if isinstance(decoders, dict):
+    if isinstance(decoders, Mapping):
         lenders = {get_task(k).name: get_task(v).name for k, v in decoders.items()}
     else:
         lenders = {name: name for name in student.tasks} if decoders else {}

@@ -4,10 +4,11 @@ TensorFlow is not imported.
 """
 
 import inspect
-from typing import Any, Dict, Iterator, Mapping
+from typing import Any, Dict, Iterator, Mapping, Tuple
 
 import gin
 
+from soka_tf.errors import UserError
 from soka_tf.kinds import Reference, checked, kind_of
 
 
@@ -57,16 +58,23 @@ def check_bound(bound: Mapping[str, Any]) -> Dict[str, Any]:
     return converted
 
 
-def _followed(name: str, value: Any, bound: Mapping[str, Any]) -> Any:
+def _followed(
+    place: str, value: Any, bound: Mapping[str, Any], before: Tuple[str, ...] = ()
+) -> Tuple[str, Any]:
     """Where a value is bound at last, and the value, with all macros replaced."""
-    if isinstance(value, Reference) and value[1:] in bound and value[0] == "%":
-        return _followed(value[1:], bound[value[1:]], bound)
+
+    def within(item: Any) -> Any:
+        return _followed(place, item, bound, before)[1]
+
+    if isinstance(value, Reference) and value.startswith("%") and value[1:] in bound:
+        if value in before:
+            raise UserError(f"the macro {value} refers to itself, see {place}")
+        return _followed(value[1:], bound[value[1:]], bound, (*before, value))
     if isinstance(value, (list, tuple)):
-        return name, type(value)(_followed(name, item, bound)[1] for item in value)
+        return place, type(value)(map(within, value))
     if isinstance(value, dict):
-        items = value.items()
-        return name, {key: _followed(name, item, bound)[1] for key, item in items}
-    return name, value
+        return place, {key: within(item) for key, item in value.items()}
+    return place, value
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -72,7 +72,7 @@ def build_strategy(
             "on each alone. Bind strategy = 'multi_worker' or unset TF_CONFIG."
         )
     if logical_cpus is not None:
-        _divide_processor(logical_cpus)
+        _divide_processor(int(logical_cpus))
     _warn_of_missing_gpus(gpus)
     if name == "one_device":
         return tf.distribute.get_strategy()
