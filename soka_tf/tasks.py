@@ -6,9 +6,10 @@ Names are those of the Taskonomy data set. The names of the released networks
 
 import dataclasses
 import difflib
-from typing import Literal, Optional, Sequence, Tuple
+from typing import Annotated, Any, Literal, Mapping, Optional, Sequence, Tuple, Union
 
 from soka_tf.errors import UserError
+from soka_tf.kinds import Kind
 
 _RATIO_METRICS = ("rmse", "rel", "delta1", "delta2", "delta3")
 
@@ -271,3 +272,40 @@ def get_targets(names: Sequence[str]) -> Tuple[Task, ...]:
     if len(set(targets)) != len(targets):
         raise UserError(f"A task may be named once. Received: {list(names)}.")
     return targets
+
+
+def _are_targets(names: Any) -> bool:
+    return isinstance(names, (list, tuple)) and len(get_targets(names)) > 0
+
+
+def _are_auxiliaries(names: Any) -> bool:
+    if isinstance(names, (list, tuple)):
+        return all(map(get_task, names))
+    return isinstance(names, str) and names in ("none", "auto")
+
+
+def _is_named(name: Any) -> bool:
+    return isinstance(name, str) and bool(get_task(name))
+
+
+def _are_lenders(lenders: Any) -> bool:
+    pairs = lenders.items() if isinstance(lenders, Mapping) else ()
+    return isinstance(lenders, (bool, Mapping)) and all(
+        _is_named(name) for pair in pairs for name in pair
+    )
+
+
+# Settings that name tasks, by any of their names.
+TaskName = Annotated[Optional[str], Kind("the name of a task", _is_named)]
+TargetNames = Annotated[
+    Sequence[str],
+    Kind("a list of one or more tasks, e.g. ['depth_zbuffer', 'normal']", _are_targets),
+]
+AuxiliaryNames = Annotated[
+    Union[None, str, Sequence[str]],
+    Kind("'none', 'auto' or a list of tasks, e.g. ['keypoints3d']", _are_auxiliaries),
+]
+Lenders = Annotated[
+    Union[bool, Mapping[str, str]],
+    Kind("True, False or a dictionary {task: task}", _are_lenders),
+]

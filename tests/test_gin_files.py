@@ -12,7 +12,8 @@ from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
 from soka_tf.runs import auxiliary, build_data, build_parts, strategy
-from soka_tf.runs.config import parameters_of, parse_gin, unused_bindings
+from soka_tf.runs.config import parse_gin, unused_bindings
+from soka_tf.runs.declared import parameters_of
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.training_loop import train
 from tools.teachers.settings import read_settings

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "soka_tf"
 ROOMS = (
     "stack",
     "errors",
+    "kinds",
     "atomic",
     "processes",
     "tasks",
@@ -30,12 +31,14 @@ WITHOUT_TENSORFLOW = (
     "__init__.py",
     "stack.py",
     "errors.py",
+    "kinds.py",
     "atomic.py",
     "processes.py",
     "tasks.py",
     "cli.py",
     "data/encodings.py",
     "runs/config.py",
+    "runs/declared.py",
 )
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -5,7 +5,7 @@ exactly the images that the uninterrupted one would have seen.
 """
 
 import dataclasses
-from typing import Any, Callable, Optional, Sequence
+from typing import Annotated, Any, Callable, Optional, Sequence
 
 import tensorflow as tf
 
@@ -13,10 +13,11 @@ from soka_tf.data.image_files import RGB, VANISHING_POINT
 from soka_tf.data.sample_readers import ImageReader, LabelReader
 from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
+from soka_tf.kinds import checked, one_of
 from soka_tf.tasks import Task
 
 TARGETS = "targets"
-AUGMENTATIONS = ("none", "flip")
+Augmentation = Annotated[str, one_of(("none", "flip"))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,11 +253,7 @@ def check_augmentation(augmentation: str, has_targets: bool) -> None:
     Raises:
       UserError: naming the bindings.
     """
-    if augmentation not in AUGMENTATIONS:
-        raise UserError(
-            f"run.augmentation must be one of {AUGMENTATIONS}. Received: "
-            f"{augmentation!r}."
-        )
+    checked("run.augmentation", Augmentation, augmentation)
     if augmentation != "none" and has_targets:
         raise UserError(
             f"run.augmentation = {augmentation!r} and run.teacher_cache = True exclude "

@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 from typing import (
+    Annotated,
     Any,
     Callable,
     Dict,
     Iterable,
     List,
-    Literal,
     Mapping,
     NamedTuple,
     Optional,
@@ -26,6 +26,7 @@ from absl import logging
 from soka_tf.atomic import write_json
 from soka_tf.data.image_files import RGB, DamagedFile, read_file
 from soka_tf.errors import UserError
+from soka_tf.kinds import Seed, check_arguments, number, one_of
 from soka_tf.tasks import TASKS
 
 MASK_DOMAIN = "depth_zbuffer"  # its valid pixels were scanned at all
@@ -160,9 +161,9 @@ def drop_damaged(
 
 def split_samples(
     samples: Sequence[Sample],
-    validation_fraction: float = 0.18,
-    by: Literal["point", "random"] = "point",
-    seed: int = 0,
+    validation_fraction: Annotated[float, number(0.0, 1.0, below=True)] = 0.18,
+    by: Annotated[str, one_of(("point", "random"))] = "point",
+    seed: Seed = 0,
     path: Optional[str] = None,
 ) -> Tuple[List[Sample], List[Sample]]:
     """Splits samples into training and validation, the same way every time.
@@ -186,13 +187,7 @@ def split_samples(
       UserError: if an argument is out of range, a side would be empty, or the file does
         not fit the samples or the arguments.
     """
-    if not 0 <= validation_fraction < 1:
-        raise UserError(
-            "validation_fraction must be at least 0 and less than 1. Received: "
-            f"{validation_fraction}."
-        )
-    if by not in ("point", "random"):
-        raise UserError(f"A split goes by 'point' or by 'random'. Received: {by!r}.")
+    check_arguments(split_samples, validation_fraction=validation_fraction, by=by)
     settings = {"by": by, "seed": seed, "validation_fraction": validation_fraction}
     if path is not None and os.path.exists(path):
         validation = _read_split(path, samples, settings)

@@ -15,7 +15,7 @@ Images must be where the service's workers see them under the same paths.
 """
 
 import re
-from typing import Callable, Sequence
+from typing import Annotated, Callable, Optional, Sequence
 
 import tensorflow as tf
 
@@ -32,8 +32,19 @@ from soka_tf.data.pipeline import (
 )
 from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
+from soka_tf.kinds import Kind, checked
 
 _READ_AT_ONCE = 16  # files, by each worker
+Address = Annotated[
+    Optional[str],
+    Kind(
+        "the address 'grpc://host:port' of a tf.data service's dispatcher",
+        lambda value: (
+            isinstance(value, str)
+            and re.fullmatch(r"grpc://[^/:\s]+:\d+", value) is not None
+        ),
+    ),
+]
 
 
 def service_dataset(
@@ -101,11 +112,7 @@ def service_dataset(
 
 
 def _check_service(service: str, paths: Sequence[str]) -> None:
-    if not re.fullmatch(r"grpc://[^/:]+:\d+", service):
-        raise UserError(
-            "run.data_service must be None or the address of a tf.data service's "
-            f"dispatcher, 'grpc://host:port'. Received: {service!r}."
-        )
+    checked("run.data_service", Address, service)
     for path in paths:
         if not path.lower().endswith((".png", ".jpg", ".jpeg")):
             raise UserError(

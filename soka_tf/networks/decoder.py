@@ -19,10 +19,11 @@ All but the output have /BatchNorm and /LeakyRelu.
 """
 
 import dataclasses
-from typing import Any, Dict, Optional, Tuple
+from typing import Annotated, Any, Dict, Optional, Tuple
 
 import tensorflow as tf
 
+from soka_tf.kinds import Width, whole
 from soka_tf.networks.batch_norm import BatchNorm, synchronize
 from soka_tf.networks.building import check_integers, check_positive, scaled_filters
 
@@ -136,9 +137,9 @@ class Decoder(tf.keras.Model):
     def __init__(
         self,
         channels: int,
-        width: float = 1.0,
+        width: Width = 1.0,
         upsamplings: Optional[int] = None,
-        min_filters: int = 1,
+        min_filters: Annotated[int, whole(1, 65536)] = 1,
         representation_channels: int = 8,
         layout: str = "map",
         synchronized: bool = False,

@@ -10,10 +10,11 @@ Layer names are those of the released checkpoints without the network's scope:
 """
 
 import dataclasses
-from typing import Any, Dict, Sequence
+from typing import Annotated, Any, Dict, Sequence
 
 import tensorflow as tf
 
+from soka_tf.kinds import Flag, Width, list_of, whole
 from soka_tf.networks.batch_norm import BatchNorm, synchronize
 from soka_tf.networks.building import (
     as_float32,
@@ -23,6 +24,7 @@ from soka_tf.networks.building import (
 )
 
 _IMAGE_CHANNELS = 3
+_STRIDES = list_of(whole(1, 4), "3 integers between 1 and 4", 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +54,9 @@ class Discriminator(tf.keras.Model):
     def __init__(
         self,
         channels: int,
-        width: float = 1.0,
-        strides: Sequence[int] = (4, 4, 4),
-        synchronized: bool = False,
+        width: Width = 1.0,
+        strides: Annotated[Sequence[int], _STRIDES] = (4, 4, 4),
+        synchronized: Flag = False,
         name: str = "discriminator",
     ):
         check_positive("Discriminator", channels=channels, width=width)

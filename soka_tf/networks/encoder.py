@@ -13,10 +13,11 @@ Layer names are those of the released checkpoints without the network's scope:
 A strided convolution of more than one pixel has a layer NAME/Pad before it.
 """
 
-from typing import Sequence
+from typing import Annotated, Sequence
 
 import tensorflow as tf
 
+from soka_tf.kinds import Width, list_of, whole
 from soka_tf.networks.backbone import Backbone
 from soka_tf.networks.batch_norm import BatchNorm
 from soka_tf.networks.building import check_integers, check_positive, scaled_filters
@@ -24,6 +25,8 @@ from soka_tf.networks.building import check_integers, check_positive, scaled_fil
 ENCODER_50 = (3, 4, 6, 3)
 ENCODER_26 = (2, 3, 1, 2)
 
+_UNITS = list_of(whole(1, 99), "4 integers between 1 and 99", 4)
+_STRIDES = list_of(whole(1, 2), "4 integers between 1 and 2", 4)
 _BLOCK_FILTERS = (256, 512, 1024, 2048)
 _BOTTLENECK = 4
 
@@ -100,9 +103,9 @@ class Encoder(Backbone):
 
     def __init__(
         self,
-        units: Sequence[int] = ENCODER_50,
-        width: float = 1.0,
-        strides: Sequence[int] = (2, 2, 2, 2),
+        units: Annotated[Sequence[int], _UNITS] = ENCODER_50,
+        width: Width = 1.0,
+        strides: Annotated[Sequence[int], _STRIDES] = (2, 2, 2, 2),
         representation_channels: int = 8,
         image_channels: int = 3,
         synchronized: bool = False,

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
+from typing import Annotated, Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import gin
 import numpy as np
@@ -16,15 +16,29 @@ from soka_tf.data.pipeline import Batches
 from soka_tf.data.samples import Sample, drop_damaged
 from soka_tf.errors import UserError
 from soka_tf.evaluation.similarity_figure import draw_similarity
-from soka_tf.tasks import TASKS, get_task
+from soka_tf.kinds import (
+    Count,
+    Path,
+    check_arguments,
+    check_fields,
+    number,
+    one_of,
+    whole,
+)
+from soka_tf.tasks import TASKS, AuxiliaryNames, get_task
 from soka_tf.teachers.auxiliary_choice import (
     DEFAULT_THRESHOLD,
     Choice,
     check_choice,
     choose_auxiliary,
 )
-from soka_tf.teachers.pool import teachers_folder
-from soka_tf.teachers.similarity import compare_teachers, sample_images
+from soka_tf.teachers.pool import InputsShown, teachers_folder
+from soka_tf.teachers.similarity import (
+    FEWEST_IMAGES,
+    LAYERS,
+    compare_teachers,
+    sample_images,
+)
 
 CHOICE_FILE = "auxiliary.json"
 
@@ -64,11 +78,14 @@ class Comparison:
       batch_size: images at a time.
     """
 
-    threshold: float = DEFAULT_THRESHOLD
-    layer: str = "representation"
-    inputs: str = "training"
-    images: int = 200
-    batch_size: int = 16
+    threshold: Annotated[float, number(-1.0, 1.0)] = DEFAULT_THRESHOLD
+    layer: Annotated[str, one_of(LAYERS)] = "representation"
+    inputs: InputsShown = "training"
+    images: Annotated[int, whole(FEWEST_IMAGES)] = 200
+    batch_size: Count = 16
+
+    def __post_init__(self):
+        check_fields(self, "similarity.")
 
 
 @gin.configurable
@@ -78,8 +95,8 @@ def select_auxiliary(
     image_size: int,
     antialias: bool,
     model_dir: Optional[str],
-    auxiliary: Union[str, Sequence[str]] = "none",
-    teachers_dir: Optional[str] = None,
+    auxiliary: AuxiliaryNames = "none",
+    teachers_dir: Path = None,
 ) -> Selection:
     """Says which teachers lend their features only.
 
@@ -98,6 +115,7 @@ def select_auxiliary(
     Raises:
       UserError: if `auxiliary` is none of these, or the choice cannot be made.
     """
+    check_arguments(select_auxiliary, auxiliary=auxiliary)
     named = _named(auxiliary)
     if named is not None:
         return Selection(named)
@@ -135,14 +153,9 @@ def _named(auxiliary: Union[None, str, Sequence[str]]) -> Optional[Tuple[str, ..
     """The tasks that are bound; None where there is a choice to make."""
     if auxiliary is None or auxiliary == "none":
         return ()
-    if not isinstance(auxiliary, str):
-        return tuple(get_task(name).name for name in auxiliary)
-    if auxiliary != "auto":
-        raise UserError(
-            "auxiliary must be 'none', 'auto' or a list of tasks, e.g. "
-            f"['keypoints3d']. Received: {auxiliary!r}."
-        )
-    return None
+    if auxiliary == "auto":
+        return None
+    return tuple(get_task(name).name for name in auxiliary)
 
 
 def _select(

@@ -1,7 +1,7 @@
 """From bindings to the images of a run."""
 
 import os
-from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
+from typing import Annotated, Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import gin
 from absl import logging
@@ -12,6 +12,7 @@ from soka_tf.data.samples import MASK_DOMAIN, Data, Sample, drop_damaged
 from soka_tf.data.sources import folder, records, taskonomy
 from soka_tf.data.sources import rooms as drawn
 from soka_tf.errors import UserError
+from soka_tf.kinds import TEXT, Flag, Path, configurable, either, list_of
 from soka_tf.runs.config import made_by
 from soka_tf.tasks import get_targets
 
@@ -21,13 +22,17 @@ split = gin.external_configurable(
 )
 
 
+_BUILDINGS = either(list_of(TEXT, "a list of names of buildings"), TEXT)
+_SOURCE = configurable("a reference to a source, @your_source,")
+
+
 @gin.configurable("folders", denylist=["domains"])
 def find_in_folders(
     domains: Sequence[str],
-    records_dir: Optional[str] = None,
-    images_dir: Optional[str] = None,
-    taskonomy_dir: Optional[str] = None,
-    buildings: Optional[Sequence[str]] = None,
+    records_dir: Path = None,
+    images_dir: Path = None,
+    taskonomy_dir: Path = None,
+    buildings: Annotated[Optional[Sequence[str]], _BUILDINGS] = None,
 ) -> Optional[Tuple[List[Sample], str]]:
     """The samples of the first folder there is, and its name; None without any.
 
@@ -56,9 +61,11 @@ def build_data(
     split_file: Optional[str] = None,
     draw: bool = True,
     train_labels: bool = False,
-    source: Optional[Callable[[List[str]], Union[List[Sample], Data]]] = None,
-    check_files: bool = True,
-    measure_only: bool = False,
+    source: Annotated[
+        Optional[Callable[[List[str]], Union[List[Sample], Data]]], _SOURCE
+    ] = None,
+    check_files: Flag = True,
+    measure_only: Flag = False,
 ) -> Data:
     """Finds the images: a source's, those of the bound `folders`, else of `rooms`.
 

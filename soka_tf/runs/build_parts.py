@@ -4,19 +4,42 @@ Values are bound in gin/base.gin, with their units and their place in the paper.
 """
 
 import functools
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import (
+    Annotated,
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import gin
 import tensorflow as tf
 
 from soka_tf.errors import UserError
+from soka_tf.kinds import (
+    TEXT,
+    Flag,
+    NonNegative,
+    Path,
+    configurable,
+    either,
+    list_of,
+    number,
+    one_of,
+    whole,
+)
 from soka_tf.networks.backbone import Backbone
 from soka_tf.networks.decoder import OUTPUT_STRIDES, Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
 from soka_tf.networks.named_variables import assign_variables, named_variables
 from soka_tf.runs.config import made_by, or_user_error
-from soka_tf.runs.optimizers import WeightDecay, make_optimizer
+from soka_tf.runs.optimizers import OPTIMIZERS, WeightDecay, make_optimizer
 from soka_tf.runs.schedules import poly_schedule
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
@@ -28,8 +51,8 @@ from soka_tf.soka.balancing.upgrad import UPGrad
 from soka_tf.soka.objective import Objective
 from soka_tf.soka.schedule import Schedule
 from soka_tf.soka.student import Student
-from soka_tf.soka.variants import Variant, find_variant
-from soka_tf.tasks import get_targets, get_task
+from soka_tf.soka.variants import VARIANTS, Variant, find_variant
+from soka_tf.tasks import Lenders, TaskName, get_targets, get_task
 from soka_tf.teachers import pool
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
@@ -63,13 +86,23 @@ gin.external_configurable(Fixed, denylist=["tasks"])
 gin.external_configurable(Uncertainty, denylist=["tasks"])
 gin.external_configurable(UPGrad, denylist=["tasks"])
 
+_BACKBONE = configurable("a reference to a gin configurable, such as @Encoder")
+_RULE = configurable(
+    "a reference to a rule: @GradNorm, @Fixed, @Uncertainty, @UPGrad or @YourRule"
+)
+_VARIANT = either(one_of(VARIANTS), configurable("a reference, @YourVariant,"))
+_LAYERS = list_of(
+    either(TEXT, list_of(TEXT, "a pair", 2)),
+    "a list of one or more layers, or of pairs (teachers' layer, student's layer)",
+)
+
 
 @gin.configurable
 def build_student(
     tasks: Sequence[str],
-    backbone: Callable[..., Backbone] = bound_encoder,
-    representation_channels: int = 8,
-    synchronized_batch_norm: bool = True,
+    backbone: Annotated[Callable[..., Backbone], _BACKBONE] = bound_encoder,
+    representation_channels: Annotated[int, whole(1, 65536)] = 8,
+    synchronized_batch_norm: Flag = True,
     seed: int = 0,
 ) -> Student:
     """Builds the student, randomly initialised (Step 1).
@@ -132,10 +165,10 @@ def _make_encoder(backbone: Any, **arguments: Any) -> Backbone:
 def initialize_student(
     student: Student,
     teachers: TeacherPool,
-    encoder: Optional[str] = None,
-    decoders: Union[bool, Mapping[str, str]] = False,
-    leading_channels: bool = False,
-    teachers_dir: Optional[str] = None,
+    encoder: TaskName = None,
+    decoders: Lenders = False,
+    leading_channels: Flag = False,
+    teachers_dir: Path = None,
 ) -> None:
     """Starts parts of the student from teachers; random by default (Step 1).
 
@@ -190,8 +223,13 @@ def initialize_student(
 def build_amalgamation(
     student: Student,
     teachers: TeacherPool,
-    variant: Union[None, str, Callable[[], Variant]] = "reconstruction",
-    layers: Sequence[Union[str, Tuple[str, str]]] = ("block3", "representation"),
+    variant: Annotated[
+        Union[None, str, Callable[[], Variant]], _VARIANT
+    ] = "reconstruction",
+    layers: Annotated[Sequence[Union[str, Tuple[str, str]]], _LAYERS] = (
+        "block3",
+        "representation",
+    ),
 ) -> Optional[Amalgamation]:
     """Builds MIA for these networks, or nothing where `variant` is None.
 
@@ -254,7 +292,8 @@ def _layers_for(
 
 @gin.configurable
 def build_balancing(
-    tasks: Sequence[str], rule: Callable[[int], Rule] = bound_gradnorm
+    tasks: Sequence[str],
+    rule: Annotated[Callable[[int], Rule], _RULE] = bound_gradnorm,
 ) -> Rule:
     """Builds the rule that balances the tasks.
 
@@ -279,9 +318,9 @@ def build_balancing(
 @gin.configurable
 def build_adversary(
     tasks: Sequence[str],
-    enabled: bool = False,
-    noise_sigma: float = 0.1,
-    depth_noise_sigma: float = 0.03,
+    enabled: Flag = False,
+    noise_sigma: NonNegative = 0.1,
+    depth_noise_sigma: NonNegative = 0.03,
     seed: int = 0,
 ) -> Optional[Adversary]:
     """Builds the CGAN term, or nothing where it is not enabled.
@@ -319,13 +358,13 @@ def build_adversary(
 @gin.configurable
 def build_optimizers(
     max_steps: int,
-    optimizer: str = "adam",
-    learning_rate: float = 1e-3,
-    power: float = 0.9,
-    amalgamation_rate: float = 1e-3,
-    task_weights_optimizer: str = "adam",
-    task_weights_rate: float = 1e-4,
-    discriminator_rate: float = 1e-5,
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam",
+    learning_rate: NonNegative = 1e-3,
+    power: Annotated[float, number(0.0, 100.0)] = 0.9,
+    amalgamation_rate: NonNegative = 1e-3,
+    task_weights_optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam",
+    task_weights_rate: NonNegative = 1e-4,
+    discriminator_rate: NonNegative = 1e-5,
 ) -> Tuple[Dict[str, Optimizer], LearningRateSchedule]:
     """Builds an optimizer for every player; the weights decay by the bound `decay`.
 

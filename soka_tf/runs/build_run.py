@@ -24,6 +24,8 @@ from soka_tf.runs.folder import refuse_differences
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import build_strategy, describe_devices, worker_index
 from soka_tf.soka.model import SokaModel
+from soka_tf.soka.objective import Objective
+from soka_tf.soka.schedule import Schedule
 from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.pool import TeacherFiles, TeacherPool, Wanted
 
@@ -82,6 +84,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
             "run.jit_compile = False or strategy = 'one_device'."
         )
     logging.info(describe_devices(strategy, settings.batch_size))
+    check_parts(settings)
     # Before rooms are drawn or a split is read that another configuration would need.
     refuse_differences(model_dir, gin.config_str(), of_both=True)
     names = settings.task_names
@@ -180,14 +183,34 @@ def _find_data(settings: Settings, model_dir: str) -> Data:
     )
 
 
-def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
-    """Builds the model of a run from the bindings, not yet compiled."""
-    names, steps = settings.task_names, settings.max_steps
-    schedule = or_user_error("schedule.", lambda: build_parts.schedule(max_steps=steps))
+def check_parts(settings: Settings) -> None:
+    """Refuses bindings that do not fit each other, before files are looked for.
+
+    Raises:
+      UserError: of the schedule, the objective, the rule or the optimizers.
+    """
+    _build_schedule(settings)
+    _build_objective()
+    build_parts.build_balancing(settings.task_names)
+    build_parts.build_optimizers(settings.max_steps)
+
+
+def _build_schedule(settings: Settings) -> Schedule:
+    steps = settings.max_steps
+    return or_user_error("schedule.", lambda: build_parts.schedule(max_steps=steps))
+
+
+def _build_objective() -> Objective:
     decay = build_parts.decay().in_loss
-    objective = or_user_error(
+    return or_user_error(
         "objective.", lambda: build_parts.objective(weight_decay=decay)
     )
+
+
+def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
+    """Builds the model of a run from the bindings, not yet compiled."""
+    names = settings.task_names
+    schedule, objective = _build_schedule(settings), _build_objective()
     with compute_in(settings.precision, "run.precision"):
         student = build_parts.build_student(names, seed=settings.seed)
         build_parts.initialize_student(student, teachers)

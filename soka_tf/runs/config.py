@@ -3,7 +3,6 @@
 The only module that reads it. TensorFlow is not imported.
 """
 
-import inspect
 import os
 import pathlib
 import re
@@ -22,6 +21,7 @@ from typing import (
 )
 
 from soka_tf.errors import UserError, did_you_mean
+from soka_tf.kinds import Reference
 
 try:
     import gin
@@ -31,8 +31,12 @@ except ImportError as error:  # some folder named gin is accepted by Python, too
         f"gin-config is not installed: python -m pip install gin-config ({error})"
     ) from error
 
+from soka_tf.runs.declared import check_bound, parameters_named
+
 # The bindings that `parse_gin` found in files.
 _in_files: Dict[str, Any] = {}
+# Where it stands, for messages, and gin's statement: of a binding or an import.
+_Placed = Tuple[str, Any]
 _QUOTES_HINT = "; a text needs quotes: name = 'text'"
 
 
@@ -92,12 +96,13 @@ def parse_gin(
       UserError: for anything gin does not accept; names the file or the flag, the
         binding, and near names.
     """
-    for place, statement in _of_files([*([base] if base else []), *gin_files]):
+    placed = list(_of_files([*([base] if base else []), *gin_files]))
+    for place, statement in placed:
         _bind(place, statement)
     _in_files.clear()
     _in_files.update(_bound())
-    known = _macros(_in_files)
-    for place, statement in _of_params(gin_params):
+    of_params = list(_of_params(gin_params))
+    for place, statement in of_params:
         _bind(place, statement)
     try:
         # Runs gin's checks of macros and required values without staying locked.
@@ -105,12 +110,19 @@ def parse_gin(
             gin.finalize()
     except ValueError as error:
         raise UserError(_describe_unset(str(error))) from error
-    # A misspelt `images_dir = ...` would otherwise set a macro that is never read.
-    known |= set(re.findall(r"%([\w/.]+)", gin.config_str()))
-    for param in gin_params:
-        for name in _macros(read_gin((), [param])) - known:
-            near = did_you_mean(name, known)
-            raise UserError(f"--gin_param {param!r}: no gin file uses %{name}{near}")
+    _refuse_unread([*placed, *of_params])
+    for name, value in check_bound(_bound()).items():
+        gin.parse_config(f"{name} = {value!r}")
+
+
+def _refuse_unread(placed: Sequence[_Placed]) -> None:
+    """A misspelt `images_dir = ...` would set a macro that is never read."""
+    values = [repr(getattr(statement, "value", "")) for _, statement in placed]
+    read = set(re.findall(r"%([\w/.]+)", "\n".join([gin.config_str(), *values])))
+    for place, statement in placed:
+        for name in _macros(_bindings([(place, statement)])) - read:
+            near = did_you_mean(name, read)
+            raise UserError(f"{place}: no gin file uses %{name}{near}")
 
 
 def read_gin(
@@ -161,7 +173,7 @@ def differing_bindings(
       Lines "name: stored value -> current value".
     """
     before, now = (
-        {name: repr(value) for name, value in bindings_of(text, f"the {which}").items()}
+        {name: _shown(value) for name, value in bindings_of(text, f"the {which}").items()}
         for text, which in (
             (stored, "stored configuration"),
             (current, "present configuration"),
@@ -173,6 +185,12 @@ def differing_bindings(
         for name in sorted(names - set(free))
         if before.get(name) != now.get(name)
     ]
+
+
+def _shown(value: Any) -> str:
+    """Gin text that is one for 6e5 and 600000, as which that is bound here."""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return repr(int(value) if is_whole else value)
 
 
 def unused_bindings() -> List[str]:
@@ -196,24 +214,14 @@ def unused_bindings() -> List[str]:
     )
 
 
-class _Reference(str):
-    """A reference as it is written: %macro, @configurable or @configurable()."""
-
-    __repr__ = str.__str__
-
-
 class _AsWritten(config_parser.ParserDelegate):
     """Leaves references as they are: no configurable needs to be known."""
 
     def configurable_reference(self, scoped_configurable_name, evaluate):
-        return _Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
+        return Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
 
     def macro(self, macro_name):
-        return _Reference(f"%{macro_name}")
-
-
-# Where it stands, for messages, and gin's statement: of a binding or an import.
-_Placed = Tuple[str, Any]
+        return Reference(f"%{macro_name}")
 
 
 def _parse(text: str, source: str, numbered: bool = True) -> Iterator[_Placed]:
@@ -244,6 +252,8 @@ def _in_words(message: str) -> str:
     """One line for gin's complaint about text, with what is mostly meant."""
     message = " ".join(message.split()).rstrip(".")
     token = re.search(r"malformed node or string.* Failed to parse token (.+)", message)
+    if token and token[1].split()[0].strip("'") in ("inf", "nan"):
+        return f"a number must be finite. Received: {token[1]}"
     if token:
         return f"cannot read the value {token[1]}{_QUOTES_HINT}"
     if message.startswith("Unable to parse value"):
@@ -351,20 +361,10 @@ def _near_names(message: str, bound: Optional[str]) -> str:
         r"Configurable '(.+)' doesn't have a parameter named '(.+)'", message
     )
     if parameter:
-        reference = gin.config.ConfigurableReference(parameter[1], False)
-        known = sorted(parameters_of(reference.configurable.wrapped))
+        known = sorted(parameters_named(parameter[1]))
         near = did_you_mean(parameter[2], known)
         return near or there or f"; it has {', '.join(known) or 'none'}"
     return ""
-
-
-def parameters_of(configurable: Any) -> Dict[str, inspect.Parameter]:
-    """The parameters of a function or of what constructs a class, but for self."""
-    if isinstance(configurable, type) and configurable.__init__ is not object.__init__:
-        configurable = configurable.__init__  # Keras' classes have a __new__ of any
-    parameters = dict(inspect.signature(configurable).parameters)
-    parameters.pop("self", None)
-    return parameters
 
 
 def _describe_unset(message: str) -> str:

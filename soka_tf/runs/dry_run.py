@@ -11,7 +11,7 @@ from soka_tf.errors import UserError, plain_message
 from soka_tf.runs import build_parts
 from soka_tf.runs.auxiliary import select_auxiliary
 from soka_tf.runs.build_data import build_data
-from soka_tf.runs.build_run import assemble_model, teacher_cache
+from soka_tf.runs.build_run import assemble_model, check_parts, teacher_cache
 from soka_tf.runs.folder import refuse_differences
 from soka_tf.runs.settings import Settings
 
@@ -32,6 +32,7 @@ def describe(model_dir: str) -> str:
         the folder's.
     """
     settings = Settings()
+    check_parts(settings)
     refuse_differences(model_dir, gin.config_str(), of_both=True)
     parts = [
         ("Configuration", gin.config_str().strip()),

@@ -5,11 +5,12 @@ The paper names neither optimizer nor kind of decay: docs/deviations.md.
 
 import dataclasses
 import warnings
-from typing import Union
+from typing import Annotated, Union
 
 import tensorflow as tf
 
 from soka_tf.errors import UserError
+from soka_tf.kinds import NonNegative, check_fields, one_of
 
 OPTIMIZERS = ("adam", "sgd")
 DECAYS = ("none", "l2_loss", "tfa", "keras")
@@ -25,8 +26,11 @@ class WeightDecay:
       kind: what it means, see `make_optimizer`.
     """
 
-    rate: float = 1e-6
-    kind: str = "l2_loss"
+    rate: NonNegative = 1e-6
+    kind: Annotated[str, one_of(DECAYS)] = "l2_loss"
+
+    def __post_init__(self):
+        check_fields(self, "decay.")
 
     @property
     def in_loss(self) -> float:

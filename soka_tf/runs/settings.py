@@ -1,19 +1,29 @@
 """The settings of a run, and which of them exclude each other."""
 
 import dataclasses
-from typing import List, Optional, Sequence
+from typing import Annotated, List, Tuple
 
 import gin
 
-from soka_tf.data.pipeline import check_augmentation
+from soka_tf.data.pipeline import Augmentation, check_augmentation
+from soka_tf.data.service import Address
 from soka_tf.errors import UserError
+from soka_tf.kinds import (
+    Count,
+    CountOrZero,
+    Flag,
+    Path,
+    Seed,
+    check_fields,
+    one_of,
+    whole,
+)
 from soka_tf.networks.folding import EXPORT_PRECISIONS
 from soka_tf.networks.precision import PRECISIONS
-from soka_tf.tasks import Task, get_targets
+from soka_tf.tasks import TargetNames, Task, get_targets
 
 SUPERVISIONS = ("teachers", "labels")
-# Numbers that may be 0 or, the seed, anything.
-_NOT_COUNTED = ("seed", "movement_every_steps", "panel_every_steps")
+_LARGEST_IMAGE = 65536  # pixels of a side
 
 
 @gin.configurable("run")
@@ -57,69 +67,35 @@ class Settings:
       export_precision: of its computations, see `serving.saved_model`.
     """
 
-    tasks: Sequence[str]
-    image_size: int
-    batch_size: int
-    max_steps: int
-    seed: int = 0
-    antialias: bool = False
-    precision: str = "float32"
-    jit_compile: bool = False
-    supervision: str = "teachers"
-    augmentation: str = "none"
-    teacher_cache: bool = False
-    teacher_cache_dir: Optional[str] = None
-    data_service: Optional[str] = None
-    log_every_steps: int = 100
-    checkpoint_every_steps: int = 1000
-    keep_checkpoints: int = 3
-    validate_every_steps: int = 5000
-    validation_images: int = 64
-    movement_every_steps: int = 1000
-    panel_every_steps: int = 5000
-    panel_images: int = 6
-    evaluation_batch_size: int = 16
-    export: bool = True
-    export_precision: str = "float32"
+    tasks: TargetNames
+    image_size: Annotated[int, whole(1, _LARGEST_IMAGE)]
+    batch_size: Count
+    max_steps: Count
+    seed: Seed = 0
+    antialias: Flag = False
+    precision: Annotated[str, one_of(PRECISIONS)] = "float32"
+    jit_compile: Flag = False
+    supervision: Annotated[str, one_of(SUPERVISIONS)] = "teachers"
+    augmentation: Augmentation = "none"
+    teacher_cache: Flag = False
+    teacher_cache_dir: Path = None
+    data_service: Address = None
+    log_every_steps: Count = 100
+    checkpoint_every_steps: Count = 1000
+    keep_checkpoints: Count = 3
+    validate_every_steps: CountOrZero = 5000
+    validation_images: Count = 64
+    movement_every_steps: CountOrZero = 1000
+    panel_every_steps: CountOrZero = 5000
+    panel_images: Count = 6
+    evaluation_batch_size: Count = 16
+    export: Flag = True
+    export_precision: Annotated[str, one_of(EXPORT_PRECISIONS)] = "float32"
 
     def __post_init__(self):
-        self._make_whole()
-        for name, allowed in (
-            ("precision", PRECISIONS),
-            ("supervision", SUPERVISIONS),
-            ("export_precision", EXPORT_PRECISIONS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise UserError(
-                    f"run.{name} must be one of {', '.join(allowed)}. Received: "
-                    f"{getattr(self, name)!r}."
-                )
-        if not isinstance(self.teacher_cache, bool):
-            raise UserError(
-                "run.teacher_cache must be True or False; run.teacher_cache_dir names "
-                f"the folder. Received: {self.teacher_cache!r}."
-            )
-        if not isinstance(self.jit_compile, bool):
-            raise UserError(
-                "run.jit_compile must be True or False. Received: "
-                f"{self.jit_compile!r}."
-            )
+        check_fields(self, "run.")
         check_augmentation(self.augmentation, self.teacher_cache)
         self._check_exclusions()
-
-    def _make_whole(self) -> None:
-        counts = [field.name for field in dataclasses.fields(self) if field.type is int]
-        for name in (name for name in counts if name not in _NOT_COUNTED):
-            value = getattr(self, name)
-            least = 0 if name == "validate_every_steps" else 1
-            whole = isinstance(value, (int, float)) and float(value).is_integer()
-            if not whole or value < least:
-                raise UserError(
-                    f"run.{name} must be a whole number of {least} or more. "
-                    f"Received: {value!r}."
-                )
-            # gin reads 6e5 as a float.
-            object.__setattr__(self, name, int(value))
 
     def _check_exclusions(self) -> None:
         if self.teacher_cache and self.data_service is not None:
@@ -149,7 +125,7 @@ class Settings:
         return self.supervision == "labels"
 
     @property
-    def targets(self) -> Sequence[Task]:
+    def targets(self) -> Tuple[Task, ...]:
         """The rows of the student's tasks."""
         return get_targets(self.tasks)
 

@@ -4,13 +4,14 @@ import contextlib
 import glob
 import json
 import os
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Annotated, Any, Dict, Iterator, List, Optional, Sequence
 
 import gin
 import tensorflow as tf
 from absl import logging
 
 from soka_tf.errors import LostWorker, UserError, reason
+from soka_tf.kinds import check_arguments, one_of, whole
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 _EXAMPLE = (
@@ -36,7 +37,8 @@ _LOST_PHRASES = (
 
 @gin.configurable
 def build_strategy(
-    name: str = "auto", logical_cpus: Optional[int] = None
+    name: Annotated[str, one_of(STRATEGIES)] = "auto",
+    logical_cpus: Annotated[Optional[int], whole(1, 1024)] = None,
 ) -> tf.distribute.Strategy:
     """Builds the distribution strategy; call it before TensorFlow computes anything.
 
@@ -51,10 +53,7 @@ def build_strategy(
     Raises:
       UserError: if the name is unknown or TF_CONFIG does not fit it.
     """
-    if name not in STRATEGIES:
-        raise UserError(
-            f"strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}."
-        )
+    check_arguments(build_strategy, name=name, logical_cpus=logical_cpus)
     workers = _count_workers()
     gpus = len(tf.config.list_physical_devices("GPU"))
     if name == "auto":
@@ -73,7 +72,7 @@ def build_strategy(
             "on each alone. Bind strategy = 'multi_worker' or unset TF_CONFIG."
         )
     if logical_cpus is not None:
-        _divide_processor(logical_cpus)
+        _divide_processor(int(logical_cpus))
     _warn_of_missing_gpus(gpus)
     if name == "one_device":
         return tf.distribute.get_strategy()
@@ -216,11 +215,6 @@ def _count_workers() -> int:
 
 
 def _divide_processor(count: int) -> None:
-    if not isinstance(count, int) or count < 1:
-        raise UserError(
-            "build_strategy.logical_cpus must be a whole number of 1 or more, or None. "
-            f"Received: {count!r}."
-        )
     (processor,) = tf.config.list_physical_devices("CPU")
     try:
         tf.config.set_logical_device_configuration(

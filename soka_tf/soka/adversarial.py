@@ -4,10 +4,11 @@ The supplement gives its weights and its start only: docs/deviations.md.
 """
 
 import dataclasses
-from typing import Dict, Mapping
+from typing import Annotated, Dict, Mapping
 
 import tensorflow as tf
 
+from soka_tf.kinds import CountOrZero, NonNegative, check_fields, number
 from soka_tf.networks.batch_norm import statistics
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.replicas import replica_count, replica_index
@@ -30,11 +31,14 @@ class Adversary:
     """
 
     discriminators: Dict[str, Discriminator]
-    start_step: int = 25000
-    weight: float = 0.004
+    start_step: CountOrZero = 25000
+    weight: Annotated[float, number(0.0, 1.0)] = 0.004
     noise: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    weight_decay: float = 1e-5
+    weight_decay: NonNegative = 1e-5
     seed: int = 0
+
+    def __post_init__(self):
+        check_fields(self)
 
     def mix(self, soft: tf.Tensor, generator: tf.Tensor) -> tf.Tensor:
         """The decoders' losses with the generator's in them, float32 [n]."""

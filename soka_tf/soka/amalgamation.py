@@ -1,10 +1,11 @@
 """MIA: the teachers' activations amalgamated into the student's target (Eqs. 1-4)."""
 
 import types
-from typing import Dict, List, Mapping, Optional, Sequence, Union
+from typing import Annotated, Dict, List, Mapping, Optional, Sequence, Union
 
 import tensorflow as tf
 
+from soka_tf.kinds import NonNegative, check_arguments, one_of
 from soka_tf.soka.variants import AmalgamationLosses, Variant, find_variant
 
 MIXINGS = ("matrix", "diagonal")
@@ -101,9 +102,9 @@ class Amalgamation(tf.keras.layers.Layer):
         teacher_channels: Mapping[str, Sequence[int]],
         channels: Mapping[str, int],
         variant: Union[str, Variant],
-        mixing: str = "matrix",
+        mixing: Annotated[str, one_of(MIXINGS)] = "matrix",
         auxiliaries: int = 0,
-        auxiliary_weight: float = 0.1,
+        auxiliary_weight: NonNegative = 0.1,
         teacher_layers: Optional[Mapping[str, Sequence[str]]] = None,
         **kwargs,
     ):
@@ -124,8 +125,7 @@ class Amalgamation(tf.keras.layers.Layer):
           **kwargs: of the Keras layer.
         """
         super().__init__(autocast=False, **{"name": "amalgamation", **kwargs})
-        if mixing not in MIXINGS:
-            raise ValueError(f"mixing must be one of {MIXINGS}. Received: {mixing!r}.")
+        check_arguments(Amalgamation.__init__, mixing=mixing)
         if not channels or set(channels) != set(teacher_channels):
             raise ValueError(
                 "Amalgamation needs the same layers of teachers and student. Received: "

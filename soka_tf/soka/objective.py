@@ -1,7 +1,9 @@
 """What encoder and decoders minimise: the settings of Eqs. 5 and 8."""
 
 import dataclasses
+from typing import Annotated
 
+from soka_tf.kinds import Flag, NonNegative, check_fields, one_of
 from soka_tf.soka.distillation import KINDS
 
 
@@ -19,17 +21,14 @@ class Objective:
         optimizers decay the weights themselves.
 
     Raises:
-      ValueError: if the soft loss is unknown.
+      ValueError: if a setting is out of range.
     """
 
-    soft_loss: str = "l1"
-    soft_weight: float = 0.05
-    weighted_collaboration: bool = False
-    train_compress: bool = True
-    weight_decay: float = 0.0
+    soft_loss: Annotated[str, one_of(KINDS)] = "l1"
+    soft_weight: NonNegative = 0.05
+    weighted_collaboration: Flag = False
+    train_compress: Flag = True
+    weight_decay: NonNegative = 0.0
 
     def __post_init__(self):
-        if self.soft_loss not in KINDS:
-            raise ValueError(
-                f"soft_loss must be one of {KINDS}. Received: {self.soft_loss!r}."
-            )
+        check_fields(self)

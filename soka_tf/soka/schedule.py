@@ -1,7 +1,9 @@
 """Which phases a step has, and what they see: the settings of section 3.4."""
 
 import dataclasses
-from typing import Optional
+from typing import Annotated, Optional
+
+from soka_tf.kinds import CountOrZero, Flag, check_fields, number, one_of
 
 ORDERS = ("alternating", "simultaneous")
 FROZEN_STATISTICS = ("batch", "moving")
@@ -32,27 +34,22 @@ class Schedule:
       max_steps: of the run; needed for a `settle_share` only.
 
     Raises:
-      ValueError: if a setting is unknown, or the simultaneous order shall see other
-        images or statistics in the collaboration than in the competition.
+      ValueError: if a setting is out of range, or the simultaneous order shall see
+        other images or statistics in the collaboration than in the competition.
     """
 
-    joint_steps: int = 1000
-    joint_amalgamation: bool = True
-    joint_weighting: bool = False
-    initial_losses_step: int = 10
-    order: str = "alternating"
-    new_batch_in_collaboration: bool = False
-    frozen_statistics: str = "batch"
-    settle_share: float = 0.0
+    joint_steps: CountOrZero = 1000
+    joint_amalgamation: Flag = True
+    joint_weighting: Flag = False
+    initial_losses_step: CountOrZero = 10
+    order: Annotated[str, one_of(ORDERS)] = "alternating"
+    new_batch_in_collaboration: Flag = False
+    frozen_statistics: Annotated[str, one_of(FROZEN_STATISTICS)] = "batch"
+    settle_share: Annotated[float, number(0.0, 1.0)] = 0.0
     max_steps: Optional[int] = None
 
     def __post_init__(self):
-        _check(self, "order", ORDERS)
-        _check(self, "frozen_statistics", FROZEN_STATISTICS)
-        if not 0.0 <= self.settle_share <= 1.0:
-            raise ValueError(
-                f"settle_share must be in [0, 1]. Received: {self.settle_share}."
-            )
+        check_fields(self)
         if self.settle_share and self.max_steps is None:
             raise ValueError("settle_share is one of max_steps. Received: None.")
         if self.order == "simultaneous" and (
@@ -71,9 +68,3 @@ class Schedule:
         if not self.settle_share:
             return None
         return round(self.max_steps * (1.0 - self.settle_share))
-
-
-def _check(settings, name: str, allowed) -> None:
-    value = getattr(settings, name)
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {allowed}. Received: {value!r}.")

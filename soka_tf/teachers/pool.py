@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 from typing import (
+    Annotated,
     Callable,
     Dict,
     Iterable,
@@ -21,6 +22,7 @@ import tensorflow as tf
 from soka_tf.atomic import PathLike
 from soka_tf.data.targets import Targets
 from soka_tf.errors import UserError
+from soka_tf.kinds import TEXT, checked, one_of
 from soka_tf.networks.folding import PRECISIONS
 from soka_tf.tasks import get_targets, get_task
 from soka_tf.teachers.input_functions import INPUTS
@@ -31,6 +33,8 @@ from soka_tf.teachers.teacher import Teacher
 
 SHIPPED_DIR = pathlib.Path(__file__).parent / "weights" / "rooms64"
 INPUTS_SHOWN = ("training", "released")
+InputsShown = Annotated[str, one_of(INPUTS_SHOWN)]
+Precision = Annotated[str, one_of(PRECISIONS)]
 # Layers that every teacher has; or a layer of the student -> that of each teacher, in
 # the pool's order.
 Wanted = Union[Sequence[str], Mapping[str, Sequence[str]]]
@@ -67,15 +71,8 @@ class TeacherPool:
           UserError: if one is no `Teacher`, a target's has no prediction, or `inputs`
             or `precision` is unknown.
         """
-        if inputs not in INPUTS_SHOWN:
-            raise UserError(
-                f"load_pool.inputs must be one of {INPUTS_SHOWN}. Received: {inputs!r}."
-            )
-        if precision not in PRECISIONS:
-            raise UserError(
-                f"load_pool.precision must be one of {PRECISIONS}. "
-                f"Received: {precision!r}."
-            )
+        checked("load_pool.inputs", InputsShown, inputs)
+        checked("load_pool.precision", Precision, precision)
         self.inputs = inputs
         self.precision = precision
         self.targets = dict(targets)
@@ -201,7 +198,7 @@ def teachers_folder(teachers_dir: Optional[PathLike]) -> pathlib.Path:
 def find_teachers(
     tasks: Sequence[str],
     auxiliaries: Sequence[str] = (),
-    teachers_dir: Optional[PathLike] = None,
+    teachers_dir: Annotated[Optional[PathLike], TEXT] = None,
 ) -> TeacherFiles:
     """Names the files of a run's teachers, <task>.safetensors each.
 
@@ -230,7 +227,9 @@ def find_teachers(
 
 
 def load_pool(
-    found: TeacherFiles, inputs: str = "training", precision: str = "float32"
+    found: TeacherFiles,
+    inputs: InputsShown = "training",
+    precision: Precision = "float32",
 ) -> TeacherPool:
     """Loads the teachers of a run.
 

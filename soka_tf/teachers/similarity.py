@@ -12,7 +12,16 @@ import math
 import os
 import shutil
 import tempfile
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence
+from typing import (
+    Annotated,
+    Any,
+    Callable,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+)
 
 import numpy as np
 import tensorflow as tf
@@ -25,7 +34,8 @@ from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.data.samples import Sample
 from soka_tf.data.shard_store import in_units
 from soka_tf.errors import UserError
-from soka_tf.teachers.pool import INPUTS_SHOWN, load_teachers, shown_images
+from soka_tf.kinds import checked, one_of
+from soka_tf.teachers.pool import InputsShown, load_teachers, shown_images
 from soka_tf.teachers.teacher import Teacher
 
 LAYERS = ("block1", "block2", "block3", "block4", "representation")
@@ -292,10 +302,8 @@ def _room(
 
 
 def _check_settings(layer: str, inputs: str, layers: Sequence[str] = LAYERS) -> None:
-    if layer not in layers:
-        raise UserError(f"layer must be one of {layers}. Received: {layer!r}.")
-    if inputs not in INPUTS_SHOWN:
-        raise UserError(f"inputs must be one of {INPUTS_SHOWN}. Received: {inputs!r}.")
+    checked("layer", Annotated[str, one_of(layers)], layer)
+    checked("inputs", InputsShown, inputs)
 
 
 def compare_teachers(

@@ -429,7 +429,7 @@ def test_image_dataset_augmentation_unknown_or_beside_cached_teachers_is_refused
     folder,
 ):
     samples = find_images(folder)
-    with pytest.raises(UserError, match="must be one of .*'flip'.* Received: 'crop'"):
+    with pytest.raises(UserError, match="must be one of none, flip. Received: 'crop'"):
         pipeline.image_dataset(samples, Batches(8, 2), 0, augmentation="crop")
     message = "run.augmentation = 'flip' and run.teacher_cache = True exclude each"
     with pytest.raises(UserError, match=message):
@@ -562,7 +562,7 @@ def test_service_dataset_pixels_are_those_of_python(tmp_path, service):
 
 def test_service_dataset_wrong_address_or_kind_of_file_is_refused(folder):
     samples = find_images(folder)
-    with pytest.raises(UserError, match="'grpc://host:port'. Received: 'host:1'"):
+    with pytest.raises(UserError, match="'grpc://host:port'.* Received: 'host:1'"):
         _service(samples, "host:1", "job", 1)
     tiff = [taskonomy.Sample("a", "a", {"rgb": "a.tiff"})]
     with pytest.raises(UserError, match="a.tiff: run.data_service reads PNG and JPEG"):

@@ -176,7 +176,7 @@ def test_split_samples_impossible_fraction_is_refused(fraction):
 
 
 def test_split_samples_unknown_kind_and_too_few_points_are_refused():
-    with pytest.raises(UserError, match="by 'point' or by 'random'"):
+    with pytest.raises(UserError, match="by must be one of point, random"):
         split_samples(_samples(), 0.5, by="scene")
     with pytest.raises(UserError, match="one side would be empty"):
         split_samples(_samples(points=1), 0.5)

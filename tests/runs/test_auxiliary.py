@@ -121,7 +121,7 @@ def test_open_choice_tells_the_candidates():
     [
         ({"auxiliary": "keypoints3d"}, "'none', 'auto' or a list .*'keypoints3d'"),
         ({"auxiliary": ["deepth"]}, "no task named 'deepth'"),
-        ({"threshold": 2.0}, "threshold of similarity must lie in"),
+        ({"threshold": 2.0}, r"similarity.threshold must be a number in \[-1, 1\]"),
         ({"layer": "block9"}, "layer must be one of"),
         ({"inputs": "demo"}, "inputs must be one of"),
         ({"tasks": ("depth_zbuffer", "denoising")}, "no teacher of the target denoi"),

@@ -14,8 +14,8 @@ class Settings(NamedTuple):
       tasks: to train a teacher of.
       losses: task -> "l1"; or "l2", for sparse maps, whose median, all that l1 finds,
         is empty, and for classes.
-      alone_losses: the same, of a teacher alone with its task, where it is another: with
-        l1 a sparse map, once learnt by l2, is empty where it should be.
+      alone_losses: the same, of a teacher alone with its task, where it is another; a
+        sparse map, once learnt by l2, is by l1 empty where it should be.
       encoder: arguments of `Encoder`.
       decoder: arguments of `Decoder`.
       gradient_weights: task -> weight of the squared error of the map's gradients in

@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from typing import List, NamedTuple, Optional, Sequence
+from typing import Annotated, List, NamedTuple, Optional, Sequence
 
 from soka_tf.data.image_files import RGB
 from soka_tf.data.rooms import room_files as drawing
 from soka_tf.data.samples import Data, Sample
 from soka_tf.data.sources import taskonomy
 from soka_tf.errors import UserError
+from soka_tf.kinds import Count, CountOrZero, Path, Seed, check_fields, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +27,16 @@ class Rooms:
       validation_views: views of each to validate on.
     """
 
-    dir: Optional[str] = None
-    seed: int = 2
-    count: int = 100
-    train_views: int = 20
-    validation_seed: Optional[int] = 6
-    validation_count: int = 50
-    validation_views: int = 4
+    dir: Path = None
+    seed: Seed = 2
+    count: Count = 100
+    train_views: Count = 20
+    validation_seed: Annotated[Optional[int], whole(0, 2**32 - 1)] = 6
+    validation_count: Count = 50
+    validation_views: CountOrZero = 4
+
+    def __post_init__(self):
+        check_fields(self, "rooms.")
 
 
 def find(

@@ -3,10 +3,11 @@
 The exponent, the floor and the kind of norm are choices: docs/deviations.md.
 """
 
-from typing import FrozenSet, List, Optional, Sequence
+from typing import Annotated, FrozenSet, List, Optional, Sequence
 
 import tensorflow as tf
 
+from soka_tf.kinds import Flag, check_arguments, number, one_of
 from soka_tf.soka.balancing.rule import (
     Observation,
     Rule,
@@ -99,12 +100,12 @@ class GradNorm(Rule):
     def __init__(
         self,
         tasks: int,
-        alpha: float = 1.5,
-        floor: float = 0.02,
-        norm: str = "l2",
-        adaptive: bool = True,
+        alpha: Annotated[float, number(0.0, 100.0)] = 1.5,
+        floor: Annotated[float, number(0.0, 1.0, below=True)] = 0.02,
+        norm: Annotated[str, one_of(NORMS)] = "l2",
+        adaptive: Flag = True,
         initial_weights: Optional[Sequence[float]] = None,
-        layer: str = "compress",
+        layer: Annotated[str, one_of(LAYERS)] = "compress",
     ):
         """Creates the state.
 
@@ -124,10 +125,7 @@ class GradNorm(Rule):
             raise ValueError(
                 f"floor must be in [0, 1/{tasks}) for {tasks} tasks. Received: {floor}."
             )
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {NORMS}. Received: {norm!r}.")
-        if layer not in LAYERS:
-            raise ValueError(f"layer must be one of {LAYERS}. Received: {layer!r}.")
+        check_arguments(GradNorm.__init__, norm=norm, layer=layer)
         self.alpha = alpha
         self.floor = floor
         self.norm = norm

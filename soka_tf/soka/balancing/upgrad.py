@@ -10,8 +10,11 @@ The gradients are the pulls at the shared representation, on the whole batch, an
 the encoder's parameters: one backward pass of the encoder remains one.
 """
 
+from typing import Annotated
+
 import tensorflow as tf
 
+from soka_tf.kinds import check_arguments, number
 from soka_tf.soka.balancing.fixed import Fixed
 from soka_tf.soka.balancing.rule import Observation
 
@@ -67,7 +70,12 @@ class UPGrad(Fixed):
     needs = frozenset({"gram"})
     shares_encoder = True
 
-    def __init__(self, tasks: int, regularization: float = 1e-4):
+    def __init__(
+        self,
+        tasks: int,
+        # Below, rounding decides.
+        regularization: Annotated[float, number(1e-6, 1.0)] = 1e-4,
+    ):
         """Creates the rule.
 
         Args:
@@ -77,10 +85,7 @@ class UPGrad(Fixed):
             shares stay below about n times half the inverse of that root.
         """
         super().__init__(tasks)
-        if not 1e-6 <= regularization <= 1.0:  # below, rounding decides
-            raise ValueError(
-                f"regularization must be in [1e-6, 1]. Received: {regularization}."
-            )
+        check_arguments(UPGrad.__init__, regularization=regularization)
         self.regularization = regularization
 
     def encoder_shares(self, seen: Observation) -> tf.Tensor:

@@ -53,6 +53,6 @@ def test_rule_of_this_file_is_bound_trained_saved_and_resumed(tiny, tmp_path):
 def test_what_is_no_rule_is_refused(tiny, tmp_path):
     with pytest.raises(UserError, match="build_balancing.rule .*Received: 'upgrad'"):
         tiny.build(tmp_path, "build_balancing.rule = 'upgrad'")
-    with pytest.raises(UserError, match="UPGrad: regularization .*Received: 9"):
+    with pytest.raises(UserError, match="UPGrad.regularization .*Received: 9"):
         binding = "UPGrad.regularization = 9.0"
         tiny.build(tmp_path, "build_balancing.rule = @UPGrad", binding)

@@ -93,5 +93,7 @@ def test_pulls_that_are_not_finite_give_shares_that_are_not(wrong):
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, 1e-9, 2.0, float("nan")])
 def test_regularization_that_is_impossible_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"regularization must be in .*Received: "):
+    with pytest.raises(
+        ValueError, match=r"regularization must be a number .*Received: "
+    ):
         UPGrad(2, wrong)
