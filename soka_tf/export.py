@@ -33,6 +33,13 @@ _MODEL_DIR = flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
+_GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file",
+    [],
+    "gin file of the run, where it imports a module of yours; its bindings are not "
+    "read, for the run has its own; repeatable",
+    flag_values=FLAGS,
+)
 _EXPORT_DIR = flags.DEFINE_string(
     "export_dir", None, "folder of what is exported", required=True, flag_values=FLAGS
 )
@@ -72,7 +79,7 @@ def main() -> None:
     from soka_tf.runs.build_data import build_data
     from soka_tf.runs.build_run import split_file
     from soka_tf.runs.checkpoints import restore_student, restored_step
-    from soka_tf.runs.config import parse_gin
+    from soka_tf.runs.config import import_modules, parse_gin
     from soka_tf.runs.folder import config_of
     from soka_tf.runs.settings import Settings
     from soka_tf.serving import formats
@@ -82,7 +89,8 @@ def main() -> None:
     files = [name for name in _FORMAT.value if name != formats.SAVED_MODEL]
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
-    parse_gin([config_of(model_dir)], [], base=None)
+    import_modules(_GIN_FILE.value)
+    parse_gin([], [], base=None, stored=config_of(model_dir))
     settings = Settings()
     student = restore_student(model_dir, settings, which=_CHECKPOINT.value)
     if files:  # before anything is written: the images may be gone
