@@ -28,7 +28,7 @@ _OUTSIDE = re.compile(
     r"Iterator|LMDB|LoadAndRemap|Minibatch|Mutex|Nccl|Outfeed|Print|Proto|PyFunc|Queue|"
     r"Reader|Record|Recv|Remote|Restore|Save|Send|Session|Sql|Stage|Stats|Summary|"
     r"TPU|ThreadPool|Unstage|Vocab|Xla(Call|Custom|Launch|SparseCore)|"
-    r"^(Ordered)?Map(Clear|IncompleteSize|Peek|Size)"
+    r"^Copy$|^ImmutableConst$|^(Ordered)?Map(Clear|IncompleteSize|Peek|Size)"
 )
 
 
