@@ -6,7 +6,8 @@ For example
 
 Signatures: serving_default (all tasks), one a task, and representation, on uint8
 images [batch, height, width, 3]; the same with _float on float32 images in [0, 1]. Maps
-come out in physical units.
+come out in physical units. An earlier export in the folder is replaced; what soka_tf
+has not written there stays.
 
 Other formats are files in the same folder:
 
@@ -85,7 +86,9 @@ def main() -> None:
     from soka_tf.serving import formats
     from soka_tf.serving.saved_model import export_student
 
+    export_dir = os.path.expanduser(_EXPORT_DIR.value)
     formats.check_formats(_FORMAT.value)
+    formats.check_folder(export_dir, _FORMAT.value)
     files = [name for name in _FORMAT.value if name != formats.SAVED_MODEL]
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
@@ -103,13 +106,13 @@ def main() -> None:
             student,
             settings.targets,
             settings.image_size,
-            _EXPORT_DIR.value,
+            export_dir,
             settings.antialias,
             _PRECISION.value or settings.export_precision,
         )
         print(
             f"The student of step {step} is in "
-            f"{_EXPORT_DIR.value}, with the signatures {', '.join(signatures)}."
+            f"{export_dir}, with the signatures {', '.join(signatures)}."
         )
     if files:
         images = formats.Images(
@@ -118,7 +121,7 @@ def main() -> None:
             settings.image_size,
             settings.antialias,
         )
-        exported = (student, settings.targets, os.path.expanduser(_EXPORT_DIR.value))
+        exported = (student, settings.targets, export_dir)
         paths = formats.write_formats(*exported, files, images)
         print(f"The student of step {step} is in {', '.join(paths)}.")
         report = formats.compare(*exported, _FORMAT.value, images)

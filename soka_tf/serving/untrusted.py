@@ -14,8 +14,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from soka_tf.errors import UserError, one_line
+from soka_tf.serving.export_folder import GRAPH
 
-GRAPH = "saved_model.pb"
 # Of every SavedModel: they save and load its variables. Python's loader does that by
 # itself, and never runs these.
 SAVER = {"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"}
