@@ -211,3 +211,14 @@ def test_every_operation_of_this_tensorflow_with_state_outside_is_known():
 )
 def test_operation_of_networks_is_not_refused(name):
     assert not untrusted.reaches_outside(name)
+
+
+def test_saver_that_may_take_another_functions_place_is_refused(tmp_path):
+    folder = save(tmp_path, network, variable=tf.Variable(1.0))
+
+    def pretend(graph):
+        for function in graph.graph_def.library.function:
+            if "traced_save" in function.signature.name:
+                function.attr["api_implements"].s = b"network"
+
+    assert "the function __inference__traced_save" in refusal(rewrite(folder, pretend))
