@@ -74,7 +74,8 @@ def locked(path: PathLike, purpose: str) -> Iterator[None]:
     """Waits until no other process holds a lock file; a kill lets it go, too.
 
     Args:
-      path: the lock file, made if need be, in a folder that exists; it stays.
+      path: the lock file, made if need be, in a folder that exists; it stays. Or a
+        folder that exists, which needs no file, on local disks.
       purpose: what the other process does, for the log: "draws rooms in /x".
 
     Raises:
@@ -82,10 +83,14 @@ def locked(path: PathLike, purpose: str) -> Iterator[None]:
     """
     import fcntl  # not on Windows, where the rest of this module is of use
 
-    with open(path, "a", encoding="utf-8") as file:
+    kind = os.O_RDONLY if os.path.isdir(path) else os.O_WRONLY | os.O_CREAT
+    file = os.open(path, kind, 0o666)
+    try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             logging.info("Waiting for another process that %s ...", purpose)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)

@@ -26,6 +26,13 @@ _MODEL_DIR = flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
+_GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file",
+    [],
+    "gin file of the run, where it imports a module of yours; its bindings are not "
+    "read, for the run has its own; repeatable",
+    flag_values=FLAGS,
+)
 _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param",
     [],
@@ -59,12 +66,13 @@ def main() -> None:
     from soka_tf.runs.build_data import build_data
     from soka_tf.runs.build_run import split_file
     from soka_tf.runs.checkpoints import restore_student, restored_step
-    from soka_tf.runs.config import parse_gin
+    from soka_tf.runs.config import import_modules, parse_gin
     from soka_tf.runs.folder import config_of
     from soka_tf.runs.run_evaluation import evaluate_student
     from soka_tf.runs.settings import Settings
 
-    parse_gin([config_of(model_dir)], _GIN_PARAM.value, base=None)
+    import_modules(_GIN_FILE.value)
+    parse_gin([], _GIN_PARAM.value, base=None, stored=config_of(model_dir))
     settings = Settings()
     student = restore_student(
         model_dir, settings, settings.precision, _CHECKPOINT.value

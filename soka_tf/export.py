@@ -6,7 +6,8 @@ For example
 
 Signatures: serving_default (all tasks), one a task, and representation, on uint8
 images [batch, height, width, 3]; the same with _float on float32 images in [0, 1]. Maps
-come out in physical units.
+come out in physical units. An earlier export in the folder is replaced; what soka_tf
+has not written there stays.
 
 Other formats are files in the same folder:
 
@@ -31,6 +32,13 @@ _MODEL_DIR = flags.DEFINE_string(
     None,
     "folder of a run of soka_tf.train",
     required=True,
+    flag_values=FLAGS,
+)
+_GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file",
+    [],
+    "gin file of the run, where it imports a module of yours; its bindings are not "
+    "read, for the run has its own; repeatable",
     flag_values=FLAGS,
 )
 _EXPORT_DIR = flags.DEFINE_string(
@@ -72,17 +80,20 @@ def main() -> None:
     from soka_tf.runs.build_data import build_data
     from soka_tf.runs.build_run import split_file
     from soka_tf.runs.checkpoints import restore_student, restored_step
-    from soka_tf.runs.config import parse_gin
+    from soka_tf.runs.config import import_modules, parse_gin
     from soka_tf.runs.folder import config_of
     from soka_tf.runs.settings import Settings
     from soka_tf.serving import formats
     from soka_tf.serving.saved_model import export_student
 
+    export_dir = os.path.expanduser(_EXPORT_DIR.value)
     formats.check_formats(_FORMAT.value)
+    formats.check_folder(export_dir, _FORMAT.value)
     files = [name for name in _FORMAT.value if name != formats.SAVED_MODEL]
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
-    parse_gin([config_of(model_dir)], [], base=None)
+    import_modules(_GIN_FILE.value)
+    parse_gin([], [], base=None, stored=config_of(model_dir))
     settings = Settings()
     student = restore_student(model_dir, settings, which=_CHECKPOINT.value)
     if files:  # before anything is written: the images may be gone
@@ -95,13 +106,13 @@ def main() -> None:
             student,
             settings.targets,
             settings.image_size,
-            _EXPORT_DIR.value,
+            export_dir,
             settings.antialias,
             _PRECISION.value or settings.export_precision,
         )
         print(
             f"The student of step {step} is in "
-            f"{_EXPORT_DIR.value}, with the signatures {', '.join(signatures)}."
+            f"{export_dir}, with the signatures {', '.join(signatures)}."
         )
     if files:
         images = formats.Images(
@@ -110,7 +121,7 @@ def main() -> None:
             settings.image_size,
             settings.antialias,
         )
-        exported = (student, settings.targets, os.path.expanduser(_EXPORT_DIR.value))
+        exported = (student, settings.targets, export_dir)
         paths = formats.write_formats(*exported, files, images)
         print(f"The student of step {step} is in {', '.join(paths)}.")
         report = formats.compare(*exported, _FORMAT.value, images)

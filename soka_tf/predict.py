@@ -6,6 +6,9 @@ r"""Predicts every task of an exported student on photographs.
 writes per image `<name>.png`, the image beside its coloured maps at its aspect ratio,
 and `<name>_domain_<task>.png`, the raw map in the Taskonomy file encoding, at the
 network's resolution. An image that cannot be read is named, counted and left out.
+
+A SavedModel is a program. One with operations that do more than compute, such as write
+files, is refused before it is loaded; --trust_saved_model runs it all the same.
 """
 
 import collections
@@ -41,12 +44,18 @@ _IMAGES = flags.DEFINE_string(
 _OUT_DIR = flags.DEFINE_string(
     "out_dir", None, "Folder for the results.", flag_values=FLAGS, required=True
 )
+_TRUST_SAVED_MODEL = flags.DEFINE_bool(
+    "trust_saved_model",
+    False,
+    "Also run a SavedModel that does more than compute, such as read and write files.",
+    flag_values=FLAGS,
+)
 
 
 def main() -> None:
     """Runs the command."""
     # Here, so that --help need not wait for TensorFlow.
-    from soka_tf.serving import saved_model
+    from soka_tf.serving import saved_model, untrusted
     from soka_tf.tasks import get_task
 
     folder = os.path.expanduser(_SAVED_MODEL.value)
@@ -56,6 +65,8 @@ def main() -> None:
     samples = find_inputs(_IMAGES.value, out_dir)
     names = output_names([sample.key for sample in samples], [t.name for t in tasks])
     _refuse_overwriting([s.files["rgb"] for s in samples], names, tasks, out_dir)
+    if not _TRUST_SAVED_MODEL.value:
+        untrusted.refuse_programs(folder)
     student = _load(folder, saved_model.DEFAULT)
     damaged = predict(student, tasks, samples, names, out_dir)
     done = len(samples) - damaged

@@ -45,11 +45,11 @@ def main() -> None:
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
     stored = os.path.join(model_dir, CONFIG_FILE)
-    resumed = [stored] if os.path.isfile(stored) else []
+    resumed = stored if os.path.isfile(stored) else None
     params = list(_GIN_PARAM.value)
     if _TEACHERS_DIR.value is not None:
         params.append(f"teachers_dir = {os.path.expanduser(_TEACHERS_DIR.value)!r}")
-    parse_gin([*resumed, *_GIN_FILE.value], params)
+    parse_gin(_GIN_FILE.value, params, stored=resumed)
     if _DRY_RUN.value:
         print(describe(model_dir))
         return

@@ -257,3 +257,61 @@ def test_command_on_a_folder_without_a_run_says_so(name, refused, tmp_path):
         flags.append("--export_dir=export")
     refused(name, *flags, parts=["nowhere: not the folder of a run"])
     assert not list(tmp_path.iterdir())
+
+
+STORED = {
+    "train": ("--gin_file=gin/rooms/soka.gin", "--dry_run"),
+    "evaluate": (),
+    "export": ("--export_dir=export",),
+}
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch, fresh_gin):
+    """Writes a run's stored configuration, beside a module that leaves a file."""
+    name = f"of_somebody_{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(
+        "import gin, pathlib\n"
+        "pathlib.Path('ran').write_text('')\n"
+        f"gin.register('Own{name}')(dict)\n"
+    )
+    (tmp_path / "own.gin").write_text(f"import {name}\n")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(line):
+        (tmp_path / "run" / "operative_config.gin").write_text(
+            f"seed = 0\n{line.format(name=name)}\n"
+            "run.tasks = ['normal']\nrun.image_size = 16\n"
+            "run.batch_size = 1\nrun.max_steps = 1\n"
+        )
+
+    return write
+
+
+@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize(
+    "line", ["import {name}", "include 'own.gin'", "x = @Own{name}"]
+)
+def test_stored_configuration_is_never_run(
+    stored, tmp_path, capsys, monkeypatch, name, line
+):
+    stored(line)
+    flags = ["--model_dir=run", *STORED[name]]
+    done = run_command(name, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert done.code == 2 and len(done.err.strip().splitlines()) == 1
+    assert "operative_config.gin, line 2: " in done.err and "--gin_file" in done.err
+    assert sorted(os.listdir(tmp_path / "run")) == ["operative_config.gin"]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_what_the_users_gin_file_imports_may_stand_in_the_stored_configuration(
+    stored, tmp_path, capsys, monkeypatch, name
+):
+    stored("build_amalgamation.variant = @Own{name}")
+    flags = ["--model_dir=run", "--gin_file=own.gin", *STORED[name]]
+    done = run_command(name, *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert (tmp_path / "ran").exists()
+    assert "operative_config.gin" not in done.err and "Own" not in done.err

@@ -175,6 +175,38 @@ def test_command_without_an_export_fails_in_one_line(tmp_path, capsys, monkeypat
     assert "is not a SavedModel" in done.err
 
 
+def test_command_runs_a_saved_model_that_writes_files_only_if_trusted(
+    tmp_path, capsys, monkeypatch
+):
+    written = tmp_path / "written"
+
+    def answers(images):
+        tf.io.write_file(str(written), "x")
+        depth = tf.ones([1, SIZE, SIZE, 1]) + 0 * tf.cast(tf.size(images), tf.float32)
+        return {"depth_zbuffer": depth}
+
+    spec = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+    module = tf.Module()
+    module.serve = tf.function(answers, input_signature=[spec], autograph=False)
+    model = tmp_path / "model"
+    tf.saved_model.save(module, str(model), signatures=module.serve)
+    (model / "assets.extra").mkdir()
+    (model / "assets.extra" / "metadata.json").write_text(
+        '{"format": 1, "tasks": {"depth_zbuffer": {}}}'
+    )
+    save_image(tmp_path / "in" / "a.png")
+    flags = [f"--saved_model={model}", f"--images={tmp_path / 'in'}"]
+    flags += [f"--out_dir={tmp_path / 'out'}"]
+    done = run_command("predict", *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert done.code == 2 and len(done.err.strip().splitlines()) == 1
+    assert "has the operation 'WriteFile'" in done.err
+    assert not written.exists() and not (tmp_path / "out").exists()
+    flags.append("--trust_saved_model")
+    done = run_command("predict", *flags, capsys=capsys, monkeypatch=monkeypatch)
+    assert not done.code, done.err
+    assert written.exists() and (tmp_path / "out" / "a.png").exists()
+
+
 def test_help_does_not_import_tensorflow(tmp_path):
     program = (
         "import sys, soka_tf.predict; "

@@ -19,7 +19,7 @@ from soka_tf.runs import build_parts
 from soka_tf.runs.auxiliary import Selection, select_auxiliary
 from soka_tf.runs.build_data import build_data, default_cache_dir
 from soka_tf.runs.checkpoints import copy_state
-from soka_tf.runs.config import or_user_error, with_binding
+from soka_tf.runs.config import operative_config, or_user_error, with_binding
 from soka_tf.runs.folder import refuse_differences
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import build_strategy, describe_devices, worker_index
@@ -115,7 +115,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         teacher_files,
         find_data(),
         learning_rate,
-        gin.operative_config_str(),
+        operative_config(),
         selection,
         strategy,
         model_dir if worker_index(strategy) == 0 else _throw_away_folder(),

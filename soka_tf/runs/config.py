@@ -1,6 +1,8 @@
 """gin text: parsing files and bindings, reading back and comparing configurations.
 
-The only module that reads it. TensorFlow is not imported.
+The only module that reads it. Files and bindings that a user gives may import modules;
+a configuration stored with a run holds bindings and runs nothing. TensorFlow is not
+imported.
 """
 
 import os
@@ -37,6 +39,9 @@ from soka_tf.runs.declared import check_bound, parameters_named
 _in_files: Dict[str, Any] = {}
 # Where it stands, for messages, and gin's statement: of a binding or an import.
 _Placed = Tuple[str, Any]
+# The modules that given files and bindings have imported.
+_imported: Set[str] = set()
+_STORED_HINT = "; give the --gin_file that imports its module"
 _QUOTES_HINT = "; a text needs quotes: name = 'text'"
 
 
@@ -79,25 +84,35 @@ def parse_gin(
     gin_files: Sequence[str],
     gin_params: Sequence[str],
     base: Optional[str] = "gin/base.gin",
+    stored: Optional[str] = None,
 ) -> None:
-    """Binds base, the files and the single bindings; later ones win.
+    """Binds base, the stored file, the files and single bindings; later ones win.
 
     Parsing is strict and leaves the configuration open, so that gin's operative
     configuration can be read, or another file parsed, afterwards. The modules whose
     configurables are bound must have been imported before.
 
     Args:
-      gin_files: names for `find_gin_file`. To continue a run, its stored
-        operative_config.gin comes first.
+      gin_files: names for `find_gin_file`; what they import is imported first.
       gin_params: bindings such as "run.seed = 1" or "images_dir = 'photos'".
       base: the file of defaults, None for none.
+      stored: path of a run's operative_config.gin, to continue or use the run. It may
+        hold bindings only, and refer to what is registered once the files' modules
+        are imported.
 
     Raises:
       UserError: for anything gin does not accept; names the file or the flag, the
         binding, and near names.
     """
-    placed = list(_of_files([*([base] if base else []), *gin_files]))
-    for place, statement in placed:
+    files = import_modules(gin_files)
+    defaults = list(_of_files([base] if base else []))
+    of_run = list(_of_stored(stored)) if stored else []
+    for place, statement in defaults:
+        _bind(place, statement)
+    for place, statement in of_run:
+        _bind(place, statement, _STORED_HINT)
+    placed = [*defaults, *of_run, *files]
+    for place, statement in files:
         _bind(place, statement)
     _in_files.clear()
     _in_files.update(_bound())
@@ -123,6 +138,34 @@ def _refuse_unread(placed: Sequence[_Placed]) -> None:
         for name in _macros(_bindings([(place, statement)])) - read:
             near = did_you_mean(name, read)
             raise UserError(f"{place}: no gin file uses %{name}{near}")
+
+
+def import_modules(gin_files: Sequence[str]) -> List[_Placed]:
+    """Imports the modules that gin files import, and binds nothing.
+
+    For commands that take a run's bindings from its stored configuration.
+
+    Args:
+      gin_files: names for `find_gin_file`.
+
+    Returns:
+      The other statements, each with its place.
+
+    Raises:
+      UserError: as `parse_gin`.
+    """
+    bindings = []
+    for place, statement in _of_files(gin_files):
+        if isinstance(statement, config_parser.ImportStatement):
+            _bind(place, statement)
+        else:
+            bindings.append((place, statement))
+    return bindings
+
+
+def operative_config() -> str:
+    """Returns what the build has used: gin's operative configuration, bindings only."""
+    return re.sub(r"(?m)\A((import|from) .*\n)+\n*", "", gin.operative_config_str())
 
 
 def read_gin(
@@ -278,11 +321,29 @@ def _of_files(
         real = os.path.realpath(path)
         if real in including:
             raise UserError(f"{path} includes itself, by way of {including[-1]}")
-        try:
-            text = pathlib.Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the gin file {path}: {error}") from error
-        yield from _followed(_parse(text, path), (*including, real), path)
+        yield from _followed(_parse(_read(path), path), (*including, real), path)
+
+
+def _of_stored(path: str) -> Iterator[_Placed]:
+    """Parses a stored configuration, which comes with weights: it is data."""
+    for place, statement in _parse(_read(path), path):
+        if isinstance(statement, config_parser.BindingStatement):
+            yield place, statement
+        elif getattr(statement, "module", None) in _imported:
+            continue  # of a version that stored imports, and imported by the user
+        elif not isinstance(statement, config_parser.BlockDeclaration):
+            raise UserError(
+                f"{place}: a stored configuration may hold bindings only. Give the "
+                "--gin_file that imports the module, if you trust that module, or "
+                "remove the line"
+            )
+
+
+def _read(path: str) -> str:
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the gin file {path}: {error}") from error
 
 
 def _followed(
@@ -334,7 +395,7 @@ def _macros(names: Iterable[str]) -> Set[str]:
     return {name for name in names if "." not in name}
 
 
-def _bind(place: str, statement: Any) -> None:
+def _bind(place: str, statement: Any, hint: str = "") -> None:
     if isinstance(statement, config_parser.ImportStatement):
         text = statement.format()
     else:
@@ -344,7 +405,10 @@ def _bind(place: str, statement: Any) -> None:
     except Exception as error:  # gin raises nearly every built-in exception
         message = _in_words(str(error).split("\n  In ")[0])
         near = _near_names(message, getattr(statement, "arg_name", None))
+        near += hint if message.startswith("No configurable matching") else ""
         raise UserError(f"{place}: {message}{near}") from error
+    if isinstance(statement, config_parser.ImportStatement):
+        _imported.add(statement.module)
 
 
 def _near_names(message: str, bound: Optional[str]) -> str:

@@ -1,14 +1,11 @@
 """The student for runtimes without resizing and without TensorFlow."""
 
-import os
 from typing import Dict, Optional, Sequence
 
 import tensorflow as tf
 
-from soka_tf.atomic import replacing
 from soka_tf.data import encodings
 from soka_tf.data.pipeline import preprocess_images
-from soka_tf.errors import UserError
 from soka_tf.tasks import Task
 
 # Scopes of what is not a network; the int8 conversion keeps them in float.
@@ -62,17 +59,3 @@ class FixedSizeStudent(tf.Module):
         self.serve = tf.function(
             serve, input_signature=[self.images_spec], autograph=False
         )
-
-
-def write_file(path: str, content: bytes) -> None:
-    """Writes a file, completely or not at all; its folder is made if need be.
-
-    Raises:
-      UserError: if the folder's name is a file's.
-    """
-    folder = os.path.dirname(os.path.abspath(path))
-    if os.path.lexists(folder) and not os.path.isdir(folder):
-        raise UserError(f"Cannot export to {folder!r}: it is a file. Name a folder.")
-    os.makedirs(folder, exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(content)

@@ -18,8 +18,8 @@ from soka_tf.data.samples import Sample, spread
 from soka_tf.errors import UserError
 from soka_tf.evaluation.evaluator import read_truth
 from soka_tf.evaluation.metrics import MetricAccumulator
-from soka_tf.serving import onnx_file, saved_model, tflite
-from soka_tf.serving.fixed_size import FixedSizeStudent, write_file
+from soka_tf.serving import export_folder, onnx_file, saved_model, tflite
+from soka_tf.serving.fixed_size import FixedSizeStudent
 from soka_tf.tasks import Task, get_task
 
 SAVED_MODEL = "saved_model"
@@ -72,6 +72,19 @@ def check_formats(formats: Sequence[str]) -> None:
         onnx_file.require_packages()
 
 
+def check_folder(directory: str, formats: Sequence[str]) -> None:
+    """Refuses a folder where files that are not ours are in the way.
+
+    Raises:
+      UserError: naming the first.
+    """
+    files = [FILES[name] for name in formats if name != SAVED_MODEL]
+    names = [*files, REPORT, TABLE] if files else []
+    if SAVED_MODEL in formats:
+        names += export_folder.SAVED_MODEL_FILES
+    export_folder.refuse_others(directory, names)
+
+
 def write_formats(
     student: tf.keras.Model,
     tasks: Sequence[Task],
@@ -88,7 +101,7 @@ def write_formats(
     Args:
       student: in float32; an encoder in `.encoder`, decoders in `.decoders`.
       tasks: the tasks to export, any of the student's.
-      directory: the folder to write to; it may hold other files.
+      directory: the folder to write to; what else it holds stays.
       formats: of `FILES`.
       images: only "tflite_int8" looks at any.
 
@@ -96,11 +109,12 @@ def write_formats(
       The paths of the files.
 
     Raises:
-      UserError: if a format is unknown, a package is missing, the folder is a file, or
-        there are no images.
+      UserError: if a format is unknown, a package is missing, the folder is a file or
+        has a file of that name that is not ours, or there are no images.
       OSError: if the folder cannot be written to.
     """
     check_formats(formats)
+    check_folder(directory, formats)
     one_image = FixedSizeStudent(student, tasks, images.size, 1)
     any_batch = FixedSizeStudent(student, tasks, images.size, None)
     paths = []
@@ -113,7 +127,7 @@ def write_formats(
         else:
             content = tflite.to_float16(one_image)
         paths.append(os.path.join(directory, FILES[name]))
-        write_file(paths[-1], content)
+        export_folder.put(directory, {FILES[name]: content})
     return paths
 
 
@@ -228,13 +242,12 @@ def format_table(report: Mapping[str, Any], style: str = "simple") -> str:
 def write_report(report: Mapping[str, Any], directory: str) -> None:
     """Writes export_report.json and the same as a Markdown table."""
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    write_file(os.path.join(directory, REPORT), text.encode())
     about = (
         f"Errors are differences from the float32 student on {report['images']} "
         "validation images; rmse is against labels.\n"
     )
     table = format_table(report, "github") + "\n\n" + about
-    write_file(os.path.join(directory, TABLE), table.encode())
+    export_folder.put(directory, {REPORT: text.encode(), TABLE: table.encode()})
 
 
 class _Difference:

@@ -4,8 +4,6 @@ import contextlib
 import functools
 import json
 import os
-import shutil
-import tempfile
 from typing import (
     Any,
     Callable,
@@ -28,15 +26,15 @@ from soka_tf.errors import UserError
 from soka_tf.networks import folding
 from soka_tf.networks.precision import is_large
 from soka_tf.networks.processor import has_amx
+from soka_tf.serving import export_folder
+from soka_tf.serving.export_folder import GRAPH, METADATA
 from soka_tf.tasks import Task
 
 DEFAULT = "serving_default"
 REPRESENTATION = "representation"
 FLOAT_SUFFIX = "_float"
-METADATA = os.path.join("assets.extra", "metadata.json")
 PRECISIONS = folding.EXPORT_PRECISIONS
 _METADATA_FORMAT = 1
-_GRAPH = "saved_model.pb"
 
 
 def export_student(
@@ -69,7 +67,8 @@ def export_student(
       student: an encoder in `.encoder` and task name -> decoder in `.decoders`.
       tasks: the tasks to export, any of the student's.
       image_size: side in pixels that images are resized to.
-      directory: the folder to write; an earlier export there is replaced.
+      directory: the folder to write; an earlier export there is replaced, all else
+        that it holds stays (`soka_tf.serving.export_folder`).
       antialias: as the student was trained.
       precision: in which the networks compute: "float32", as the student predicts;
         "bfloat16", half the size and faster on a processor with AMX,
@@ -80,12 +79,10 @@ def export_student(
       The names of the signatures.
 
     Raises:
-      UserError: if the folder holds something else than a SavedModel, the student has
-        no decoder for a task, or the precision is unknown.
+      UserError: if the folder is a file, or a file that is not ours is in the way, the
+        student has no decoder for a task, or the precision is unknown.
     """
     precision = choose_precision(precision)
-    directory = os.path.abspath(os.path.expanduser(directory))
-    _check_directory(directory)
     missing = [task.name for task in tasks if task.name not in student.decoders]
     if missing or not tasks:
         raise UserError(
@@ -95,22 +92,16 @@ def export_student(
     networks = (student.encoder, *(student.decoders[task.name] for task in tasks))
     if precision == "float32" and has_amx() and is_large(*networks):
         logging.info("This processor has AMX: in bfloat16 the export would be faster.")
-    module, signatures = _build(student, tasks, image_size, antialias, precision)
-    parent, name = os.path.split(directory)
-    os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=f".{name}.", dir=parent)
-    try:
-        os.chmod(temporary, 0o755)  # mkdtemp's folders are private
+    files = export_folder.SAVED_MODEL_FILES
+    with export_folder.replacing(directory, files, whole=True) as folder:
+        module, signatures = _build(student, tasks, image_size, antialias, precision)
         with _quiet():
-            tf.saved_model.save(module, temporary, signatures=signatures)
+            tf.saved_model.save(module, folder, signatures=signatures)
         metadata = _metadata(tasks, image_size, antialias, precision, signatures)
-        path = os.path.join(temporary, METADATA)
+        path = os.path.join(folder, METADATA)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="utf-8") as file:
             file.write(json.dumps(metadata, indent=2) + "\n")
-        _replace_directory(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return sorted(signatures)
 
 
@@ -251,9 +242,14 @@ def read_metadata(directory: str) -> Dict[str, Any]:
       UserError: if the folder is not an export of soka_tf.
     """
     path = os.path.join(directory, METADATA)
-    if not os.path.isfile(os.path.join(directory, _GRAPH)):
+    if export_folder.is_interrupted(directory):
         raise UserError(
-            f"{directory!r} is not a SavedModel: it has no {_GRAPH}. Make one with "
+            f"{directory!r}: an export there is going on, or was killed. Wait for it, "
+            "or export the student again."
+        )
+    if not os.path.isfile(os.path.join(directory, GRAPH)):
+        raise UserError(
+            f"{directory!r} is not a SavedModel: it has no {GRAPH}. Make one with "
             "python -m soka_tf.export."
         )
     try:
@@ -271,38 +267,6 @@ def read_metadata(directory: str) -> Dict[str, Any]:
             f"{_METADATA_FORMAT}."
         )
     return metadata
-
-
-def _check_directory(directory: str) -> None:
-    """Refuses to replace anything but an earlier export or an empty folder."""
-    if not os.path.lexists(directory):
-        return
-    if not os.path.isdir(directory):
-        raise UserError(f"Cannot export to {directory!r}: it is a file. Name a folder.")
-    if os.listdir(directory) and not os.path.isfile(os.path.join(directory, _GRAPH)):
-        raise UserError(
-            f"Cannot export to {directory!r}: the folder holds something else than a "
-            "SavedModel. Name a new or empty folder."
-        )
-
-
-def _replace_directory(new: str, directory: str) -> None:
-    """Puts a folder in the place of another; the old one survives a failure."""
-    if not os.path.isdir(directory):
-        os.rename(new, directory)
-        return
-    old = tempfile.mkdtemp(
-        prefix=f".{os.path.basename(directory)}.",
-        suffix=".old",
-        dir=os.path.dirname(directory),
-    )
-    os.rename(directory, old)
-    try:
-        os.rename(new, directory)
-    except OSError:
-        os.rename(old, directory)
-        raise
-    shutil.rmtree(old)
 
 
 @contextlib.contextmanager

@@ -294,3 +294,76 @@ def test_read_gin_binds_nothing_and_is_written_as_it_was_read(shipped, tmp_path)
     )
     assert config.read_gin([write(tmp_path, config.format_gin(read))]) == read
     assert brew() == (3, "green", None)
+
+
+# A stored configuration comes with weights, from anywhere: it is data.
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module that leaves a file where it is imported, and registers `Steep`."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(config, "_imported", set())
+    name = f"of_the_user_{tmp_path.name}"
+    ran = tmp_path / "ran"
+    write(
+        tmp_path,
+        "import gin, pathlib\n"
+        f"pathlib.Path({str(ran)!r}).write_text('ran')\n"
+        f"@gin.register('Steep', module={name!r})\n"
+        "class Steep: pass\n",
+        f"{name}.py",
+    )
+    return types.SimpleNamespace(name=name, ran=ran)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import {module}",
+        "from {module} import Steep",
+        "import {module} as brew",
+        "import json",
+        "from __gin__ import dynamic_registration",
+        "include 'other.gin'",
+    ],
+)
+def test_stored_configuration_with_more_than_bindings_is_refused(
+    shipped, tmp_path, module, line
+):
+    write(tmp_path, f"import {module.name}\n", "other.gin")
+    line = line.format(module=module.name)
+    stored = write(tmp_path, f"brew.kind = 'black'\n{line}\n")
+    message = message_of([], [], base=None, stored=stored)
+    assert message.startswith(f"{stored}, line 2: {line}: a stored configuration")
+    assert "--gin_file" in message
+    assert not module.ran.exists() and module.name not in sys.modules
+
+
+@pytest.mark.parametrize("value", ["@Steep", "@Steep()", "@os.system('true')"])
+def test_stored_reference_to_what_nobody_imported_says_what_to_do(
+    shipped, tmp_path, module, value
+):
+    stored = write(tmp_path, f"\nbrew.kind = {value}\n")
+    message = message_of([], [], base=None, stored=stored)
+    assert message.startswith(f"{stored}, line 2")
+    assert "give the --gin_file that imports" in message or "(" in value
+    assert not module.ran.exists()
+
+
+def test_stored_reference_to_what_the_users_gin_file_imports_is_bound(
+    shipped, tmp_path, module
+):
+    mine = write(tmp_path, f"import {module.name}\nbrew.kind = 'black'\n", "mine.gin")
+    # The import is that of a version which stored imports, too.
+    text = f"import {module.name}\nbrew.minutes = 7\nbrew.cup = @Steep\n"
+    stored = write(tmp_path, text, "stored.gin")
+    config.import_modules([mine])
+    config.parse_gin([], [], base=None, stored=stored)
+    assert brew()[:2] == (7, "green") and brew()[2].__name__ == "Steep"
+    gin.clear_config()
+    config.parse_gin([mine], [], base=None, stored=stored)
+    assert brew()[:2] == (7, "black")
+    kept = config.operative_config()
+    assert "import" not in kept and "brew.cup = @" in kept
+    config.parse_gin([], [], base=None, stored=write(tmp_path, kept, "kept.gin"))

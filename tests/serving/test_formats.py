@@ -25,7 +25,7 @@ from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from soka_tf.runs.config import parse_gin
 from soka_tf.runs.folder import claim
 from soka_tf.runs.settings import Settings
-from soka_tf.serving import fixed_size, formats, onnx_file, tflite
+from soka_tf.serving import export_folder, fixed_size, formats, onnx_file, tflite
 from soka_tf.serving.saved_model import read_metadata
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
@@ -80,7 +80,8 @@ def images(tmp_path_factory):
 def exported(student, images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "export"
     paths = formats.write_formats(student, TASKS, str(folder), TFLITE, images)
-    assert [os.path.basename(path) for path in paths] == sorted(os.listdir(folder))
+    names = [export_folder.MANIFEST, *(os.path.basename(path) for path in paths)]
+    assert names == sorted(os.listdir(folder))
     return folder
 
 
@@ -283,22 +284,23 @@ def test_full_folder_keeps_the_earlier_file_and_nothing_half_written(
     tmp_path, monkeypatch
 ):
     path = tmp_path / "student.onnx"
-    path.write_text("earlier")
+    export_folder.put(str(tmp_path), {"student.onnx": b"earlier"})
+    there = {"student.onnx", export_folder.MANIFEST}
 
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
-        fixed_size.write_file(str(path), b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["student.onnx"]
+        export_folder.put(str(tmp_path), {"student.onnx": b"new"})
+    assert {p.name for p in tmp_path.iterdir()} == there
     assert path.read_text() == "earlier"
 
 
 def test_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "thesis").write_text("years of work")
     with pytest.raises(UserError, match="it is a file"):
-        fixed_size.write_file(str(tmp_path / "thesis" / "student.onnx"), b"new")
+        export_folder.put(str(tmp_path / "thesis"), {"student.onnx": b"new"})
     assert (tmp_path / "thesis").read_text() == "years of work"
 
 

@@ -210,23 +210,11 @@ def test_fresh_process_without_soka_tf_answers_an_unseen_batch_size(
     assert_close(np.load(tmp_path / "twins.npz"), expected)
 
 
-def test_export_replaces_an_earlier_export_and_leaves_nothing_else(tmp_path):
-    edges = (get_task("edge_texture"),)
-    student = make_stand_in(edges)
-    directory = tmp_path / "export"
-    saved_model.export_student(student, edges, SIZE, str(directory))
-    (directory / "stale").write_text("")
-    saved_model.export_student(student, edges, 2 * SIZE, str(directory))
-    assert [p.name for p in tmp_path.iterdir()] == ["export"]
-    assert not (directory / "stale").exists()
-    assert saved_model.read_metadata(str(directory))["image_size"] == 2 * SIZE
-
-
 def test_failed_export_keeps_the_earlier_one(tmp_path, monkeypatch):
     student = make_stand_in(TASKS)
     directory = tmp_path / "export"
-    directory.mkdir()
-    (directory / "saved_model.pb").write_text("earlier")
+    saved_model.export_student(student, TASKS, SIZE, str(directory))
+    before = files_of(directory)
 
     def fail(module, path, signatures):
         with open(os.path.join(path, "half"), "w") as file:
@@ -235,18 +223,57 @@ def test_failed_export_keeps_the_earlier_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        saved_model.export_student(student, TASKS, SIZE, str(directory))
+        saved_model.export_student(student, TASKS, 2 * SIZE, str(directory))
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
-    assert (directory / "saved_model.pb").read_text() == "earlier"
+    assert files_of(directory) == before
 
 
-def test_export_refuses_a_folder_with_something_else(tmp_path, student):
+def test_first_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        saved_model.export_student(
+            make_stand_in(TASKS), TASKS, SIZE, str(tmp_path / "export")
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_replaces_an_earlier_one_and_leaves_the_files_of_others(tmp_path):
+    edges = (get_task("edge_texture"),)
+    student = make_stand_in(edges)
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="holds something else than a SavedModel"):
-        saved_model.export_student(student, TASKS, SIZE, str(tmp_path))
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "variables" / "notes").write_text("of somebody")
+    saved_model.export_student(student, edges, SIZE, str(tmp_path))
+    first = files_of(tmp_path)
+    saved_model.export_student(student, edges, 2 * SIZE, str(tmp_path))
+    second = files_of(tmp_path)
+    assert set(first) == set(second)
+    assert second["thesis.tex"] == b"years of work"
+    assert second["variables/notes"] == b"of somebody"
+    assert saved_model.read_metadata(str(tmp_path))["image_size"] == 2 * SIZE
+    assert tf.saved_model.load(str(tmp_path)).signatures
     with pytest.raises(UserError, match="it is a file"):
-        saved_model.export_student(student, TASKS, SIZE, str(tmp_path / "thesis.tex"))
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+        saved_model.export_student(student, edges, SIZE, str(tmp_path / "thesis.tex"))
+    assert files_of(tmp_path) == second
+
+
+def test_saved_model_of_others_is_not_replaced(tmp_path, student):
+    (tmp_path / "saved_model.pb").write_text("of somebody")
+    with pytest.raises(UserError, match="saved_model.pb there was not written by soka"):
+        saved_model.export_student(student, TASKS, SIZE, str(tmp_path))
+    assert files_of(tmp_path) == {"saved_model.pb": b"of somebody"}
+
+
+def files_of(folder):
+    """What a folder holds, by its path below it."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_export_of_a_task_without_decoder_is_refused(tmp_path, student):

@@ -93,9 +93,9 @@ def _build(config: str, seed: int, folder: str, before: Optional[Any]) -> Any:
     if before is not None:
         return reseed(before, folder, seed)
     stored = os.path.join(folder, CONFIG_FILE)
-    resumed = [stored] if os.path.isfile(stored) else []
+    resumed = stored if os.path.isfile(stored) else None
     gin.clear_config()
-    parse_gin([*resumed, config], [f"seed = {seed}"], base=None)
+    parse_gin([config], [f"seed = {seed}"], base=None, stored=resumed)
     return build_run(folder)
 
 
