@@ -95,7 +95,7 @@ def parse_gin(
     for place, statement in _of_files([*([base] if base else []), *gin_files]):
         _bind(place, statement)
     _in_files.clear()
-    _in_files.update(_bound())
+    _in_files.update(bound_values())
     known = _macros(_in_files)
     for place, statement in _of_params(gin_params):
         _bind(place, statement)
@@ -128,6 +128,11 @@ def read_gin(
       UserError: for what is not gin text, and for files that cannot be read.
     """
     return _bindings([*_of_files(gin_files), *_of_params(gin_params)])
+
+
+def bound_values() -> Dict[str, Any]:
+    """Returns what is bound now, as `read_gin` returns what it read."""
+    return _bindings(_parse(gin.config_str(), "the bound configuration"))
 
 
 def format_gin(bindings: Dict[str, Any]) -> str:
@@ -185,7 +190,7 @@ def unused_bindings() -> List[str]:
     built = {key.rpartition(".")[0] for key in used} | {""}  # "": macros
     return sorted(
         key
-        for key, value in _bound().items()
+        for key, value in bound_values().items()
         if key not in used
         and (key.rpartition(".")[0] in built or _in_files.get(key) != value)
     )
@@ -311,10 +316,6 @@ def _bindings(statements: Iterable[_Placed]) -> Dict[str, Any]:
     }
 
 
-def _bound() -> Dict[str, Any]:
-    return _bindings(_parse(gin.config_str(), "the bound configuration"))
-
-
 def _macros(names: Iterable[str]) -> Set[str]:
     return {name for name in names if "." not in name}
 
@@ -335,11 +336,11 @@ def _bind(place: str, statement: Any) -> None:
 def _near_names(message: str, bound: Optional[str]) -> str:
     """Near names for gin's commonest complaints, of whoever binds such a parameter."""
     unknown = re.match(r"No configurable matching (reference )?'@?([^'()]+)", message)
-    elsewhere = [key for key in _bound() if key.endswith(f".{bound}")]
+    elsewhere = [key for key in bound_values() if key.endswith(f".{bound}")]
     there = f"; there is {' and '.join(elsewhere)}" if elsewhere else ""
     if unknown:
         there = "" if unknown[1] else there  # a reference, of whatever is bound to it
-        keys = elsewhere if there else _bound()
+        keys = elsewhere if there else bound_values()
         names = {key.split("/")[-1].rpartition(".")[0] for key in keys} - {""}
         return did_you_mean(unknown[2], names) or there
     parameter = re.match(
@@ -367,7 +368,7 @@ def _describe_unset(message: str) -> str:
     if not macro:
         return message.splitlines()[0]
     name = macro[1]
-    near = did_you_mean(name, _macros(_bound()), show=lambda n: f"%{n}")
+    near = did_you_mean(name, _macros(bound_values()), show=lambda n: f"%{n}")
     return (
         f"the gin files use %{name}, which nothing sets{near}; "
         f'set it with --gin_param="{name} = ..."'

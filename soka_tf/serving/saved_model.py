@@ -22,6 +22,7 @@ import tensorflow as tf
 from absl import logging
 
 import soka_tf
+from soka_tf.atomic import flush, flush_folder
 from soka_tf.data import encodings
 from soka_tf.data.pipeline import preprocess_images
 from soka_tf.errors import UserError
@@ -288,8 +289,10 @@ def _check_directory(directory: str) -> None:
 
 def _replace_directory(new: str, directory: str) -> None:
     """Puts a folder in the place of another; the old one survives a failure."""
+    flush_folder(new)
     if not os.path.isdir(directory):
         os.rename(new, directory)
+        flush(os.path.dirname(directory))
         return
     old = tempfile.mkdtemp(
         prefix=f".{os.path.basename(directory)}.",
@@ -302,6 +305,7 @@ def _replace_directory(new: str, directory: str) -> None:
     except OSError:
         os.rename(old, directory)
         raise
+    flush(os.path.dirname(directory))
     shutil.rmtree(old)
 
 
