@@ -1,23 +1,31 @@
 """Files that are whole or not there at all, and one writer at a time."""
 
 import contextlib
+import errno
 import json
 import os
 from typing import Any, Iterator, Optional, Union
 
 from absl import logging
 
+from soka_tf.errors import UserError, reason
+
 PathLike = Union[str, "os.PathLike[str]"]
+# What file systems answer that have no locks, or do not flush folders.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_NO_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def replacing(path: PathLike) -> Iterator[str]:
+def replacing(path: PathLike, flushed: bool = True) -> Iterator[str]:
     """Yields a name to write to; the file takes its place once the block has ended.
 
     The name ends in ".tmp", so that what a kill leaves looks like nothing else.
 
     Args:
       path: the file to write or replace, in a folder that exists.
+      flushed: whether the file, and its name, are to survive a power cut from then on;
+        that takes milliseconds. False for the many files that can be made again.
 
     Raises:
       OSError: if the disk refuses; what was at `path` stays then, as it does after
@@ -26,7 +34,11 @@ def replacing(path: PathLike) -> Iterator[str]:
     temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
     try:
         yield temporary
+        if flushed:
+            flush(temporary)
         os.replace(temporary, path)
+        if flushed:
+            flush(os.path.dirname(os.path.abspath(path)))
     finally:
         with contextlib.suppress(OSError):  # gone already, or not to be removed
             os.remove(temporary)
@@ -36,13 +48,28 @@ def flush(path: PathLike) -> None:
     """Waits until a file, or the names in a folder, would survive a power cut.
 
     Raises:
-      OSError: if the disk refuses.
+      OSError: if the disk refuses; not where it knows no such request.
     """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
     finally:
         os.close(handle)
+
+
+def flush_folder(path: PathLike) -> None:
+    """Flushes all files below a folder, and the names in it.
+
+    Raises:
+      OSError: if the disk refuses.
+    """
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            flush(os.path.join(folder, name))
+        flush(folder)
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -55,7 +82,6 @@ def write_text(path: PathLike, text: str) -> None:
     with replacing(path) as temporary:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
-        flush(temporary)
 
 
 def write_json(path: PathLike, content: Any, indent: Optional[int] = 1) -> None:
@@ -70,27 +96,52 @@ def write_json(path: PathLike, content: Any, indent: Optional[int] = 1) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: PathLike, purpose: str) -> Iterator[None]:
-    """Waits until no other process holds a lock file; a kill lets it go, too.
+def locked(
+    path: PathLike, purpose: str, remedy: Optional[str] = None
+) -> Iterator[None]:
+    """Holds a lock file that no other process holds; a kill lets it go, too.
+
+    Where the file system has no locks, a warning says so, and nothing is held.
 
     Args:
       path: the lock file, made if need be, in a folder that exists; it stays. Or a
         folder that exists, which needs no file, on local disks.
-      purpose: what the other process does, for the log: "draws rooms in /x".
+      purpose: what the other process does: "draws rooms in /x".
+      remedy: what to do, for the error where another process holds the lock; None
+        waits for it, and says so in the log.
 
     Raises:
+      UserError: if another process holds the lock, given a `remedy`.
       OSError: if the file cannot be written.
     """
-    import fcntl  # not on Windows, where the rest of this module is of use
-
     kind = os.O_RDONLY if os.path.isdir(path) else os.O_WRONLY | os.O_CREAT
     file = os.open(path, kind, 0o666)
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(file, path):
+            if remedy is not None:
+                raise UserError(f"Another process {purpose}. {remedy}")
             logging.info("Waiting for another process that %s ...", purpose)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, path, wait=True)
         yield
     finally:
         os.close(file)
+
+
+def _lock(file: int, path: PathLike, wait: bool = False) -> bool:
+    """Whether nobody else holds the lock of a file, which then is this process's."""
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        logging.warning(
+            "%s cannot be locked here (%s): take care that no other process writes in "
+            "this folder.",
+            path,
+            reason(error),
+        )
+    return True

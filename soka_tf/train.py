@@ -40,7 +40,7 @@ def main() -> None:
     """Builds, trains, evaluates and exports."""
     from soka_tf.runs.config import parse_gin
     from soka_tf.runs.dry_run import describe
-    from soka_tf.runs.folder import CONFIG_FILE
+    from soka_tf.runs.folder import CONFIG_FILE, training_in
     from soka_tf.runs.strategy import lost_workers
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
@@ -54,7 +54,7 @@ def main() -> None:
         print(describe(model_dir))
         return
 
-    with lost_workers("Before or after training"):
+    with training_in(model_dir), lost_workers("Before or after training"):
         _train(model_dir)
 
 

@@ -1,16 +1,17 @@
 """Files that are written whole or not at all, and locks that a kill lets go."""
 
+import errno
+import fcntl
 import os
 import signal
 import stat
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from soka_tf import atomic
-from tests.tiny_runs import ROOT
+from soka_tf.errors import UserError
+from tests.lock_holder import held
 
 
 def test_replacing_shows_the_new_file_only_once_it_is_whole(tmp_path):
@@ -65,17 +66,6 @@ def test_json_that_cannot_be_is_refused_and_the_old_one_stays(tmp_path, value):
 
 
 def test_lock_is_waited_for_and_a_kill_lets_it_go(tmp_path, monkeypatch):
-    holder = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys, time; from soka_tf import atomic\n"
-            "with atomic.locked(sys.argv[1], 'x'): print(flush=True); time.sleep(600)",
-            str(tmp_path / "lock"),
-        ],
-        stdout=subprocess.PIPE,
-        cwd=ROOT,
-    )
     order, said = [], []
     # Not caplog: where absl's records go depends on what ran before.
     monkeypatch.setattr(atomic.logging, "info", lambda text, *a: said.append(text % a))
@@ -84,8 +74,7 @@ def test_lock_is_waited_for_and_a_kill_lets_it_go(tmp_path, monkeypatch):
         with atomic.locked(tmp_path / "lock", "holds it for long"):
             order.append("held")
 
-    with holder:
-        holder.stdout.readline()
+    with held(tmp_path / "lock") as holder:
         waiting = threading.Thread(target=wait)
         waiting.start()
         waiting.join(0.5)
@@ -94,3 +83,80 @@ def test_lock_is_waited_for_and_a_kill_lets_it_go(tmp_path, monkeypatch):
         waiting.join(60)
     assert order == ["killed", "held"]
     assert said == ["Waiting for another process that holds it for long ..."]
+
+
+def test_lock_that_another_holds_is_refused_where_a_remedy_is_given(tmp_path):
+    with held(tmp_path / "lock"):
+        with pytest.raises(UserError, match="^Another process draws. Wait for it.$"):
+            with atomic.locked(tmp_path / "lock", "draws", "Wait for it."):
+                pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_file_system_without_locks_is_told_and_done_without(
+    number, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    said = []
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(
+        atomic.logging, "warning", lambda text, *a: said.append(text % a)
+    )
+    with atomic.locked(tmp_path / "lock", "draws"):
+        pass
+    (warning,) = said
+    assert f"{tmp_path}/lock cannot be locked here ({os.strerror(number)})" in warning
+
+
+def flushes(monkeypatch):
+    """What is flushed and what is put in place, in order."""
+    done, real = [], os.replace
+    monkeypatch.setattr(atomic, "flush", lambda path: done.append(str(path)))
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (done.append("in place"), real(a, b))
+    )
+    return done
+
+
+def test_file_is_flushed_before_it_is_in_place_and_its_name_afterwards(
+    tmp_path, monkeypatch
+):
+    done = flushes(monkeypatch)
+    atomic.write_json(tmp_path / "split.json", {})
+    temporary, *then = done
+    assert temporary.endswith(".tmp") and then == ["in place", str(tmp_path)]
+
+
+def test_what_can_be_made_again_is_not_flushed(tmp_path, monkeypatch):
+    done = flushes(monkeypatch)
+    with atomic.replacing(tmp_path / "a", flushed=False) as temporary:
+        open(temporary, "wb").close()
+    assert done == ["in place"]
+
+
+def test_folder_is_flushed_with_all_below_it(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"")
+    (tmp_path / "c").write_bytes(b"")
+    done = flushes(monkeypatch)
+    atomic.flush_folder(tmp_path)
+    below = [tmp_path / "a" / "b", tmp_path / "a", tmp_path / "c", tmp_path]
+    assert done == list(map(str, below))
+
+
+def test_folders_that_cannot_be_flushed_are_no_error_and_a_broken_disk_is_one(
+    tmp_path, monkeypatch
+):
+    def fail(number):
+        def fsync(_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    fail(errno.EINVAL)
+    atomic.flush(tmp_path)
+    fail(errno.EIO)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        atomic.flush(tmp_path)

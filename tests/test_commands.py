@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests import tiny_runs
+from tests.lock_holder import held
 from tests.tools import run_command
 
 RATIOS = {"rmse", "rel", "delta1", "delta2", "delta3"}
@@ -65,12 +66,13 @@ def chain(tiny, tmp_path_factory):
         cwd=folder,
     )
     assert done["train"].returncode == 0, done["train"].stderr
-    done["evaluate"] = command(
-        "evaluate", "--model_dir=run", "--out_dir=measured", cwd=folder
-    )
-    done["export"] = command(
-        "export", "--model_dir=run", "--export_dir=export", cwd=folder
-    )
+    with held(folder / "run" / "lock"):  # what reads a run may do so while it trains
+        done["evaluate"] = command(
+            "evaluate", "--model_dir=run", "--out_dir=measured", cwd=folder
+        )
+        done["export"] = command(
+            "export", "--model_dir=run", "--export_dir=export", cwd=folder
+        )
     done["predict"] = command(
         "predict",
         "--saved_model=export",

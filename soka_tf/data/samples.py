@@ -94,6 +94,13 @@ def with_mask(domains: Iterable[str]) -> List[str]:
     return list(dict.fromkeys(wanted))
 
 
+def describe_samples(samples: Sequence[Sample]) -> str:
+    """How many, which, and a hash of all names, in some 200 characters at most."""
+    names = "\n".join(sample.key for sample in samples).encode()
+    ends = " to ".join(f"{samples[at].key[-40:]!r}" for at in (0, -1) if samples)
+    return f"{len(samples)}: {ends} (sha256 {hashlib.sha256(names).hexdigest()[:16]})"
+
+
 def spread(samples: Sequence[Sample], most: int) -> List[Sample]:
     """Chooses at most so many samples, evenly and always the same."""
     count = min(most, len(samples))

@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import tempfile
-from typing import Any, Optional
+from typing import Any, Dict, Optional
 
 import gin
 import tensorflow as tf
@@ -18,9 +18,14 @@ from soka_tf.networks.precision import compute_in, hint
 from soka_tf.runs import build_parts
 from soka_tf.runs.auxiliary import Selection, select_auxiliary
 from soka_tf.runs.build_data import build_data, default_cache_dir
-from soka_tf.runs.checkpoints import copy_state
-from soka_tf.runs.config import operative_config, or_user_error, with_binding
-from soka_tf.runs.folder import refuse_differences
+from soka_tf.runs.checkpoints import copy_state, last_step
+from soka_tf.runs.config import (
+    bound_values,
+    operative_config,
+    or_user_error,
+    with_binding,
+)
+from soka_tf.runs.folder import refuse_differences, refuse_file
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import build_strategy, describe_devices, worker_index
 from soka_tf.soka.model import SokaModel
@@ -28,6 +33,16 @@ from soka_tf.soka.objective import Objective
 from soka_tf.soka.schedule import Schedule
 from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.pool import TeacherFiles, TeacherPool, Wanted
+
+STEP = "the step to go on from"
+# Bindings that need not be the same on all workers.
+_OF_EACH_MACHINE = (
+    "rooms.dir",
+    "run.teacher_cache_dir",
+    "build_data.check_files",
+    "build_strategy.name",
+    "strategy",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +83,9 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
     Raises:
       UserError: if files are missing or bindings do not fit each other.
     """
-    if os.path.lexists(model_dir) and not os.path.isdir(model_dir):
-        kind = "link to no folder" if os.path.islink(model_dir) else "file"
-        raise UserError(
-            "--model_dir must be a folder, or a name for a new one. Received: "
-            f"{model_dir}, which is a {kind}."
-        )
+    refuse_file(model_dir)
     # Before all else: devices cannot be divided up once TensorFlow has computed.
-    strategy = strategy or build_strategy()
+    strategy = strategy or build_strategy(facts=_facts(model_dir))
     settings = Settings()
     if settings.jit_compile and strategy.num_replicas_in_sync > 1:
         raise UserError(
@@ -120,6 +130,14 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         strategy,
         model_dir if worker_index(strategy) == 0 else _throw_away_folder(),
     )
+
+
+def _facts(model_dir: str) -> Dict[str, str]:
+    """What must be the same on all workers, as far as it is known at the start."""
+    values = {name: repr(value) for name, value in sorted(bound_values().items())}
+    for name in _OF_EACH_MACHINE:
+        values.pop(name, None)
+    return {**values, STEP: str(last_step(model_dir))}
 
 
 def _advise(settings: Settings, model: SokaModel) -> None:

@@ -14,9 +14,10 @@ from soka_tf.networks.precision import compute_in
 from soka_tf.runs import build_parts
 from soka_tf.runs.callbacks.step import FAILURES
 from soka_tf.runs.checkpoint_folder import CheckpointFolder, readable
+from soka_tf.runs.cluster import in_cluster
 from soka_tf.runs.folder import CONFIG_FILE
 from soka_tf.runs.settings import Settings
-from soka_tf.runs.strategy import in_cluster, raise_if_worker_lost
+from soka_tf.runs.strategy import raise_if_worker_lost
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.student import Student
 
@@ -54,6 +55,11 @@ def latest_checkpoint(model_dir: str, which: str = "last") -> str:
 def restored_step(model_dir: str, which: str = "last") -> int:
     """The step of a run's last or best checkpoint."""
     return int(latest_checkpoint(model_dir, which).rsplit("-", 1)[1])
+
+
+def last_step(model_dir: str) -> int:
+    """The step from which a run goes on; 0 without a checkpoint."""
+    return CheckpointFolder(checkpoint_dir(model_dir)).last_step() or 0
 
 
 def folder_of(model: SokaModel, model_dir: str, keep: int) -> CheckpointFolder:

@@ -115,7 +115,7 @@ def parse_gin(
     for place, statement in files:
         _bind(place, statement)
     _in_files.clear()
-    _in_files.update(_bound())
+    _in_files.update(bound_values())
     of_params = list(_of_params(gin_params))
     for place, statement in of_params:
         _bind(place, statement)
@@ -126,7 +126,7 @@ def parse_gin(
     except ValueError as error:
         raise UserError(_describe_unset(str(error))) from error
     _refuse_unread([*placed, *of_params])
-    for name, value in check_bound(_bound()).items():
+    for name, value in check_bound(bound_values()).items():
         gin.parse_config(f"{name} = {value!r}")
 
 
@@ -190,6 +190,11 @@ def bindings_of(text: str, source: str) -> Dict[str, Any]:
     return _bindings(_parse(text, source))
 
 
+def bound_values() -> Dict[str, Any]:
+    """Returns what is bound now, as `read_gin` returns what it read."""
+    return _bindings(_parse(gin.config_str(), "the bound configuration"))
+
+
 def format_gin(bindings: Dict[str, Any]) -> str:
     """Returns the gin text of what `read_gin` read, a line a binding, sorted."""
     return "".join(f"{name} = {bindings[name]!r}\n" for name in sorted(bindings))
@@ -251,7 +256,7 @@ def unused_bindings() -> List[str]:
     built = {key.rpartition(".")[0] for key in used} | {""}  # "": macros
     return sorted(
         key
-        for key, value in _bound().items()
+        for key, value in bound_values().items()
         if key not in used
         and (key.rpartition(".")[0] in built or _in_files.get(key) != value)
     )
@@ -387,10 +392,6 @@ def _bindings(statements: Iterable[_Placed]) -> Dict[str, Any]:
     }
 
 
-def _bound() -> Dict[str, Any]:
-    return _bindings(_parse(gin.config_str(), "the bound configuration"))
-
-
 def _macros(names: Iterable[str]) -> Set[str]:
     return {name for name in names if "." not in name}
 
@@ -414,11 +415,11 @@ def _bind(place: str, statement: Any, hint: str = "") -> None:
 def _near_names(message: str, bound: Optional[str]) -> str:
     """Near names for gin's commonest complaints, of whoever binds such a parameter."""
     unknown = re.match(r"No configurable matching (reference )?'@?([^'()]+)", message)
-    elsewhere = [key for key in _bound() if key.endswith(f".{bound}")]
+    elsewhere = [key for key in bound_values() if key.endswith(f".{bound}")]
     there = f"; there is {' and '.join(elsewhere)}" if elsewhere else ""
     if unknown:
         there = "" if unknown[1] else there  # a reference, of whatever is bound to it
-        keys = elsewhere if there else _bound()
+        keys = elsewhere if there else bound_values()
         names = {key.split("/")[-1].rpartition(".")[0] for key in keys} - {""}
         return did_you_mean(unknown[2], names) or there
     parameter = re.match(
@@ -436,7 +437,7 @@ def _describe_unset(message: str) -> str:
     if not macro:
         return message.splitlines()[0]
     name = macro[1]
-    near = did_you_mean(name, _macros(_bound()), show=lambda n: f"%{n}")
+    near = did_you_mean(name, _macros(bound_values()), show=lambda n: f"%{n}")
     return (
         f"the gin files use %{name}, which nothing sets{near}; "
         f'set it with --gin_param="{name} = ..."'

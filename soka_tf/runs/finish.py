@@ -9,7 +9,7 @@ from soka_tf.evaluation.table import format_table
 from soka_tf.runs.auxiliary import log_selection
 from soka_tf.runs.build_run import Run
 from soka_tf.runs.callbacks.draw_panels import PanelCallback
-from soka_tf.runs.folder import open_folder
+from soka_tf.runs.folder import open_folder, training_in
 from soka_tf.runs.run_evaluation import evaluate_run, fixed_batch
 from soka_tf.runs.training_loop import train
 from soka_tf.serving.saved_model import export_student
@@ -25,7 +25,15 @@ def complete(run: Run, model_dir: str, callbacks: Sequence[Any] = ()) -> str:
 
     Returns:
       Its table and where everything is, as text.
+
+    Raises:
+      UserError: if another process trains there, and as `train`.
     """
+    with training_in(model_dir):
+        return _complete(run, model_dir, callbacks)
+
+
+def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
     folder = run.output_dir  # the run's, but for workers beside the chief
     writer = open_folder(model_dir, run.config, folder)
     log_selection(run.selection, folder, writer)

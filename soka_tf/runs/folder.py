@@ -1,16 +1,21 @@
-"""A run's folder: what is where, and whether its configuration is the present one."""
+"""A run's folder: what is where, who trains there, and in which configuration."""
 
+import contextlib
 import os
-from typing import List
+import shutil
+from typing import Iterator, List, Set
 
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.atomic import write_text
+from soka_tf.atomic import locked, write_text
 from soka_tf.errors import UserError
+from soka_tf.runs.cluster import is_chief
 from soka_tf.runs.config import bindings_of, differing_bindings
 
 CONFIG_FILE = "operative_config.gin"
+_LOCK_FILE = "lock"
+_held: Set[str] = set()  # by this process
 # A run may be continued with other values of these: they change no result.
 # run.teacher_cache is none of them: what it keeps is rounded to float16.
 FREE_BINDINGS = (
@@ -35,6 +40,46 @@ FREE_BINDINGS = (
 )
 # May be raised, to train longer.
 _LAST_STEP = ("max_steps", "run.max_steps")
+
+
+@contextlib.contextmanager
+def training_in(model_dir: str) -> Iterator[None]:
+    """Keeps other processes from training in a run's folder; reading is free.
+
+    May be entered again within. Of several workers the chief alone holds the folder.
+
+    Args:
+      model_dir: the run's folder; made if need be.
+
+    Raises:
+      UserError: if another process trains there, or it is a file.
+    """
+    path = os.path.realpath(os.path.join(model_dir, _LOCK_FILE))
+    if path in _held or not is_chief():
+        yield
+        return
+    refuse_file(model_dir)
+    new = not os.path.exists(model_dir)
+    os.makedirs(model_dir, exist_ok=True)
+    remedy = "Wait until it has ended, or choose another --model_dir."
+    with locked(path, f"trains in {model_dir}", remedy):
+        _held.add(path)
+        try:
+            yield
+        finally:
+            _held.remove(path)
+            if new and os.listdir(model_dir) == [_LOCK_FILE]:  # refused before it began
+                shutil.rmtree(model_dir, ignore_errors=True)
+
+
+def refuse_file(model_dir: str) -> None:
+    """Refuses a run's folder that is a file."""
+    if os.path.lexists(model_dir) and not os.path.isdir(model_dir):
+        kind = "link to no folder" if os.path.islink(model_dir) else "file"
+        raise UserError(
+            "--model_dir must be a folder, or a name for a new one. Received: "
+            f"{model_dir}, which is a {kind}."
+        )
 
 
 def config_of(model_dir: str) -> str:

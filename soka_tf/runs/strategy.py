@@ -2,22 +2,20 @@
 
 import contextlib
 import glob
-import json
 import os
-from typing import Annotated, Any, Dict, Iterator, List, Optional, Sequence
+from typing import Annotated, Iterator, List, Mapping, Optional, Sequence
 
 import gin
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from soka_tf.errors import LostWorker, UserError, reason
 from soka_tf.kinds import check_arguments, one_of, whole
+from soka_tf.runs.cluster import EXAMPLE, in_cluster, read_cluster
+from soka_tf.runs.meeting import meet, refuse_differences
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
-_EXAMPLE = (
-    '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
-    '"task": {"type": "worker", "index": 0}}'
-)
 # What the collective operations raise when another worker is gone or never came.
 _LOST_WORKER = (
     tf.errors.UnavailableError,
@@ -33,12 +31,14 @@ _LOST_PHRASES = (
     "failed to connect",
     "heartbeat",
 )
+_TEXT_BYTES = 256
 
 
-@gin.configurable
+@gin.configurable(denylist=["facts"])
 def build_strategy(
     name: Annotated[str, one_of(STRATEGIES)] = "auto",
     logical_cpus: Annotated[Optional[int], whole(1, 1024)] = None,
+    facts: Optional[Mapping[str, str]] = None,
 ) -> tf.distribute.Strategy:
     """Builds the distribution strategy; call it before TensorFlow computes anything.
 
@@ -49,12 +49,15 @@ def build_strategy(
         device.
       logical_cpus: divides the processor into so many devices, in order to try a
         distributed run without GPUs; None for one. It is not faster.
+      facts: names and values that must be the same on all workers.
 
     Raises:
-      UserError: if the name is unknown or TF_CONFIG does not fit it.
+      UserError: if the name is unknown, TF_CONFIG does not fit it, or workers differ in
+        the facts.
     """
     check_arguments(build_strategy, name=name, logical_cpus=logical_cpus)
-    workers = _count_workers()
+    cluster = read_cluster()
+    workers = len(cluster.addresses)
     gpus = len(tf.config.list_physical_devices("GPU"))
     if name == "auto":
         several = gpus > 1 or (logical_cpus or 1) > 1
@@ -63,7 +66,7 @@ def build_strategy(
     if name == "multi_worker" and not workers:
         raise UserError(
             "strategy = 'multi_worker' needs the variable TF_CONFIG in the environment "
-            f"of every worker, each with its own index, such as {_EXAMPLE}. Received: "
+            f"of every worker, each with its own index, such as {EXAMPLE}. Received: "
             "none."
         )
     if name != "multi_worker" and workers > 1:
@@ -80,6 +83,9 @@ def build_strategy(
         kind = "GPU" if gpus else "CPU"
         devices = [device.name for device in tf.config.list_logical_devices(kind)]
         return tf.distribute.MirroredStrategy(devices)
+    if workers > 1:
+        here = {"the list of workers in TF_CONFIG": ", ".join(cluster.addresses)}
+        meet(cluster, {**here, "the number of GPUs": str(gpus), **(facts or {})})
     with lost_workers("While the workers met"):
         return tf.distribute.MultiWorkerMirroredStrategy()
 
@@ -126,12 +132,7 @@ def count_workers(strategy: tf.distribute.Strategy) -> int:
 
 def worker_index(strategy: tf.distribute.Strategy) -> int:
     """The number of this process; number 0 is the chief, which writes the results."""
-    if count_workers(strategy) == 1:
-        return 0
-    resolver = strategy.cluster_resolver
-    # A "chief", where the cluster has one, comes before all workers.
-    chiefs = len(resolver.cluster_spec().as_dict().get("chief", []))
-    return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
+    return 0 if count_workers(strategy) == 1 else read_cluster().number
 
 
 @contextlib.contextmanager
@@ -170,11 +171,6 @@ def raise_if_worker_lost(error: Exception, when: str = "During training") -> Non
     ) from error
 
 
-def in_cluster() -> bool:
-    """Whether this process is one of several workers."""
-    return _count_workers() > 1
-
-
 def mean_over_workers(
     strategy: tf.distribute.Strategy, values: Sequence[float]
 ) -> List[float]:
@@ -192,26 +188,39 @@ def mean_over_workers(
     return [float(value) for value in mean]
 
 
-def _count_workers() -> int:
-    """The workers that TF_CONFIG names; 0 without one."""
-    text = os.environ.get("TF_CONFIG")
-    if not text:
-        return 0
-    wrong = f"TF_CONFIG must look like {_EXAMPLE}, "
+def compare_workers(strategy: tf.distribute.Strategy, facts: Mapping[str, str]) -> None:
+    """Refuses workers that know different things; all workers must call it.
+
+    Args:
+      strategy: of `build_strategy`.
+      facts: names, the same everywhere, and values of some 200 bytes at most.
+
+    Raises:
+      UserError: naming the first that differs, on all workers the same.
+    """
+    if count_workers(strategy) == 1:
+        return
+    columns = [_of_all_workers(strategy, value) for value in facts.values()]
     try:
-        config: Dict[str, Any] = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        kinds = set(cluster)
-        addresses: List[str] = cluster[task["type"]]
-        there = 0 <= task["index"] < len(addresses)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{wrong}and be JSON. Received: {text[:200]!r}.") from error
-    if kinds - {"worker", "chief"} or not there:
-        raise UserError(
-            f"{wrong}with workers only and an index among them. Received: "
-            f"{text[:200]!r}."
+        refuse_differences(
+            read_cluster(), [dict(zip(facts, values)) for values in zip(*columns)]
         )
-    return sum(len(addresses) for addresses in cluster.values())
+    except UserError:
+        # Who ends first would take what others have not yet received along.
+        with contextlib.suppress(tf.errors.OpError, RuntimeError):
+            mean_over_workers(strategy, [0.0])
+        raise
+
+
+def _of_all_workers(strategy: tf.distribute.Strategy, text: str) -> List[str]:
+    """Every worker's text, sent as the mean of tables with one row each."""
+    workers = count_workers(strategy)
+    table = np.zeros((workers, _TEXT_BYTES))
+    own = text.encode()[:_TEXT_BYTES]
+    table[worker_index(strategy), : len(own)] = list(own)
+    mean = mean_over_workers(strategy, table.ravel().tolist())
+    rows = np.rint(np.reshape(mean, table.shape) * workers).astype(np.uint8)
+    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
 def _divide_processor(count: int) -> None:
@@ -229,14 +238,23 @@ def _divide_processor(count: int) -> None:
 
 
 def _warn_of_missing_gpus(visible: int) -> None:
-    """Warns where the machine has GPUs that TensorFlow does not find."""
+    """Warns where GPUs are there, or asked for, and TensorFlow finds none."""
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible or wanted in ("", "-1"):
         return
-    if wanted or glob.glob("/dev/nvidia[0-9]*") or glob.glob("/proc/driver/nvidia/*"):
-        logging.warning(
-            "There is an NVIDIA GPU, but TensorFlow finds none and will compute on the "
-            "processor. With a driver of version 525 or newer this helps: "
-            "pip install 'tensorflow[and-cuda]==%s'",
-            tf.__version__,
-        )
+    there = glob.glob("/dev/nvidia[0-9]*") or glob.glob("/proc/driver/nvidia/*")
+    if not wanted and not there:
+        return
+    asked = f"CUDA_VISIBLE_DEVICES is {wanted!r}" if wanted else ""
+    seen = "There is an NVIDIA GPU" if there else ""
+    logging.warning(
+        "%s, but TensorFlow finds no GPU and will compute on the processor. %sWith a "
+        "GPU and a driver of version 525 or newer this helps: "
+        "pip install 'tensorflow[and-cuda]==%s'",
+        " and ".join(filter(None, [seen, asked])),
+        "CUDA counts GPUs from 0 and hides those after a name that it does not know; "
+        "unset it to see all. "
+        if wanted
+        else "",
+        tf.__version__,
+    )

@@ -10,13 +10,14 @@ import tensorflow as tf
 from absl import logging
 
 from soka_tf.data.pipeline import Batches, Share, image_dataset
+from soka_tf.data.samples import describe_samples
 from soka_tf.data.service import service_dataset
 from soka_tf.data.targets import label_reader
 from soka_tf.errors import UserError
 from soka_tf.evaluation.soft_errors import MEAN, both, soft_errors
 from soka_tf.processes import Interruption
 from soka_tf.runs import build_parts, checkpoints
-from soka_tf.runs.build_run import Run, teacher_cache
+from soka_tf.runs.build_run import STEP, Run, teacher_cache
 from soka_tf.runs.callbacks.metric_log import MetricLog, text_summaries
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.progress import Progress
@@ -24,10 +25,11 @@ from soka_tf.runs.callbacks.save_checkpoints import Checkpoints
 from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
 from soka_tf.runs.callbacks.validate import Validation
 from soka_tf.runs.checkpoint_folder import CheckpointFolder
-from soka_tf.runs.folder import open_folder
+from soka_tf.runs.cluster import in_cluster
+from soka_tf.runs.folder import open_folder, training_in
 from soka_tf.runs.strategy import (
+    compare_workers,
     count_workers,
-    in_cluster,
     lost_workers,
     mean_over_workers,
 )
@@ -53,15 +55,29 @@ def train(
         finite, or no image can be read any more.
       Interrupted: after SIGINT or SIGTERM; the step is saved.
     """
+    with training_in(model_dir):
+        writer = writer or open_folder(model_dir, run.config, run.output_dir)
+        _train(run, model_dir, callbacks, writer)
+
+
+def _train(
+    run: Run,
+    model_dir: str,
+    callbacks: Sequence[tf.keras.callbacks.Callback],
+    writer: tf.summary.SummaryWriter,
+) -> None:
     settings, model = run.settings, run.model
-    writer = writer or open_folder(model_dir, run.config, run.output_dir)
     # Every worker must save, for replicas' statistics are gathered while saving.
     saved = checkpoints.folder_of(model, run.output_dir, settings.keep_checkpoints)
     saved.refuse_fragments()
     for name in saved.remove_leftovers():
         logging.info("Removed %s, left by a save that was interrupted.", name)
     start = checkpoints.restore(model, model_dir)
-    _check_workers(run, model_dir, start)
+    images = {
+        "the images to train on": describe_samples(run.data.train),
+        "the images to validate on": describe_samples(run.data.validation),
+    }
+    compare_workers(run.strategy, {STEP: str(start), **images})
     if start:
         logging.info("Continuing from step %d of %s.", start, model_dir)
     if start >= settings.max_steps:
@@ -258,15 +274,3 @@ def _broken_teachers(run: Run, step: int) -> Optional[List[str]]:
                 f"such as {image}."
             )
     return sentences
-
-
-def _check_workers(run: Run, model_dir: str, start: int) -> None:
-    """Refuses workers that would not train the same run."""
-    own = [start, len(run.data.train)]
-    mean = mean_over_workers(run.strategy, own)
-    if mean != own:
-        raise UserError(
-            f"{model_dir} and the images must be the same on all workers. Received: "
-            f"here step {own[0]} and {own[1]} images to train on, {mean[0]:g} and "
-            f"{mean[1]:g} on average. Give a folder that all workers share."
-        )

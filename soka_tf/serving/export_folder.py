@@ -61,8 +61,7 @@ def replacing(
     with contextlib.ExitStack() as stack:
         if made:
             stack.callback(_remove_if_empty, directory)
-        with contextlib.suppress(OSError):  # some file systems have no locks
-            stack.enter_context(locked(directory, f"exports to {directory}"))
+        stack.enter_context(locked(directory, f"exports to {directory}"))
         _settle(directory)
         refuse_others(directory, names)
         stack.callback(_settle, directory)

@@ -21,6 +21,8 @@ from soka_tf.data.rooms.base_builder import CLASSES
 from soka_tf.data.rooms.raycast import BALL, BOX, Solid, Solids
 from soka_tf.errors import UserError
 from soka_tf.tasks import TASKS
+from tests.lock_holder import held
+from tests.tiny_runs import ROOT
 
 SIZE = 64
 NO_MAPS = ("rgb", "segment_semantic", "vanishing_point")
@@ -348,6 +350,55 @@ def test_generate_rooms_of_two_processes_draws_each_once(tmp_path, monkeypatch):
         shutil.copytree(source, tmp_path / "here" / "rooms", dirs_exist_ok=True)
     second.join(60)
     assert not drawn
+
+
+_DRAW = """
+import sys
+from absl import logging
+from soka_tf.data.rooms import room_files
+logging.set_verbosity(logging.INFO)
+size = int(sys.argv[2])
+args = (sys.argv[1], 7, 1, 2, size, ["rgb"])
+room_files.generate_rooms(*args, workers=0, progress=False)
+"""
+
+
+def draw_while_locked(folder, *sizes):
+    """Processes that draw, once all of them have waited for another's lock."""
+    folder.mkdir()
+    with held(folder / "lock"):
+        drawing = [
+            subprocess.Popen(
+                [sys.executable, "-c", _DRAW, str(folder), str(size)],
+                cwd=ROOT,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for size in sizes
+        ]
+        for process in drawing:
+            said = process.stderr.readline()
+            assert f"Waiting for another process that draws rooms in {folder}" in said
+        assert not list(folder.rglob("*.png"))
+    return [(p.communicate(timeout=60)[1], p.returncode) for p in drawing]
+
+
+def test_processes_wait_for_one_that_draws_and_died_and_draw_the_same(tmp_path):
+    room_files.generate_rooms(
+        tmp_path / "alone", 7, 1, 2, 16, ["rgb"], workers=0, progress=False
+    )
+    done = draw_while_locked(tmp_path / "two", 16, 16)
+    assert [status for _, status in done] == [0, 0]
+    alone, two = (sorted((tmp_path / n).rglob("*.png")) for n in ("alone", "two"))
+    assert [p.read_bytes() for p in alone] == [p.read_bytes() for p in two]
+
+
+def test_processes_of_other_rooms_do_not_mix_them_in_a_new_folder(tmp_path):
+    done = draw_while_locked(tmp_path / "two", 16, 32)
+    ((said, _),) = [each for each in done if each[1]]
+    assert "holds other rooms" in said.strip().splitlines()[-1]
+    images = [read_file(str(path), "rgb") for path in tmp_path.rglob("*.png")]
+    assert len(images) == 2 and images[0].shape == images[1].shape
 
 
 @pytest.mark.parametrize("seed, size", [(8, 16), (7, 32)])

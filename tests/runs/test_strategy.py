@@ -104,6 +104,16 @@ def test_strategy_warns_of_gpus_that_are_not_seen(
     assert ("pip install 'tensorflow[and-cuda]==" in caplog.text) == warns
 
 
+@pytest.mark.parametrize("driver", [False, True])
+def test_nonsense_in_place_of_gpus_is_not_told_as_one(driver, monkeypatch, caplog):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "nonsense")
+    monkeypatch.setattr(strategies.glob, "glob", lambda _: ["gpu"] if driver else [])
+    strategies.build_strategy("one_device")
+    asked = "CUDA_VISIBLE_DEVICES is 'nonsense', but TensorFlow finds no GPU"
+    assert asked in caplog.text
+    assert ("There is an NVIDIA GPU" in caplog.text) == driver
+
+
 def test_devices_line_tells_the_images_of_a_step():
     said = strategies.describe_devices(tf.distribute.get_strategy(), 16)
     assert said.startswith("One device (CPU, ") and "16 images a step" in said

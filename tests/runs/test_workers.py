@@ -6,6 +6,8 @@ That one of two may be killed is shown by tests/faults/test_lost_worker.py.
 
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from tests import smooth, tiny_runs
 pytestmark = pytest.mark.distributed
 
 STEPS = 6
+SMOOTH = str(tiny_runs.ROOT / "tests" / "smooth.py")
+OTHER_RATE = "build_optimizers.learning_rate = 0.004"
 # Joint start and cycles. SGD, for Adam divides by the size of the gradient: where that
 # is zero but for rounding, any order of summing shows.
 PARAMS = (
@@ -41,7 +45,9 @@ PARAMS = (
 )
 
 
-def start(tiny, model_dir, *params, config=None, program=("tests/smooth.py",)):
+def start(
+    tiny, model_dir, *params, config=None, program=(SMOOTH,), folder=tiny_runs.ROOT
+):
     """Starts the command, or a `program` around it; a worker where given TF_CONFIG."""
     environment = {**os.environ, "PYTHONPATH": str(tiny_runs.ROOT)}
     environment.pop("TF_CONFIG", None)
@@ -53,7 +59,7 @@ def start(tiny, model_dir, *params, config=None, program=("tests/smooth.py",)):
             *(sys.executable, *program, "--gin_file=gin/rooms/soka.gin"),
             *(f"--model_dir={model_dir}", *flags),
         ],
-        cwd=tiny_runs.ROOT,
+        cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -61,8 +67,18 @@ def start(tiny, model_dir, *params, config=None, program=("tests/smooth.py",)):
     )
 
 
-def start_workers(tiny, model_dir, *params, programs=(("tests/smooth.py",),) * 2):
-    """Starts two workers on this machine; number 0 is the chief."""
+def start_workers(
+    tiny,
+    model_dir,
+    *params,
+    programs=((SMOOTH,),) * 2,
+    own=((), ()),
+    folders=(tiny_runs.ROOT,) * 2,
+):
+    """Starts two workers on this machine; number 0 is the chief.
+
+    Each has a program around the command, bindings of its `own` and a working folder.
+    """
     sockets = [socket.socket() for _ in range(2)]
     for each in sockets:
         each.bind(("localhost", 0))
@@ -72,9 +88,10 @@ def start_workers(tiny, model_dir, *params, programs=(("tests/smooth.py",),) * 2
     cluster = {"worker": addresses}
     return [
         start(
-            *(tiny, model_dir, *params),
+            *(tiny, model_dir, *params, *own[index]),
             config={"cluster": cluster, "task": {"type": "worker", "index": index}},
             program=program,
+            folder=folders[index],
         )
         for index, program in enumerate(programs)
     ]
@@ -129,3 +146,34 @@ def test_workers_train_as_one_process(tiny, tmp_path, fresh_gin, own_teachers):
     # The chief alone leaves results, and all of them.
     names = {path.name for path in (tmp_path / "workers").iterdir()}
     assert names == {path.name for path in (tmp_path / "one").iterdir()}
+
+
+def test_workers_of_other_bindings_end_before_the_first_step(tiny, tmp_path):
+    workers = start_workers(tiny, tmp_path / "run", own=((), (OTHER_RATE,)))
+    for worker in workers:
+        said = worker.communicate(timeout=300)[0].strip().splitlines()
+        assert worker.returncode == 2
+        assert "learning_rate is 0.003 for worker 0 (localhost:" in said[-1]
+        assert "and 0.004 for worker 1 (localhost:" in said[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_workers_of_other_images_end_before_the_first_step(tiny, tmp_path):
+    folders = []
+    for name in "ab":  # the same names for the configuration, as machines have them
+        folder = tmp_path / name
+        shutil.copytree(tiny.images, folder / "images")
+        folders.append(folder)
+    (folders[1] / "images" / "0.png").unlink()
+    workers = start_workers(
+        tiny, tmp_path / "run", "images_dir = 'images'", folders=folders
+    )
+    for worker in workers:
+        said = worker.communicate(timeout=300)[0].strip().splitlines()
+        assert worker.returncode == 2, said
+        assert re.search(
+            r"the images to \w+ on is \d: '\d' to '\d' \(sha256 .*\) for worker 0 .*"
+            r" and \d: .* for worker 1 ",
+            said[-1],
+        )
+    assert not (tmp_path / "run" / "metrics.csv").exists()

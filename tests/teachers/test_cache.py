@@ -2,7 +2,6 @@
 
 import collections
 import copy
-import fcntl
 import hashlib
 import json
 import pathlib
@@ -26,6 +25,7 @@ from soka_tf.teachers.pool import find_teachers, load_pool
 from soka_tf.teachers.taskonomy.network import teacher_variables
 from soka_tf.teachers.taskonomy.teacher_file import load_teacher, save_teacher
 from tests import tiny_runs
+from tests.lock_holder import held
 
 PAIR = ("depth_zbuffer", "edge_texture")
 AUXILIARY = "keypoints3d"
@@ -470,13 +470,12 @@ def test_two_processes_do_not_fill_one_folder_at_once(tiny, tmp_path, caplog):
     samples = find_images(tiny.images)
     waits = threading.Event()
     filling = threading.Thread(target=cache.fill, args=(samples,))
-    with caplog.at_level("INFO", "absl"), open(tmp_path / "lock", "a") as lock:
+    with caplog.at_level("INFO", "absl"), held(tmp_path / "lock"):
         caplog.handler.addFilter(
             lambda record: (
                 waits.set() if "Waiting" in record.getMessage() else None or True
             )
         )
-        fcntl.flock(lock, fcntl.LOCK_EX)
         filling.start()
         assert waits.wait(60) and not shards(cache)
     filling.join(60)

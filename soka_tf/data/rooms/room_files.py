@@ -47,6 +47,7 @@ DOMAINS = (
     "vanishing_point",
 )
 BUILDING = "rooms"
+_RECORD = "rooms.json"  # of what the folder holds
 
 _scene = functools.lru_cache(maxsize=4)(build_scene)
 
@@ -150,7 +151,7 @@ def _file_path(root: str, domain: str, room: int, view: int) -> str:
 
 
 def _write(path: str, domain: str, values: np.ndarray) -> None:
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path, flushed=False) as temporary, open(temporary, "wb") as file:
         if domain == "vanishing_point":
             np.save(file, values)
             return
@@ -169,22 +170,22 @@ def _draw_missing(root: str, seed: int, size: int, jobs: Sequence[Tuple]) -> int
     return len(jobs)
 
 
-def _check_record(root: str, record: Mapping[str, int]) -> None:
-    """Makes sure that a folder's pictures are of this generator, seed and size."""
-    path = os.path.join(root, "rooms.json")
-    if os.path.exists(path):
-        try:
-            with open(path, encoding="utf-8") as file:
-                found = json.load(file)
-        except ValueError:
-            found = "no JSON"
-        if found != record:
-            raise UserError(
-                f"{path} says that the folder holds other rooms. Found: {found}; "
-                f"asked for: {dict(record)}. Choose another folder or remove this one."
-            )
-        return
-    write_json(path, record, indent=2)
+def _check_record(root: str, record: Mapping[str, int]) -> bool:
+    """Whether there is a record; one of another generator, seed or size is refused."""
+    path = os.path.join(root, _RECORD)
+    if not os.path.exists(path):
+        return False
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except ValueError:
+        found = "no JSON"
+    if found != record:
+        raise UserError(
+            f"{path} says that the folder holds other rooms. Found: {found}; "
+            f"asked for: {dict(record)}. Choose another folder or remove this one."
+        )
+    return True
 
 
 @contextlib.contextmanager
@@ -279,12 +280,15 @@ def generate_rooms(
     root = os.fspath(folder)
     for domain in domains:
         os.makedirs(os.path.join(root, BUILDING, domain), exist_ok=True)
-    _check_record(root, {"version": GENERATOR_VERSION, "seed": seed, "size": size})
+    record = {"version": GENERATOR_VERSION, "seed": seed, "size": size}
+    there = _check_record(root, record)
     rooms, views = (n if isinstance(n, range) else range(n) for n in (rooms, views))
     views_of = list(itertools.product(rooms, views))
-    if not _missing(root, domains, views_of):
+    if there and not _missing(root, domains, views_of):
         return root
     with locked(os.path.join(root, "lock"), f"draws rooms in {root}"):
+        if not _check_record(root, record):  # another process may have written one
+            write_json(os.path.join(root, _RECORD), record, indent=2)
         jobs = _missing(root, domains, views_of)
         # A chunk is a room's views, so that a room is built once.
         length = max(len(views), 8)
