@@ -60,18 +60,6 @@ def flush(path: PathLike) -> None:
         os.close(handle)
 
 
-def flush_folder(path: PathLike) -> None:
-    """Flushes all files below a folder, and the names in it.
-
-    Raises:
-      OSError: if the disk refuses.
-    """
-    for folder, _, names in os.walk(path, topdown=False):
-        for name in names:
-            flush(os.path.join(folder, name))
-        flush(folder)
-
-
 def write_text(path: PathLike, text: str) -> None:
     """Writes or replaces a text file, in UTF-8; its folder is made if need be.
 

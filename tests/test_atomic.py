@@ -136,16 +136,6 @@ def test_what_can_be_made_again_is_not_flushed(tmp_path, monkeypatch):
     assert done == ["in place"]
 
 
-def test_folder_is_flushed_with_all_below_it(tmp_path, monkeypatch):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "b").write_bytes(b"")
-    (tmp_path / "c").write_bytes(b"")
-    done = flushes(monkeypatch)
-    atomic.flush_folder(tmp_path)
-    below = [tmp_path / "a" / "b", tmp_path / "a", tmp_path / "c", tmp_path]
-    assert done == list(map(str, below))
-
-
 def test_folders_that_cannot_be_flushed_are_no_error_and_a_broken_disk_is_one(
     tmp_path, monkeypatch
 ):
