@@ -193,12 +193,18 @@ def split_file(model_dir: str) -> str:
 
 
 def _find_data(settings: Settings, model_dir: str) -> Data:
-    return build_data(
+    data = build_data(
         settings.task_names,
         settings.image_size,
         split_file(model_dir),
         train_labels=settings.by_labels,
     )
+    if not data.validation:
+        raise UserError(
+            f"{data.source}: a run needs images to validate on. Received: none. Bind "
+            "rooms.validation_views to 1 or more, or give the source such images."
+        )
+    return data
 
 
 def check_parts(settings: Settings) -> None:

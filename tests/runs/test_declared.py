@@ -231,6 +231,15 @@ def test_dry_run_and_run_refuse_what_does_not_fit(bindings, message, tiny, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_run_without_images_to_validate_on_is_refused(tiny, tmp_path):
+    rooms = f"rooms.dir = {str(tmp_path / 'rooms')!r}"
+    small = ("rooms.count = 1", "rooms.train_views = 1", "batch_size = 1")
+    none = ("images_dir = None", "rooms.validation_views = 0")
+    with pytest.raises(UserError, match="needs images to validate on.*_views to 1"):
+        tiny.build(tmp_path / "run", rooms, *small, *none)
+    assert not (tmp_path / "run").exists()
+
+
 def never(*_):
     raise AssertionError("begun in spite of a wrong binding")
 
