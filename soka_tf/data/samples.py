@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import hashlib
-import json
 import os
 from typing import (
     Callable,
@@ -23,11 +22,14 @@ import tqdm
 from absl import logging
 
 from soka_tf.atomic import write_json
+from soka_tf.data.documents import read_json
+from soka_tf.data.filesystem import name_bytes
 from soka_tf.data.image_files import RGB, DamagedFile, read_file
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, short
 from soka_tf.tasks import TASKS
 
 MASK_DOMAIN = "depth_zbuffer"  # its valid pixels were scanned at all
+_SPLIT_BYTES = 1 << 30  # of tens of millions of names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +225,7 @@ def _choose_validation(
         group = sample.point if by == "point" else sample.key
         groups.setdefault(group, []).append(sample.key)
     order = sorted(
-        groups, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        groups, key=lambda name: hashlib.sha256(name_bytes(f"{seed}/{name}")).digest()
     )
     wanted = fraction * len(samples)
     chosen: set = set()
@@ -239,17 +241,14 @@ def _read_split(
 ) -> set:
     """The validation keys recorded in a file, after making sure that it fits."""
     advice = "Delete the file to split anew, or give another path."
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        train, validation = set(content["train"]), set(content["validation"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a split file ({error!r}). {advice}") from error
+    shape = {"train": [str], "validation": [str]}
+    content = read_json(path, shape, advice, "it is not a split file", _SPLIT_BYTES)
+    train, validation = set(content["train"]), set(content["validation"])
     for name, value in settings.items():
         if content.get(name, value) != value:
             raise UserError(
-                f"{path} was made with {name}={content[name]!r}. Received: {value!r}. "
-                f"{advice}"
+                f"{path} was made with {name}={short(content[name])}. Received: "
+                f"{value!r}. {advice}"
             )
     if train & validation:
         raise UserError(

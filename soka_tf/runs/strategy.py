@@ -2,17 +2,18 @@
 
 import contextlib
 import glob
-import json
 import os
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Iterator, List, Optional, Sequence
 
 import gin
 import tensorflow as tf
 from absl import logging
 
+from soka_tf.data.documents import parse_json
 from soka_tf.errors import LostWorker, UserError, reason
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
+_CLUSTER = {"cluster": {str: [str]}, "task": {"type": str, "index": int}}
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
     '"task": {"type": "worker", "index": 0}}'
@@ -200,12 +201,12 @@ def _count_workers() -> int:
         return 0
     wrong = f"TF_CONFIG must look like {_EXAMPLE}, "
     try:
-        config: Dict[str, Any] = json.loads(text)
+        config = parse_json(text, _CLUSTER)
         cluster, task = config["cluster"], config["task"]
         kinds = set(cluster)
-        addresses: List[str] = cluster[task["type"]]
+        addresses = cluster[task["type"]]
         there = 0 <= task["index"] < len(addresses)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise UserError(f"{wrong}and be JSON. Received: {text[:200]!r}.") from error
     if kinds - {"worker", "chief"} or not there:
         raise UserError(
