@@ -20,7 +20,17 @@ import shutil
 import stat
 import uuid
 import zlib
-from typing import Any, BinaryIO, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import (
+    Any,
+    BinaryIO,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
 
 from soka_tf.errors import UserError
 
@@ -220,6 +230,16 @@ def open_regular(path: PathLike) -> BinaryIO:
         kind = next((word for is_it, word in _KINDS if is_it(mode)), "no file")
         raise OSError(errno.EINVAL, f"it is {kind}", path)
     return open(path, "rb")
+
+
+def not_regular(paths: Iterable[PathLike]) -> Iterator[str]:
+    """Local paths of what is there but no file, found without asking for each."""
+    local = [os.path.split(p) for p in paths if not (is_remote(p) or parse_part(p))]
+    for folder in sorted({folder for folder, _ in local}):
+        with os.scandir(folder or ".") as entries:
+            others = {entry.name for entry in entries if not entry.is_file()}
+        for name in sorted(others & {n for f, n in local if others and f == folder}):
+            yield os.path.join(folder, name)
 
 
 def name_bytes(name: str) -> bytes:

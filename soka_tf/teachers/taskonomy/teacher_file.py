@@ -105,6 +105,7 @@ def load_teacher(
     try:
         _check_scale(manifest, arrays)
         teacher = TaskonomyTeacher.from_config(manifest)
+        _check_channels(teacher)
     except (KeyError, TypeError, ValueError, ArithmeticError, UserError) as error:
         raise UserError(
             f"{path}: its manifest does not describe a teacher "
@@ -157,6 +158,16 @@ def _parse_manifest(path: str, file: Any) -> Dict[str, Any]:
             f"{FILE_FORMAT}."
         )
     return manifest
+
+
+def _check_channels(teacher: TaskonomyTeacher) -> None:
+    """Raises ValueError where the decoder's answer is none of the task's."""
+    task, decoder = teacher.task, teacher.decoder
+    if decoder is not None and decoder.output_shape[-1] != task.channels:
+        raise ValueError(
+            f"decoder: {decoder.output_shape[-1]} channels, {task.name} has "
+            f"{task.channels}"
+        )
 
 
 def _check_scale(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
