@@ -135,6 +135,9 @@ def test_split_samples_file_with_gone_samples_is_used_with_a_warning(tmp_path, c
         ('{"train": ["a"], "validation": ["a"]}', "both in training and in"),
         ('{"train": [], "validation": [], "seed": 5}', "made with seed=5"),
         ('{"train": [[]], "validation": []}', "is not a split file"),
+        ('{"train": "abc", "validation": []}', "train must be a list"),
+        ("[" * 10**5, "nested too deeply"),
+        ("\0", "is not a split file"),
     ],
 )
 def test_split_samples_file_that_does_not_fit_is_named(tmp_path, content, text):

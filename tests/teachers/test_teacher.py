@@ -424,6 +424,12 @@ def test_manifest_of_hostile_text_is_refused(rewrite, never_built, text, words):
     assert_refused(rewrite(manifest=text), words)
 
 
+def test_teacher_of_other_channels_than_its_task_is_refused(tmp_path):
+    path = tmp_path / "depth_zbuffer.safetensors"
+    save_teacher(TaskonomyTeacher("depth_zbuffer", *networks(7), 16), path)
+    assert_refused(path, "decoder: 7 channels, depth_zbuffer has 1")
+
+
 @pytest.mark.parametrize("kind", ["int32", "bool", "uint8"])
 def test_array_of_another_type_is_named(rewrite, kind):
     path = rewrite(**{KERNEL: np.zeros((7, 7, 3, 2), kind)})
