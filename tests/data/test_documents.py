@@ -26,6 +26,7 @@ GOOD = {
 }
 quick = settings(
     max_examples=60,
+    derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
