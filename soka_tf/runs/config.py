@@ -21,7 +21,7 @@ from typing import (
     Tuple,
 )
 
-from soka_tf.errors import UserError, did_you_mean
+from soka_tf.errors import UserError, did_you_mean, one_line
 
 try:
     import gin
@@ -217,8 +217,8 @@ def _parse(text: str, source: str, numbered: bool = True) -> Iterator[_Placed]:
     def place(line: int, statement: str) -> str:
         if not numbered:
             return source
-        where = f"{source}, line {line}: {statement.strip()}"
-        return where.partition("\n")[0].rstrip(": ")
+        first = one_line(statement.strip().partition("\n")[0])
+        return f"{source}, line {line}: {first}".rstrip(": ")
 
     text += "" if text.endswith("\n") else "\n"
     try:
