@@ -240,7 +240,8 @@ def _in_words(message: str) -> str:
     message = " ".join(message.split()).rstrip(".")
     token = re.search(r"malformed node or string.* Failed to parse token (.+)", message)
     if token:
-        return f"cannot read the value {token[1]}{_QUOTES_HINT}"
+        return f"cannot read the value {one_line(token[1])}{_QUOTES_HINT}"
+    message = one_line(message, 600)
     if message.startswith("Unable to parse value"):
         return message + _QUOTES_HINT
     if message.startswith("Couldn't parse statement"):
