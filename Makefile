@@ -11,12 +11,13 @@ python := $(VENV)/bin/python
 setup := requirements.txt setup.py pyproject.toml tools/setup_venv.sh
 pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-full lint clean
+.PHONY: help demo test test-full fuzz lint clean
 
 help:
 	@echo "make demo    train, evaluate and export a small student on rooms (minutes)"
 	@echo "make test    run the tests"
 	@echo "make test-full  run all cases, several processes, full size (minutes, 4 GB)"
+	@echo "make fuzz    feed every parser of files with damaged ones (minutes)"
 	@echo "make lint    check style and format"
 	@echo "make clean   remove $(VENV) and everything built; runs/ stays"
 
@@ -28,6 +29,9 @@ test: $(VENV)/ready-dev
 
 test-full: $(VENV)/ready-dev
 	@$(pytest) -m "not benchmark" --durations=25
+
+fuzz: $(VENV)/ready-dev
+	@$(python) -m pytest tests/fuzz/fuzz_parsers.py
 
 lint: $(VENV)/ready-dev
 	@$(python) -m ruff check .
@@ -51,5 +55,5 @@ endif
 
 clean:
 	[ ! -f $(VENV)/pyvenv.cfg ] || rm -rf $(VENV)
-	rm -rf build dist soka_tf.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist soka_tf.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

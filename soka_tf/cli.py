@@ -130,6 +130,10 @@ def run(
             raise
         words = f"error: {one_line(reason(known))} ({_DEBUG_FLAG} shows where)"
         code = _fail(name, words, _EXIT_USER_ERROR)
+        if isinstance(known, MemoryError):
+            # What Python does at its end needs memory; without it, it may never end.
+            sys.stderr.flush()
+            os._exit(code)
     sys.exit(code)
 
 
@@ -233,7 +237,14 @@ class _PlainHandler(logging.Handler):
 
 
 def _log_plainly() -> None:
-    """Shows absl's messages from INFO on, those of other packages from WARNING on."""
+    """Shows absl's messages from INFO on, those of other packages from WARNING on.
+
+    Bars get no thread that watches them: where memory is short it may die before it
+    has begun, and who starts a thread waits for that for ever.
+    """
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
     root = logging.getLogger()
     if not any(isinstance(handler, _PlainHandler) for handler in root.handlers):
         root.addHandler(_PlainHandler())

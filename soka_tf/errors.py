@@ -6,6 +6,8 @@ import reprlib
 from typing import Any, Callable, Iterable, Optional
 
 _LONG_NAME = 200
+# What TensorFlow writes before the words of an operation in a graph.
+_AROUND = re.compile(r"Graph execution error:|Detected at node|<stack traces|\s|$")
 _SHORTENER = reprlib.Repr()
 _SHORTENER.maxstring = _SHORTENER.maxlong = _SHORTENER.maxother = 80
 
@@ -60,6 +62,7 @@ def reason(error: Exception) -> str:
             name = f"{name[: _LONG_NAME // 2]}...{name[-_LONG_NAME // 2 :]}"
         return f"{name}: {error.strerror}" if name else error.strerror
     lines = str(getattr(error, "message", error)).strip().splitlines()
+    lines = [line for line in lines if not _AROUND.match(line)] or lines
     text = lines[0] if lines else type(error).__name__
     # TensorFlow puts the name of its operation around the system's words.
     text = re.sub(r"^\{\{function_node .*?\}\}\s*", "", text)
@@ -77,12 +80,16 @@ def of_the_machine(error: Optional[BaseException]) -> Optional[BaseException]:
         with words of its own and no number, has copied.
 
     Returns:
-      An OSError with a number, a MemoryError, or an OpError; None if none is behind it.
+      An OSError with a number, a MemoryError, an ImportError for want of memory, or an
+      OpError; None if none is behind it.
     """
     while error is not None:
         kinds = [kind.__name__ for kind in type(error).__mro__]
         numbered = isinstance(error, OSError) and error.errno is not None
-        if numbered or "OpError" in kinds or isinstance(error, MemoryError):
+        # Of a library that is there, but finds no room.
+        no_room = isinstance(error, ImportError) and "failed to map" in str(error)
+        memory = no_room or isinstance(error, MemoryError)
+        if numbered or memory or "OpError" in kinds:
             return error
         behind = error.__cause__
         if behind is None and type(error.__context__) in type(error).__bases__:

@@ -12,6 +12,7 @@ files, is refused before it is loaded; --trust_saved_model runs it all the same.
 """
 
 import collections
+import hashlib
 import os
 from typing import TYPE_CHECKING, Callable, List, Sequence
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from soka_tf.tasks import Task
 
 _RGB_DOMAIN = "_domain_rgb"
+# In bytes; of the 255 of most file systems a number and what `atomic` adds are left.
+_LONGEST_NAME = 230
 
 FLAGS = flags.FlagValues()
 _SAVED_MODEL = flags.DEFINE_string(
@@ -67,7 +70,7 @@ def main() -> None:
     _refuse_overwriting([s.files["rgb"] for s in samples], names, tasks, out_dir)
     if not _TRUST_SAVED_MODEL.value:
         untrusted.refuse_programs(folder)
-    student = _load(folder, saved_model.DEFAULT)
+    student = _load(folder, saved_model.DEFAULT, tasks)
     damaged = predict(student, tasks, samples, names, out_dir)
     done = len(samples) - damaged
     if not done:
@@ -123,7 +126,8 @@ def output_names(keys: Sequence[str], tasks: Sequence[str]) -> List[str]:
 
     Returns:
       The file's stem, without a final "_domain_rgb"; where stems collide, the whole key
-      with "_" for "/", and a number if need be.
+      with "_" for "/", and a number if need be. What is too long for a file's name is
+      cut, and ends in a digest of the whole.
     """
     keys = [_plain_stem(key) for key in keys]
     stems = [key.rpartition("/")[2] for key in keys]
@@ -132,6 +136,7 @@ def output_names(keys: Sequence[str], tasks: Sequence[str]) -> List[str]:
     names, taken = [], set()
     for key, stem in zip(keys, stems):
         first = stem if times[stem.casefold()] == 1 else key.replace("/", "_")
+        first = _fitted(first, tasks)
         name, number = first, 1
         while not taken.isdisjoint(_files(name.casefold(), tasks)):
             number += 1
@@ -186,12 +191,15 @@ def predict(
     return damaged
 
 
-def _load(folder: str, signature: str) -> Callable:
+def _load(folder: str, signature: str, tasks: Sequence["Task"]) -> Callable:
     import tensorflow as tf
 
     try:
         model = tf.saved_model.load(folder)
         function = model.signatures[signature]
+        for task in tasks:
+            if function.structured_outputs[task.name].shape[-1] != task.channels:
+                raise ValueError(f"{task.name} must have {task.channels} channels")
     except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
@@ -209,6 +217,19 @@ def _load(folder: str, signature: str) -> Callable:
 def _files(name: str, tasks: Sequence[str]) -> List[str]:
     """The files of one image: the picture, then the raw maps."""
     return [f"{name}.png", *(f"{name}_domain_{task}.png" for task in tasks)]
+
+
+def _fitted(name: str, tasks: Sequence[str]) -> str:
+    """The name, cut where its longest file's would be refused by file systems."""
+    from soka_tf.data.filesystem import name_bytes
+
+    whole = name_bytes(name)
+    room = _LONGEST_NAME - max(map(len, _files("", tasks)))
+    if len(whole) <= room:
+        return name
+    digest = hashlib.sha256(whole).hexdigest()[:8]
+    # A character cut in half is left out.
+    return f"{whole[: room - 9].decode(errors='ignore')}-{digest}"
 
 
 def _plain_stem(key: str) -> str:

@@ -49,8 +49,17 @@ def fail(how):
         except OSError:
             raise KeyError("a fault of ours")
     if how == "memory":
+        import threading
+        # What would keep Python from ending: short of memory, its own end may, too.
+        threading.Thread(target=threading.Event().wait).start()
         raise MemoryError()
+    if how == "library":
+        raise ImportError("libx.so.2: failed to map segment from shared object")
     import tensorflow as tf
+    if how == "graph":
+        text = "Graph execution error:\\n\\nDetected at node Cast defined at:\\n"
+        text += "<stack traces unavailable>\\nno room for it\\n\\t [[{{node Cast}}]]"
+        raise tf.errors.ResourceExhaustedError(None, None, text)
     raise tf.errors.ResourceExhaustedError(None, None, "no memory for a tensor")
 
 
@@ -74,7 +83,9 @@ def main():
         raise KeyboardInterrupt
     if NAME.value == "locked":
         raise PermissionError(13, "Permission denied", "/locked/file")
-    if NAME.value in ("busy", "proxy", "cause", "opened", "tensors", "memory"):
+    if NAME.value in ("busy", "proxy", "cause", "opened", "tensors", "memory", "graph"):
+        fail(NAME.value)
+    if NAME.value == "library":
         fail(NAME.value)
     for _ in range(TIMES.value):
         print("hello", NAME.value)
@@ -150,6 +161,12 @@ def test_run_wrong_flags_are_one_line_and_exit_2(greet, args, message):
         ("cause", 2, f"greet: error: /full/disk: No space left on device{WHERE}"),
         ("tensors", 2, f"greet: error: no memory for a tensor{WHERE}"),
         ("memory", 2, f"greet: error: MemoryError{WHERE}"),
+        ("graph", 2, f"greet: error: no room for it{WHERE}"),
+        (
+            "library",
+            2,
+            f"greet: error: libx.so.2: failed to map segment from shared object{WHERE}",
+        ),
     ],
 )
 def test_run_expected_failure_is_one_line_without_traceback(

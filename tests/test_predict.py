@@ -103,6 +103,30 @@ def test_a_picture_is_never_named_like_the_raw_map_of_another_image():
     assert len(set(files)) == len(files)
 
 
+def test_what_is_no_image_never_ends_the_others(tmp_path, caplog):
+    save_image(tmp_path / "in" / "good.png")
+    os.mkfifo(tmp_path / "in" / "a.png")
+    numbers = np.full((4, 4), np.nan, np.float32)
+    Image.fromarray(numbers).save(tmp_path / "in" / "b.tif")
+    latin = tmp_path / "in" / os.fsdecode(b"caf\xe9.png")
+    latin.write_bytes((tmp_path / "in" / "good.png").read_bytes())
+    save_image(tmp_path / "in" / "tall.png", size=(1, 9000))
+    damaged, files = run(tmp_path / "in", tmp_path / "out")
+    assert damaged == 2 and len(files) == 9
+    assert "a.png is left out: it is a named pipe" in caplog.text
+    assert "b.tif is left out: its pixels are floating-point" in caplog.text
+
+
+@pytest.mark.parametrize("letter", ["a", "\u00fc", "\u6f22"])
+def test_names_that_are_too_long_are_cut_and_stay_different(tmp_path, letter):
+    length = 251 // len(letter.encode()) - 1
+    for end in "xy":
+        save_image(tmp_path / "in" / f"{letter * length}{end}.png"[-255:])
+    damaged, files = run(tmp_path / "in", tmp_path / "out")
+    assert damaged == 0 and len(files) == 6
+    assert all(file.startswith(letter) for file in files)
+
+
 def test_results_inside_the_folder_are_no_inputs_of_the_next_run(tmp_path):
     save_image(tmp_path / "a.png")
     first = run(tmp_path, tmp_path / "out")
@@ -205,6 +229,20 @@ def test_command_runs_a_saved_model_that_writes_files_only_if_trusted(
     done = run_command("predict", *flags, capsys=capsys, monkeypatch=monkeypatch)
     assert not done.code, done.err
     assert written.exists() and (tmp_path / "out" / "a.png").exists()
+
+
+def test_command_refuses_an_export_whose_maps_are_not_its_tasks(tmp_path):
+    class Exported(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([1, None, None, 3], tf.uint8)])
+        def serve(self, images):
+            return {"depth_zbuffer": tf.zeros([1, SIZE, SIZE, 7])}
+
+    module = Exported()
+    signatures = {"serving_default": module.serve}
+    tf.saved_model.save(module, str(tmp_path), signatures)
+    for tasks, why in ((TASKS[:1], "must have 1 channels"), (TASKS[1:], "edge_tex")):
+        with pytest.raises(UserError, match=f"cannot be loaded .*{why}.*Export"):
+            predict._load(str(tmp_path), "serving_default", tasks)
 
 
 def test_help_does_not_import_tensorflow(tmp_path):

@@ -9,7 +9,6 @@ view of each of 40 rooms, and teachers_1.png, teachers_2.png: the teachers' answ
 beside the truth.
 """
 
-import json
 import pathlib
 import sys
 from typing import Any, List, Mapping
@@ -42,10 +41,18 @@ _GIN_PARAM = flags.DEFINE_multi_string(
 
 _ROOMS, _ACROSS, _CELL_PX = 40, 8, 128
 _SHOWN_ROOMS, _TASKS_A_PAGE = 6, 5
+_NUMBERS = {str: (float, None)}
+# What the table shows of an entry of a manifest.
+_SCORED = {
+    "scores": {"teacher": _NUMBERS, "median": _NUMBERS, "skill?": (float, None)},
+    "processor_minutes": {str: float},
+    "views": int,
+}
 
 
 def main() -> None:
     """Draws the rooms, then asks the teachers of them."""
+    from soka_tf.teachers.pool import read_teachers_manifest
     from soka_tf.teachers.taskonomy.teacher_file import load_teacher
     from tools.task_similarity import find_teachers
     from tools.teachers import rooms
@@ -54,8 +61,8 @@ def main() -> None:
     settings = read_settings(_GIN_FILE.value, _GIN_PARAM.value)
     folder, names = find_teachers(_TEACHERS.value)
     if (folder / "manifest.json").is_file():
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        print(format_scores(manifest["teachers"]))
+        manifest = folder / "manifest.json"
+        print(format_scores(read_teachers_manifest(manifest, **_SCORED)))
     loaded = [load_teacher(folder / f"{name}.safetensors") for name in names]
     teachers = [teacher for teacher in loaded if teacher.has_prediction]
     some = rooms.Rooms(settings.test.seed, _ROOMS, 1)

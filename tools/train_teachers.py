@@ -24,6 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from soka_tf import cli
 from soka_tf.atomic import locked, write_json
+from soka_tf.data.documents import read_json
 from soka_tf.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -97,7 +98,8 @@ def _claim(work: pathlib.Path, settings: Mapping[str, Any]) -> None:
     """Refuses to go on with the checkpoints of other settings."""
     path, wanted = work / "settings.json", json.loads(json.dumps(settings))
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        remedy = f"Remove {work} or choose another --out_dir."
+        found = read_json(path, {}, remedy, "not the settings of teachers")
         other = [name for name in wanted if found.get(name) != wanted[name]]
         if other:
             raise UserError(
@@ -117,6 +119,7 @@ def _write(
     details: Dict[str, Any],
 ) -> None:
     """Writes a teacher's file, measures it, and enters both into the manifest."""
+    from soka_tf.teachers.pool import read_teachers_manifest
     from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
     from soka_tf.teachers.taskonomy.teacher_file import load_teacher, save_teacher
     from tools.teachers.scores import measure
@@ -140,13 +143,10 @@ def _write(
     rows = {"measured_on": f"{_ROOMS.value} rooms", "views": len(unseen["rgb"])}
     entry = {"file": path.name, "sha256": sha256, **details, "scores": scores, **rows}
     logging.info("%s: %s", task, json.dumps(scores))
-    manifest = {"teachers": {}}
-    if (out_dir / "manifest.json").exists():
-        text = (out_dir / "manifest.json").read_text(encoding="utf-8")
-        manifest = json.loads(text)
-    manifest["teachers"][task] = entry
-    manifest["teachers"] = dict(sorted(manifest["teachers"].items()))
-    write_json(out_dir / "manifest.json", manifest, indent=2)
+    path = out_dir / "manifest.json"
+    entries = read_teachers_manifest(path) if path.exists() else {}
+    entries[task] = entry
+    write_json(path, {"teachers": dict(sorted(entries.items()))}, indent=2)
 
 
 if __name__ == "__main__":

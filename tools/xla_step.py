@@ -19,6 +19,8 @@ from argparse import ArgumentParser, RawTextHelpFormatter
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from soka_tf.errors import UserError
+
 
 def main() -> None:
     """Parses the command and does it."""
@@ -58,7 +60,7 @@ def main() -> None:
         cli.run(work, cli.flags.FlagValues(), sys.argv[:1])
     try:
         work()
-    except OSError as error:
+    except (OSError, UserError) as error:
         sys.exit(f"xla_step.py: error: {error}")
 
 

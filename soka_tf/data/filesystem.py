@@ -17,9 +17,20 @@ import io
 import os
 import re
 import shutil
+import stat
 import uuid
 import zlib
-from typing import Any, BinaryIO, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import (
+    Any,
+    BinaryIO,
+    Iterable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
 
 from soka_tf.errors import UserError
 
@@ -27,6 +38,13 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PART = re.compile(r"(.+?\.tfrecord)#(\d+)\+(\d+)\+([0-9a-f]{8})#(.*)", re.DOTALL)
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 class Part(NamedTuple):
@@ -196,8 +214,41 @@ def opened(path: PathLike) -> Iterator[BinaryIO]:
     if is_remote(path) or parse_part(path) is not None:
         yield io.BytesIO(read_bytes(path))
     else:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             yield file
+
+
+def open_regular(path: PathLike) -> BinaryIO:
+    """Opens a local file, which must be one: others may never come to an end.
+
+    Raises:
+      OSError: if it cannot be read; of a folder, a named pipe, a socket or a device
+        it says which, and does not open it.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((word for is_it, word in _KINDS if is_it(mode)), "no file")
+        raise OSError(errno.EINVAL, f"it is {kind}", path)
+    return open(path, "rb")
+
+
+def not_regular(paths: Iterable[PathLike]) -> Iterator[str]:
+    """Local paths of what is there but no file, found without asking for each."""
+    local = [os.path.split(p) for p in paths if not (is_remote(p) or parse_part(p))]
+    for folder in sorted({folder for folder, _ in local}):
+        with os.scandir(folder or ".") as entries:
+            others = {entry.name for entry in entries if not entry.is_file()}
+        for name in sorted(others & {n for f, n in local if others and f == folder}):
+            yield os.path.join(folder, name)
+
+
+def name_bytes(name: str) -> bytes:
+    """The bytes of a file's name or of what is made of it, UTF-8 or not.
+
+    Raises:
+      UnicodeEncodeError: if no file can have this name.
+    """
+    return name.encode("utf-8", "surrogateescape")
 
 
 def read_bytes(path: PathLike) -> bytes:
@@ -212,7 +263,7 @@ def read_bytes(path: PathLike) -> bytes:
         return read_part(part)
     path = os.fspath(path)
     if not is_remote(path):
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read()
     with _os_errors(path), _gfile().GFile(path, "rb") as file:
         return file.read()
@@ -239,7 +290,7 @@ def read_part(part: Part) -> bytes:
             file.seek(part.offset)
             content = file.read(part.length)
     else:
-        with open(part.file, "rb", buffering=0) as file:
+        with open_regular(part.file) as file:
             content = os.pread(file.fileno(), part.length, part.offset)
     if len(content) != part.length or zlib.crc32(content) != part.crc32:
         raise ChangedPart(errno.EIO, "its bytes are not those that were written", part)

@@ -3,6 +3,8 @@
 This module does not need TensorFlow, but for paths such as gs://bucket/folder.
 """
 
+import io
+
 import numpy as np
 from absl import logging
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -13,6 +15,7 @@ from soka_tf.tasks import TASKS
 
 RGB = "rgb"
 VANISHING_POINT = "vanishing_point"  # the one domain kept as numbers, float32 [9]
+_MOST_POINTS_BYTES = 1 << 16
 
 # Pillow would also try formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
@@ -74,11 +77,17 @@ def read_pixels(path: str, domain: str) -> np.ndarray:
                     f"it claims {image.width} x {image.height} pixels, more than the "
                     f"{limit} that are safe to open",
                 )
+            if image.mode.startswith("F"):
+                raise DamagedFile(
+                    path,
+                    "its pixels are floating-point numbers, whose range is not known; "
+                    "convert it to PNG of 8 or 16 bits",
+                )
             if domain == RGB:
                 return _rgb_pixels(image)
             pixels = _label_pixels(image)
-    except DamagedFile:
-        raise
+    except (DamagedFile, MemoryError):
+        raise  # the machine's memory is not the file's fault
     except Exception as error:  # decoders of damaged files raise nearly everything
         raise DamagedFile(path, _reason(path, error)) from error
     _check_label(path, domain, pixels)
@@ -98,8 +107,9 @@ def read_vanishing_point(path: str) -> np.ndarray:
       DamagedFile: if the file holds anything else.
     """
     try:
-        with filesystem.opened(path) as file:
-            values = np.load(file, allow_pickle=False)
+        if filesystem.size(path) > _MOST_POINTS_BYTES:
+            raise ValueError("it is too large for 9 numbers")
+        values = np.load(io.BytesIO(filesystem.read_bytes(path)), allow_pickle=False)
         values = np.asarray(values, np.float32).reshape(-1)
     except Exception as error:
         raise DamagedFile(path, _reason(path, error)) from error
@@ -161,10 +171,10 @@ def _reason(path: str, error: Exception) -> str:
     try:
         if not filesystem.exists(path):
             return "there is no such file"
-        if filesystem.is_folder(path):
-            return "it is a folder"
         if isinstance(error, filesystem.ChangedPart):
             return str(error.strerror)
+        if filesystem.is_remote(path) and filesystem.is_folder(path):
+            return "it is a folder"
         with filesystem.opened(path) as file:
             start = file.read(64).lstrip().lower()
         if not filesystem.size(path):

@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import hashlib
-import json
 import os
 from typing import (
     Annotated,
@@ -24,13 +23,16 @@ import tqdm
 from absl import logging
 
 from soka_tf.atomic import write_json
+from soka_tf.data.documents import read_json
+from soka_tf.data.filesystem import name_bytes
 from soka_tf.data.image_files import RGB, DamagedFile, read_file
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, short
 from soka_tf.kinds import Seed, check_arguments, number, one_of
 from soka_tf.tasks import TASKS
 
 MASK_DOMAIN = "depth_zbuffer"  # its valid pixels were scanned at all
 _SPLIT_ADVICE = "Delete the file to split anew, or give another path."
+_SPLIT_BYTES = 1 << 30  # of tens of millions of names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +230,7 @@ def _choose_validation(
         group = sample.point if by == "point" else sample.key
         groups.setdefault(group, []).append(sample.key)
     order = sorted(
-        groups, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        groups, key=lambda name: hashlib.sha256(name_bytes(f"{seed}/{name}")).digest()
     )
     wanted = fraction * len(samples)
     chosen: set = set()
@@ -255,8 +257,8 @@ def _read_split(
     for name, value in settings.items():
         if content.get(name, value) != value:
             raise UserError(
-                f"{path} was made with {name}={content[name]!r}. Received: {value!r}. "
-                f"{_SPLIT_ADVICE}"
+                f"{path} was made with {name}={short(content[name])}. Received: "
+                f"{value!r}. {_SPLIT_ADVICE}"
             )
     if train & validation:
         raise UserError(
@@ -296,14 +298,10 @@ def _read_split(
 
 def _read_keys(path: str) -> Tuple[Dict[str, Any], set, set]:
     """The content of a file of `split_samples`, and both sides of it."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        return content, set(content["train"]), set(content["validation"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not a split file ({error!r}). {_SPLIT_ADVICE}"
-        ) from error
+    shape = {"train": [str], "validation": [str]}
+    wrong = "it is not a split file"
+    content = read_json(path, shape, _SPLIT_ADVICE, wrong, _SPLIT_BYTES)
+    return content, set(content["train"]), set(content["validation"])
 
 
 def _without(sample: Sample, damaged_domains: Iterable[str]) -> Sample:

@@ -20,6 +20,7 @@ from typing import Annotated, Callable, Optional, Sequence
 import tensorflow as tf
 
 from soka_tf.data import filesystem
+from soka_tf.data.filesystem import name_bytes
 from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import (
     WHOLE,
@@ -119,19 +120,24 @@ def _check_service(service: str, paths: Sequence[str]) -> None:
                 f"{path}: run.data_service reads PNG and JPEG only. Convert the image "
                 "or bind run.data_service = None."
             )
+    for path in filesystem.not_regular(paths):
+        raise UserError(
+            f"{path}: not a regular file, which run.data_service would wait for. "
+            "Remove it or bind run.data_service = None."
+        )
 
 
 def _graph_reader(paths: Sequence[str]) -> Callable[[tf.Tensor], tf.data.Dataset]:
     """Index -> a dataset of one element, the bytes of a file or part, in graph mode."""
     parts = [filesystem.parse_part(path) for path in paths]
     if None in parts:
-        names = tf.constant(paths)
+        names = tf.constant([name_bytes(path) for path in paths])
         return lambda index: tf.data.Dataset.from_tensors(index).map(
             lambda index: tf.io.read_file(names[index])
         )
     sizes = {file: filesystem.size(file) for file in {part.file for part in parts}}
     shards = {file: number for number, file in enumerate(sizes)}
-    names = tf.constant(list(sizes))
+    names = tf.constant([name_bytes(file) for file in sizes])
     places = tf.constant(
         [
             (shards[p.file], p.offset, p.length, sizes[p.file] - p.offset - p.length)

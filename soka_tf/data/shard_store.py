@@ -20,11 +20,12 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 import tensorflow as tf
 
 from soka_tf.data import filesystem
+from soka_tf.data.documents import load_json
 from soka_tf.errors import UserError, reason
 
 DISK_MARGIN = 256 << 20  # left free, for the indices and whatever else is written
 _FRAME_BEFORE, _FRAME_AFTER = 12, 4  # a TFRecord's length and checksums
-_MANIFEST_BYTES = 1 << 20
+MANIFEST_BYTES = 1 << 20
 _THREADS = 8
 # Of shard.tfrecord, shard.json and manifests, from this and earlier versions.
 _LEFTOVER = re.compile(r".+\.(tfrecord|json)(\.\w+)?\.tmp")
@@ -143,7 +144,7 @@ def read_index(
     try:
         size = filesystem.size(shard)
         # Each record is longer than its row, but JSON may escape names sixfold.
-        index = read_json(index_of(shard), 6 * size + 1024)
+        index = load_json(index_of(shard), {"bytes": int}, 6 * size + 1024)
         if index["bytes"] != size:
             return None
         parts = [(key, _part(shard, size, *place)) for key, place in rows(index)]
@@ -166,25 +167,6 @@ def read_shards(
         )
     damaged = [name for name, whole in zip(names, found) if whole is None]
     return {k: part for whole in found if whole for k, part in whole[1]}, damaged
-
-
-def read_json(path: str, most_bytes: int = _MANIFEST_BYTES) -> Dict[str, Any]:
-    """Reads a JSON object from a file that may hold anything.
-
-    Raises:
-      OSError: if it cannot be read.
-      ValueError: if it is no JSON object, larger than `most_bytes` or nested deeply.
-    """
-    size = filesystem.size(path)
-    if size > most_bytes:
-        raise ValueError(f"{size} bytes, more than the {most_bytes} it may have")
-    try:
-        found = json.loads(filesystem.read_bytes(path))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(found, dict):
-        raise ValueError("it is not an object of JSON")
-    return found
 
 
 def remove_leftovers(folder: str) -> None:

@@ -1,7 +1,6 @@
 """A run's metrics.csv as curves to look at."""
 
-import csv
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Dict, List, Tuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from soka_tf.atomic import replacing
+from soka_tf.data.documents import finite, read_csv
 from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
 
@@ -87,22 +87,19 @@ def read_columns(path: str) -> Tuple[Dict[str, _Curve], List[Tuple[float, str]]]
     Raises:
       UserError: if the file cannot be read or has no losses.
     """
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("step")]
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: the metrics cannot be read ({error}).") from error
+    remedy = "Restore the file, or let the run train some steps."
+    rows = read_csv(path, ["step"], remedy, "the metrics cannot be read")
     points: Dict[str, List[Tuple[float, float]]] = {}
     stages: List[Tuple[float, str]] = []
     for row in rows:
-        step = _float(row["step"])
+        step = finite(row["step"])
         if step is None:
             continue
         stage = row.get("stage")
         if stage and (not stages or stages[-1][1] != stage):
             stages.append((step, stage))
         for name, text in row.items():
-            value = _float(text)
+            value = finite(text)
             if value is not None:
                 points.setdefault(name, []).append((step, value))
     curves = {name: tuple(np.array(p).T) for name, p in points.items() if name}
@@ -112,14 +109,6 @@ def read_columns(path: str) -> Tuple[Dict[str, _Curve], List[Tuple[float, str]]]
             "'loss/soft/<task>' with numbers; let the run train some steps first."
         )
     return curves, stages
-
-
-def _float(text: Any) -> Optional[float]:
-    try:
-        value = float(text)
-    except (TypeError, ValueError):
-        return None
-    return value if np.isfinite(value) else None
 
 
 def _draw_losses(axis: Axes, losses: Dict[str, _Curve], colours: Dict[str, str]):

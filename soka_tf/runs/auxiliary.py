@@ -1,9 +1,8 @@
 """The auxiliary teachers of a run: named, none, or chosen by similarity (Sec. 3.2)."""
 
 import dataclasses
-import json
 import os
-from typing import Annotated, Any, Callable, List, Optional, Sequence, Tuple, Union
+from typing import Annotated, Any, Callable, Optional, Sequence, Tuple, Union
 
 import gin
 import numpy as np
@@ -11,6 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from soka_tf.atomic import write_json
+from soka_tf.data.documents import Number, read_json, refusing
 from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import Batches
 from soka_tf.data.samples import Sample, drop_damaged
@@ -186,19 +186,17 @@ def _write(path: str, selection: Selection, settings: dict) -> None:
 
 def _read(path: str, targets: Sequence[str], threshold: float) -> Selection:
     """Takes the decision again from the similarities of before."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content: Any = json.load(file)
-        names: List[str] = [get_task(name).name for name in content["teachers"]]
-        similarity = np.array(content["similarity"], np.float64)
-        if not np.all(np.isfinite(similarity)):
-            raise ValueError("similarities that are no numbers")
-        return _select(names, similarity, targets, threshold, cached=True)
-    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
-        raise UserError(
-            f"{path}: not a choice of an auxiliary teacher for these tasks ({error}). "
-            "Restore it, or remove it to have the teachers compared anew."
-        ) from error
+    wrong = "not a choice of an auxiliary teacher for these tasks"
+    remedy = "Restore it, or remove it to have the teachers compared anew."
+    shape = {"teachers": [str], "similarity": [[Number(float, -2, 2)]]}
+    content = read_json(path, shape, remedy, wrong)
+    with refusing(path, remedy, wrong):
+        try:
+            names = [get_task(name).name for name in content["teachers"]]
+            similarity = np.array(content["similarity"], np.float64)
+            return _select(names, similarity, targets, threshold, cached=True)
+        except UserError as error:
+            raise ValueError(error) from error
 
 
 def log_selection(

@@ -1,15 +1,16 @@
 """The processes of TF_CONFIG that train together. TensorFlow is not imported."""
 
-import json
 import os
-from typing import Any, Dict, List, NamedTuple
+from typing import List, NamedTuple
 
+from soka_tf.data.documents import parse_json
 from soka_tf.errors import UserError
 
 EXAMPLE = (
     '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
+_SHAPE = {"cluster": {str: [str]}, "task": {"type": str, "index": int}}
 
 
 class Cluster(NamedTuple):
@@ -39,17 +40,17 @@ def read_cluster() -> Cluster:
         return Cluster()
     wrong = f"TF_CONFIG must look like {EXAMPLE}, "
     try:
-        config: Dict[str, Any] = json.loads(text)
+        config = parse_json(text, _SHAPE)
         cluster, task = config["cluster"], config["task"]
         kinds = set(cluster)
-        own: List[str] = cluster[task["type"]]
+        own = cluster[task["type"]]
         there = 0 <= task["index"] < len(own)
         # A "chief", where the cluster has one, comes before all workers.
         chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
         before = len(chiefs) if task["type"] == "worker" else 0
         found = Cluster([*chiefs, *workers], before + task["index"])
         there &= all(a.rpartition(":")[2].isdigit() for a in found.addresses)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError) as error:
         raise UserError(f"{wrong}and be JSON. Received: {text[:200]!r}.") from error
     if kinds - {"worker", "chief"} or not there:
         raise UserError(

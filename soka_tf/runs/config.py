@@ -22,7 +22,7 @@ from typing import (
     Tuple,
 )
 
-from soka_tf.errors import UserError, did_you_mean
+from soka_tf.errors import UserError, did_you_mean, one_line
 from soka_tf.kinds import Reference
 
 try:
@@ -278,8 +278,8 @@ def _parse(text: str, source: str, numbered: bool = True) -> Iterator[_Placed]:
     def place(line: int, statement: str) -> str:
         if not numbered:
             return source
-        where = f"{source}, line {line}: {statement.strip()}"
-        return where.partition("\n")[0].rstrip(": ")
+        first = one_line(statement.strip().partition("\n")[0])
+        return f"{source}, line {line}: {first}".rstrip(": ")
 
     text += "" if text.endswith("\n") else "\n"
     try:
@@ -303,7 +303,8 @@ def _in_words(message: str) -> str:
     if token and token[1].split()[0].strip("'") in ("inf", "nan"):
         return f"a number must be finite. Received: {token[1]}"
     if token:
-        return f"cannot read the value {token[1]}{_QUOTES_HINT}"
+        return f"cannot read the value {one_line(token[1])}{_QUOTES_HINT}"
+    message = one_line(message, 600)
     if message.startswith("Unable to parse value"):
         return message + _QUOTES_HINT
     if message.startswith("Couldn't parse statement"):

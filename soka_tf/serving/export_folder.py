@@ -8,7 +8,6 @@ exports next ends or undoes what a kill has left.
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Set
 
 import soka_tf
 from soka_tf.atomic import flush, locked, write_json
+from soka_tf.data.documents import read_json
 from soka_tf.errors import UserError
 
 GRAPH = "saved_model.pb"
@@ -154,11 +154,9 @@ def _valid(names: Any) -> List[str]:
 def _json(path: str) -> Dict[str, Any]:
     """The object in a file; empty if it is missing or damaged."""
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except (OSError, ValueError, RecursionError):
+        return read_json(path, {}, "", "")
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _swap(directory: str, whole: bool) -> None:

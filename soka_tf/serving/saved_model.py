@@ -21,20 +21,25 @@ from absl import logging
 
 import soka_tf
 from soka_tf.data import encodings
+from soka_tf.data.documents import ANY, Number, check, read_json, refusing
 from soka_tf.data.pipeline import preprocess_images
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, short
 from soka_tf.networks import folding
 from soka_tf.networks.precision import is_large
 from soka_tf.networks.processor import has_amx
 from soka_tf.serving import export_folder
 from soka_tf.serving.export_folder import GRAPH, METADATA
-from soka_tf.tasks import Task
+from soka_tf.tasks import TASKS, Task
 
 DEFAULT = "serving_default"
 REPRESENTATION = "representation"
 FLOAT_SUFFIX = "_float"
 PRECISIONS = folding.EXPORT_PRECISIONS
 _METADATA_FORMAT = 1
+_METADATA_SHAPE = {
+    "image_size": Number(int, 1, 65535),
+    "tasks": {str: {"shape": [ANY]}},
+}
 
 
 def export_student(
@@ -252,21 +257,31 @@ def read_metadata(directory: str) -> Dict[str, Any]:
             f"{directory!r} is not a SavedModel: it has no {GRAPH}. Make one with "
             "python -m soka_tf.export."
         )
-    try:
-        with open(path, encoding="utf-8") as file:
-            metadata = json.load(file)
-        version = metadata["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{directory!r} is not an export of soka_tf: {METADATA} cannot be read "
-            f"({error}). Export the student again."
-        ) from error
+    remedy, wrong = "Export the student again.", "this is not an export of soka_tf"
+    metadata = read_json(path, {"format": int}, remedy, wrong)
+    version = metadata["format"]
     if version != _METADATA_FORMAT:
         raise UserError(
             f"{path}: its format is {version!r}, this version of soka_tf reads "
             f"{_METADATA_FORMAT}."
         )
+    with refusing(path, remedy, wrong):
+        check(metadata, _METADATA_SHAPE)
+        if not metadata["tasks"]:
+            raise ValueError("it has no tasks")
+        for name, described in metadata["tasks"].items():
+            _check_task(name, described["shape"], metadata["image_size"])
     return metadata
+
+
+def _check_task(name: str, shape: List[Any], image_size: int) -> None:
+    """Raises ValueError where the shape is not that of the task's maps."""
+    task = TASKS.get(name)
+    if task is None or task.encoding is None:
+        raise ValueError(f"no student has a task {short(name)}")
+    right = [None, image_size, image_size, task.channels]
+    if shape != right:
+        raise ValueError(f"the shape of {name} must be {right}. Received: {shape}")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ from absl import logging
 
 from soka_tf.atomic import write_json
 from soka_tf.data import filesystem, shard_store
-from soka_tf.errors import UserError
+from soka_tf.data.documents import read_json
+from soka_tf.errors import UserError, short
 
 IMAGE = "image"
 _MANIFEST = "manifest.json"
@@ -134,24 +135,19 @@ class TeacherRecords:
         path = self.folder / _MANIFEST
         if not path.exists():
             return
-        try:
-            found = shard_store.read_json(str(path))
-            wrong = {
-                key: found.get(key)
-                for key, value in self.manifest.items()
-                if found.get(key) != value
-            }
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path}: cannot be read ({error}). Remove its folder: what it holds "
-                "is computed again."
-            ) from error
+        remedy = "Remove its folder: what it holds is computed again."
+        found = read_json(path, {}, remedy, most_bytes=shard_store.MANIFEST_BYTES)
+        wrong = {
+            key: found.get(key)
+            for key, value in self.manifest.items()
+            if found.get(key) != value
+        }
         if wrong:
             wanted = {key: self.manifest[key] for key in wrong}
             raise UserError(
                 f"{path}: the folder holds the outputs of another teacher or of other "
-                f"settings. It says {wrong}, this run needs {wanted}. Remove or rename "
-                "the folder."
+                f"settings. It says {short(wrong)}, this run needs {wanted}. "
+                "Remove or rename the folder."
             )
 
 

@@ -1,11 +1,11 @@
 """The teachers of one run: those of the targets, and auxiliary ones."""
 
 import functools
-import json
 import os
 import pathlib
 from typing import (
     Annotated,
+    Any,
     Callable,
     Dict,
     Iterable,
@@ -20,6 +20,7 @@ from typing import (
 import tensorflow as tf
 
 from soka_tf.atomic import PathLike
+from soka_tf.data.documents import read_json
 from soka_tf.data.targets import Targets
 from soka_tf.errors import UserError
 from soka_tf.kinds import TEXT, checked, one_of
@@ -317,10 +318,24 @@ def _listed_hashes(folder: pathlib.Path) -> Dict[str, str]:
     manifest = folder / "manifest.json"
     if not os.path.exists(manifest):
         return {}
-    try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))["teachers"]
-        return {entry["file"]: entry["sha256"] for entry in entries.values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{manifest}: not a manifest of teachers ({error}). Restore or remove it."
-        ) from error
+    entries = read_teachers_manifest(manifest)
+    return {entry["file"]: entry["sha256"] for entry in entries.values()}
+
+
+def read_teachers_manifest(path: PathLike, **fields: Any) -> Dict[str, Any]:
+    """Reads manifest.json of tools/train_teachers.py.
+
+    Args:
+      path: of the file.
+      **fields: what each entry must have beside "file" and "sha256", see
+        `soka_tf.data.documents`.
+
+    Returns:
+      Task -> entry.
+
+    Raises:
+      UserError: if the file holds anything else.
+    """
+    shape = {"teachers": {str: {"file": str, "sha256": str, **fields}}}
+    wrong = "not a manifest of teachers"
+    return read_json(path, shape, "Restore or remove it.", wrong)["teachers"]

@@ -1,5 +1,7 @@
 """The pixels of a file, whatever its kind; and damage, by its reason."""
 
+import os
+import socket
 import struct
 import warnings
 import zlib
@@ -171,3 +173,67 @@ def test_read_vanishing_point_takes_nine_finite_numbers_only(tmp_path):
         np.save(path, wrong)
         with pytest.raises(DamagedFile):
             image_files.read_vanishing_point(str(path))
+
+
+def _socket(path):
+    with socket.socket(socket.AF_UNIX) as endpoint:
+        endpoint.bind(str(path))
+
+
+OTHERS = {
+    "pipe": (os.mkfifo, "it is a named pipe"),
+    "socket": (_socket, "it is a socket"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
+    "link": (lambda path: path.symlink_to(path.name), "Too many levels|no such file"),
+}
+
+
+@pytest.mark.parametrize("domain", ["rgb", "depth_zbuffer", "vanishing_point"])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_read_file_what_is_no_regular_file_is_never_opened(tmp_path, kind, domain):
+    make, reason = OTHERS[kind]
+    path = tmp_path / "a.png"
+    make(path)
+    with pytest.raises(DamagedFile, match=reason):
+        image_files.read_file(str(path), domain)
+
+
+def test_read_pixels_link_to_a_file_is_read(tmp_path):
+    Image.new("RGB", (2, 2), (1, 2, 3)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    pixels = image_files.read_pixels(str(tmp_path / "b.png"), "rgb")
+    assert pixels[0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("domain", ["rgb", "depth_zbuffer", "reshading"])
+@pytest.mark.parametrize("value", [0.5, np.nan, 300.0])
+def test_read_pixels_floating_point_is_refused_not_black(tmp_path, domain, value):
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.full((4, 4), value, np.float32)).save(path)
+    with pytest.raises(DamagedFile, match="floating-point numbers.*convert it to PNG"):
+        image_files.read_pixels(str(path), domain)
+
+
+def test_read_pixels_memory_that_is_short_is_no_damage(tmp_path, monkeypatch):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+
+    def short(image):
+        raise MemoryError
+
+    monkeypatch.setattr(image_files, "_rgb_pixels", short)
+    with pytest.raises(MemoryError):
+        image_files.read_pixels(str(tmp_path / "a.png"), "rgb")
+
+
+def test_read_vanishing_point_claims_of_size_are_not_believed(tmp_path):
+    path = tmp_path / "points.npy"
+    header = "{'descr': '<f8', 'fortran_order': False, 'shape': (%d,), }\n"
+    for count in (1 << 40, 1 << 62):
+        text = (header % count).encode()
+        size = struct.pack("<H", len(text))
+        path.write_bytes(b"\x93NUMPY\x01\x00" + size + text)
+        with pytest.raises(DamagedFile, match="damaged"):
+            image_files.read_vanishing_point(str(path))
+    os.truncate(path, 1 << 40)
+    with pytest.raises(DamagedFile, match="too large for 9 numbers"):
+        image_files.read_vanishing_point(str(path))

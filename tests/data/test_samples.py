@@ -154,6 +154,9 @@ def test_split_samples_new_ones_are_trained_on_unless_their_point_is_held_back(
         ('{"train": ["a"], "validation": ["a"]}', "both in training and in"),
         ('{"train": [], "validation": [], "seed": 5}', "made with seed=5"),
         ('{"train": [[]], "validation": []}', "is not a split file"),
+        ('{"train": "abc", "validation": []}', "train must be a list"),
+        ("[" * 10**5, "nested too deeply"),
+        ("\0", "is not a split file"),
     ],
 )
 def test_split_samples_file_that_does_not_fit_is_named(tmp_path, content, text):

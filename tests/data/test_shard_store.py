@@ -9,7 +9,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import filesystem, shard_store
+from soka_tf.data import documents, filesystem, shard_store
 from soka_tf.errors import UserError
 
 CONTENTS = [b"one", b"", bytes(range(256)) * 9]
@@ -121,7 +121,7 @@ def test_index_that_names_other_bytes_than_its_shards_is_damaged(
     tmp_path, place, value
 ):
     shard = write(tmp_path)
-    index = shard_store.read_json(shard_store.index_of(shard))
+    index = documents.load_json(shard_store.index_of(shard), {}, 1 << 20)
     index["parts"][0][place] = value
     filesystem.write_bytes(shard_store.index_of(shard), json.dumps(index).encode())
     assert shard_store.read_index(shard, rows) is None
@@ -146,7 +146,7 @@ def test_index_too_large_for_its_shard_is_not_read(tmp_path):
     os.truncate(shard_store.index_of(shard), 1 << 40)  # of no byte on the disk
     assert shard_store.read_index(shard, rows) is None
     with pytest.raises(ValueError, match="1099511627776 bytes, more than the 1048576"):
-        shard_store.read_json(shard_store.index_of(shard))
+        documents.load_json(shard_store.index_of(shard), {}, 1 << 20)
 
 
 def test_room_that_is_missing_is_refused_and_a_margin_kept(tmp_path, monkeypatch):

@@ -156,6 +156,10 @@ def test_curves_of_an_untrained_run_are_refused_by_name(tmp_path):
     path = tmp_path / "metrics.csv"
     with pytest.raises(UserError, match="metrics.csv: the metrics cannot be read"):
         curves.draw_curves(str(path), str(tmp_path / "c.png"))
+    for content in (b"\x89PNG\r\n", b"1,joint,0.5\n"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="metrics.csv: the metrics cannot be read"):
+            curves.draw_curves(str(path), str(tmp_path / "c.png"))
     path.write_text("step,stage\n")
     with pytest.raises(UserError, match="nothing to draw"):
         curves.draw_curves(str(path), str(tmp_path / "c.png"))

@@ -143,6 +143,32 @@ def test_metric_log_resumed_drops_a_line_cut_off(log, tmp_path):
     assert [row["step"] for row in rows_of(tmp_path)] == ["2", "4", "6"]
 
 
+@pytest.mark.parametrize(
+    "content", [b"\x89PNG\r\n\x1a\n", b"1,joint,2.5\n", b"step\n1\n", b"a\0b\n"]
+)
+def test_metric_log_resumed_refuses_what_is_no_log_and_leaves_it(
+    log, tmp_path, content
+):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    model = Model()
+    with pytest.raises(UserError, match=r"metrics\.csv: not the metrics of a run"):
+        run(log(model), model, 2)
+    assert (tmp_path / "metrics.csv").read_bytes() == content
+
+
+@pytest.mark.parametrize("step, seconds", [("\u00b2", "1"), ("nan", "1"), ("2", "inf")])
+def test_metric_log_resumed_takes_no_cell_for_a_number_that_is_none(
+    log, tmp_path, step, seconds
+):
+    text = f"step,seconds,loss\n{step},{seconds},0.5\n"
+    (tmp_path / "metrics.csv").write_text(text, encoding="utf-8")
+    model = Model(step=2)
+    run(log(model), model, 2)
+    rows = rows_of(tmp_path)
+    assert [row["step"] for row in rows] == (["2", "4"] if step == "2" else ["4"])
+    assert float(rows[-1]["seconds"]) < 60
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_metric_log_loss_not_finite_names_loss_step_and_stage(log, bad):
     model = Model()

@@ -297,6 +297,35 @@ def test_metadata_of_something_else_is_refused(tmp_path):
         saved_model.read_metadata(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"tasks": {}}, "it has no tasks"),
+        ({"tasks": None}, "tasks has no names"),
+        ({"tasks": {"deepth": {"shape": [1]}}}, "no student has a task 'deepth'"),
+        ({"tasks": {"depth_zbuffer": {}}}, "tasks.depth_zbuffer has no shape"),
+        (
+            {"tasks": {"depth_zbuffer": {"shape": [None, 16, 16, 7]}}},
+            r"must be \[None, 16, 16, 1\]. Received: \[None, 16, 16, 7\]",
+        ),
+        ({"image_size": 1 << 62}, "a number is 4611686018427387904"),
+        ({"image_size": 1 << 40}, "image_size must be a whole number from 1 to 65535"),
+        ({"image_size": float("inf")}, "a number is Infinity"),
+    ],
+)
+def test_metadata_that_describes_no_student_is_refused(tmp_path, change, why):
+    task = {"depth_zbuffer": {"shape": [None, 16, 16, 1]}}
+    good = {"format": 1, "image_size": 16, "tasks": task}
+    (tmp_path / "saved_model.pb").write_text("")
+    path = tmp_path / "assets.extra" / "metadata.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(good))
+    assert saved_model.read_metadata(str(tmp_path)) == good
+    path.write_text(json.dumps({**good, **change}))
+    with pytest.raises(UserError, match=f"metadata.json.*not an export.*{why}"):
+        saved_model.read_metadata(str(tmp_path))
+
+
 def test_sixteen_bit_students_answer_in_float32(tmp_path, images):
     edges = (get_task("edge_texture"),)
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")

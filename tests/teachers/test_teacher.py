@@ -361,8 +361,6 @@ def never_built(monkeypatch):
 @pytest.mark.parametrize(
     "part, change, words",
     [
-        ("encoder", {"width": float("inf")}, "'width' is inf"),
-        ("encoder", {"width": float("nan")}, "'width' is nan"),
         ("encoder", {"width": 1e300}, "'width' is 1e+300"),
         ("encoder", {"width": True}, "'width' is True"),
         ("encoder", {"width": {"a": 1}}, "'width' is {'a': 1}"),
@@ -370,7 +368,6 @@ def never_built(monkeypatch):
         ("encoder", {"units": [99, 99, 99, 99]}, "are more than the file's arrays"),
         ("encoder", {"units": [1, 1, 1, 10**9]}, "'units' is [1, 1, 1, 1000000000]"),
         ("encoder", {"representation_channels": 10**9}, "is 1000000000"),
-        ("encoder", {"representation_channels": 10**400}, "is 1000"),
         ("encoder", {"representation_channels": 4096}, "its networks would hold"),
         ("encoder", {"image_channels": 10**9}, "'image_channels' is 1000000000"),
         ("encoder", {"name": "n" * 101}, "'name' is 'nnn"),
@@ -378,7 +375,6 @@ def never_built(monkeypatch):
         ("decoder", {"channels": 10**9}, "'channels' is 1000000000"),
         ("decoder", {"width": 4}, "its networks would hold"),
         ("decoder", {"min_filters": 4096}, "its networks would hold"),
-        ("decoder", {"representation_channels": 10**30}, "is 1000"),
     ],
 )
 def test_network_larger_than_its_file_is_never_built(
@@ -390,20 +386,48 @@ def test_network_larger_than_its_file_is_never_built(
     assert_refused(path, "does not describe a teacher", words)
 
 
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize(
+    "value, words",
+    [
+        (float("inf"), "a number is Infinity"),
+        (float("nan"), "a number is NaN"),
+        (10**30, "a number is 1000"),
+        (10**400, "a number is 1000"),
+    ],
+)
+def test_manifest_of_numbers_that_are_none_is_refused(
+    saved, rewrite, never_built, part, value, words
+):
+    manifest = read_manifest(saved)
+    manifest[part]["width"] = value
+    path = rewrite(manifest=json.dumps(manifest))
+    assert_refused(path, "its manifest cannot be read", words)
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("[" * 200_000, "recursion"),
+        ("[" * 200_000, "nested too deeply"),
         ("3", "its manifest cannot be read"),
         ('{"format": ' + "1" * 5000 + "}", "its "),
         ('{"format": "\\u001b\\n' + "x" * 5000 + '"}', "its format is '\\x1b\\nxxx"),
-        ('{"format": 1, "image_size": [1]}', "image_size is [1]"),
-        ('{"format": 1, "image_size": 1e9}', "image_size is 1000000000.0"),
+        (
+            '{"format": 1, "image_size": [1]}',
+            "image_size must be a whole number from 1 to 65535. Received: [1]",
+        ),
+        ('{"format": 1, "image_size": 1e9}', "Received: 1000000000.0"),
     ],
     ids=["deep", "number", "digits", "escapes", "size list", "size"],
 )
 def test_manifest_of_hostile_text_is_refused(rewrite, never_built, text, words):
     assert_refused(rewrite(manifest=text), words)
+
+
+def test_teacher_of_other_channels_than_its_task_is_refused(tmp_path):
+    path = tmp_path / "depth_zbuffer.safetensors"
+    save_teacher(TaskonomyTeacher("depth_zbuffer", *networks(7), 16), path)
+    assert_refused(path, "decoder: 7 channels, depth_zbuffer has 1")
 
 
 @pytest.mark.parametrize("kind", ["int32", "bool", "uint8"])

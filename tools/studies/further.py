@@ -12,7 +12,12 @@ from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
 from tools.studies.paper import SECONDS
-from tools.studies.records import read_json
+from tools.studies.records import (
+    INFERENCE_SHAPE,
+    SIMILARITY_SHAPE,
+    TASKS_SHAPE,
+    read_record,
+)
 from tools.studies.report import markdown_table
 from tools.studies.results import number
 from tools.studies.study import Row
@@ -67,7 +72,7 @@ def inference(scale: str, folder: pathlib.Path, only_read: bool) -> Further:
             f"--scale={scale}",
             f"--json={path}",
         )
-    measured = read_json(path, "settings", "ratio")
+    measured = read_record(path, INFERENCE_SHAPE)
     cases = {
         "KD n-to-n students": "single_students",
         "ours, n-to-1": "unfolded_student",
@@ -112,7 +117,7 @@ def similarity(
         if teachers:
             arguments.append(f"--teachers={teachers}")
         _run(str(ROOT / "tools/task_similarity.py"), *arguments)
-    found = read_json(out_dir / "similarity.json", "names", "similarity", "choices")
+    found = read_record(out_dir / "similarity.json", SIMILARITY_SHAPE)
     names = found["names"]
     rows = [
         [name, *(f"{value:.3f}" for value in values)]
@@ -178,7 +183,7 @@ def _on_unseen_rooms(run: pathlib.Path, only_read: bool) -> Optional[Mapping[str
             f"--out_dir={out_dir}",
             *(f"--gin_param={param}" for param in params),
         )
-    return read_json(out_dir / "evaluation.json", "tasks")
+    return read_record(out_dir / "evaluation.json", TASKS_SHAPE)
 
 
 def _run(*arguments: str) -> None:

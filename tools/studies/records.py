@@ -1,17 +1,34 @@
 """Files that a study keeps: whole or not there at all."""
 
-import json
 import os
 import pathlib
 import platform
 from typing import Any, Dict, Optional
 
-from soka_tf.errors import UserError
+from soka_tf.data.documents import Number, read_json
 from soka_tf.networks.processor import cpu_info
 
 # In a run's folder, once it has come to its end, and where it failed.
 RUN_RECORD = "study.json"
 FAILURE_RECORD = "failed.json"
+
+_ERRORS = ({"rmse": (float, None), str: (float, None)}, None)
+RUN_SHAPE = {"cpu_seconds": (float, None)}
+FAILURE_SHAPE = {"failed": str}
+# What evaluation.json has, as far as studies read it.
+TASKS_SHAPE = {"tasks": {str: {"student": _ERRORS, "teacher": _ERRORS, str: _ERRORS}}}
+EVALUATION_SHAPE = {
+    "step": Number(int, 0, 1e15),
+    "parameters": {"student": int, "teachers": int},
+    **TASKS_SHAPE,
+}
+INFERENCE_SHAPE = {"settings": {"batch_sizes": [int]}, "ratio": {str: float}}
+SIMILARITY_SHAPE = {
+    "names": [str],
+    "similarity": [[float]],
+    "choices": [{"explanation": [str]}],
+    "images": int,
+}
 
 
 def hardware() -> Dict[str, Any]:
@@ -22,26 +39,17 @@ def hardware() -> Dict[str, Any]:
     }
 
 
-def read_json(path: pathlib.Path, *keys: str) -> Optional[Dict[str, Any]]:
-    """The content of a JSON file; None if there is none.
+def read_record(path: pathlib.Path, shape: Any) -> Optional[Dict[str, Any]]:
+    """The content of a JSON file of a study; None if there is none.
 
     Args:
       path: of the file.
-      keys: what it must hold.
+      shape: what it must hold, see `soka_tf.data.documents`.
 
     Raises:
       UserError: if it is no JSON, or holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        absent = [key for key in keys if key not in content]
-        if absent or not isinstance(content, dict):
-            raise ValueError(f"it has no {', '.join(absent) or 'names'}")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path}: cannot be read as the JSON that it was ({error}). Remove it to "
-            "measure again."
-        ) from error
-    return content
+    wrong = "cannot be read as the JSON that it was"
+    return read_json(path, shape, "Remove it to measure again.", wrong)

@@ -208,8 +208,8 @@ def _over_seeds(
     values = {}
     for seed, outcomes in by_seed.items():
         found = [o.evaluation["tasks"].get(task) for o in outcomes]
-        measured = [tasks[entry] for tasks in found if tasks and tasks[entry]]
-        if measured and measured[0][metric] is not None:
+        measured = [tasks[entry] for tasks in found if tasks and tasks.get(entry)]
+        if measured and measured[0].get(metric) is not None:
             values[seed] = measured[0][metric]
     return Estimate.of(values)
 

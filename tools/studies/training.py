@@ -27,9 +27,17 @@ from absl import logging
 from tqdm import tqdm
 
 from soka_tf.atomic import write_text
+from soka_tf.data.documents import parse_json
 from soka_tf.errors import UserError
 from soka_tf.runs.config import format_gin, read_gin
-from tools.studies.records import FAILURE_RECORD, RUN_RECORD, read_json
+from tools.studies.records import (
+    EVALUATION_SHAPE,
+    FAILURE_RECORD,
+    FAILURE_SHAPE,
+    RUN_RECORD,
+    RUN_SHAPE,
+    read_record,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _LOG = "train.log"
@@ -182,8 +190,8 @@ class Runs:
     def outcome(self, training: Training, seed: int) -> Optional[Outcome]:
         """What a finished run left; None if it has not come to its end."""
         folder = self.folder_of(training, seed)
-        record = read_json(folder / RUN_RECORD, "cpu_seconds")
-        evaluation = read_json(folder / "evaluation.json", "tasks", "step")
+        record = read_record(folder / RUN_RECORD, RUN_SHAPE)
+        evaluation = read_record(folder / "evaluation.json", EVALUATION_SHAPE)
         if record is None or evaluation is None:
             return None
         return Outcome(
@@ -196,7 +204,8 @@ class Runs:
 
     def failure(self, training: Training, seed: int) -> Optional[str]:
         """Why a run that was begun has not ended, where it left a record."""
-        record = read_json(self.folder_of(training, seed) / FAILURE_RECORD, "failed")
+        path = self.folder_of(training, seed) / FAILURE_RECORD
+        record = read_record(path, FAILURE_SHAPE)
         return record and str(record["failed"])
 
     def train(
@@ -276,7 +285,7 @@ class Runs:
                 child.stdin.write(json.dumps(job))
                 child.stdin.close()
                 for line in child.stdout:
-                    ended = json.loads(line)
+                    ended = parse_json(line, {"seed": int, "failed": (str, None)})
                     logging.info("%s: %s", training.name, self._line(training, **ended))
                     failures += filter(None, [ended["failed"]])
                     progress.update()

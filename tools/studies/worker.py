@@ -17,6 +17,7 @@ from absl import flags
 
 from soka_tf import cli
 from soka_tf.atomic import locked, write_json
+from soka_tf.data.documents import ANY, parse_json
 from soka_tf.errors import UserError
 from tools.studies.records import FAILURE_RECORD, RUN_RECORD, hardware
 
@@ -59,7 +60,7 @@ class Cost:
 
 def main() -> None:
     """Trains the runs of the job on standard input."""
-    job = json.load(sys.stdin)
+    job = parse_json(sys.stdin.read(), {"config": str, "runs": [[ANY]]})
     run = None
     for seed, folder in job["runs"]:
         failed = None

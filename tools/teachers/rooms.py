@@ -1,7 +1,6 @@
 """Drawn rooms as arrays on disk: images, and labels as networks predict them."""
 
 import concurrent.futures
-import json
 import os
 import pathlib
 from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
@@ -11,12 +10,14 @@ import tqdm
 
 from soka_tf.atomic import locked, replacing, write_json
 from soka_tf.data import encodings
+from soka_tf.data.documents import Number, read_json, refusing
 from soka_tf.data.image_files import RGB, VANISHING_POINT
 from soka_tf.data.rooms import room_files
 from soka_tf.tasks import TASKS
 
 SEGMENTATION = "segment_semantic"  # the one domain whose pixels are classes
 _DONE = "done.json"
+_DRAW_AGAIN = "Remove its folder: what it holds is drawn again."
 _CHUNK = 64  # rooms between two notes of how far it is
 
 
@@ -58,7 +59,7 @@ def draw(
     names = [RGB, *(domain for domain in domains if domain != RGB)]
     with locked(folder / "lock", f"draws rooms in {folder}"):
         path = folder / _DONE
-        done = json.loads(path.read_text()) if path.exists() else {}
+        done = _read_done(path) if path.exists() else {}
         with tqdm.tqdm(
             total=rooms.rooms * len(names), desc=f"drawing {name}", mininterval=2.0
         ) as bar:
@@ -69,9 +70,7 @@ def draw(
                     done.update(dict.fromkeys(some, chunk.stop))
                     write_json(path, done)
                     bar.update(len(some) * len(chunk))
-    return {
-        domain: np.load(folder / f"{domain}.npy", mmap_mode="r") for domain in names
-    }
+    return {domain: _opened(folder / f"{domain}.npy", "r") for domain in names}
 
 
 def _missing(
@@ -135,4 +134,14 @@ def _array(path: pathlib.Path, row: np.ndarray, rooms: Rooms) -> np.ndarray:
         shape = (rooms.rooms * rooms.views, *row.shape[1:])
         with replacing(path) as temporary:
             np.lib.format.open_memmap(temporary, "w+", row.dtype, shape)
-    return np.load(path, mmap_mode="r+")
+    return _opened(path, "r+")
+
+
+def _read_done(path: pathlib.Path) -> Dict[str, int]:
+    """Domain -> how many of its rooms are drawn."""
+    return read_json(path, {str: Number(int, 0, 1e15)}, _DRAW_AGAIN)
+
+
+def _opened(path: pathlib.Path, mode: str) -> np.ndarray:
+    with refusing(path, _DRAW_AGAIN):
+        return np.load(path, mmap_mode=mode)

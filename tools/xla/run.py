@@ -18,6 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src.lib import xla_client
 
+from soka_tf.data.documents import read_json
+
+_PROGRAM = {
+    "logs": [str],
+    "inputs": [
+        {
+            **{"name": str, "shape": [int], "dtype": str},
+            **dict.fromkeys(("mean", "std", "min", "max"), float),
+        }
+    ],
+}
+
 jax.config.update("jax_enable_x64", True)  # counters are int64
 
 
@@ -26,7 +38,7 @@ class Program:
 
     def __init__(self, path: pathlib.Path):
         """Reads and compiles `path` (.json, beside it .hlo.gz) for the first device."""
-        self._about = json.loads(path.read_text())
+        self._about = read_json(path, _PROGRAM, "Export the step again.")
         self.inputs = {of["name"]: of for of in self._about["inputs"]}
         hlo = gzip.decompress(path.with_suffix(".hlo.gz").read_bytes())
         computation = xla_client.XlaComputation(hlo)

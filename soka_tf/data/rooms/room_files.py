@@ -9,7 +9,6 @@ import concurrent.futures
 import contextlib
 import functools
 import itertools
-import json
 import multiprocessing
 import os
 import re
@@ -24,10 +23,11 @@ from PIL import Image
 
 from soka_tf.atomic import locked, replacing, write_json
 from soka_tf.data import encodings
+from soka_tf.data.documents import read_json
 from soka_tf.data.rooms import camera as cameras
 from soka_tf.data.rooms import views as seen
 from soka_tf.data.rooms.scene import build_scene
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, short
 from soka_tf.processes import end_with_parent
 from soka_tf.tasks import TASKS
 
@@ -175,15 +175,12 @@ def _check_record(root: str, record: Mapping[str, int]) -> bool:
     path = os.path.join(root, _RECORD)
     if not os.path.exists(path):
         return False
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except ValueError:
-        found = "no JSON"
+    remedy = "Choose another folder or remove this one."
+    found = read_json(path, {str: int}, remedy, "it is not the record of rooms")
     if found != record:
         raise UserError(
-            f"{path} says that the folder holds other rooms. Found: {found}; "
-            f"asked for: {dict(record)}. Choose another folder or remove this one."
+            f"{path} says that the folder holds other rooms. Found: {short(found)}; "
+            f"asked for: {dict(record)}. {remedy}"
         )
     return True
 

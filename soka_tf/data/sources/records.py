@@ -26,15 +26,22 @@ from absl import logging
 from PIL import Image
 
 from soka_tf.data import encodings, filesystem, shard_store
+from soka_tf.data.documents import Number, load_json, refusing
+from soka_tf.data.filesystem import name_bytes
 from soka_tf.data.image_files import RGB, DamagedFile
 from soka_tf.data.samples import Sample, with_mask
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, short
 
 FORMAT = 1
 _MANIFEST = "records.json"
 _SHARD_BYTES = 256 << 20
 _MOST_SHARDS = 99_999  # their numbers have five digits
 _THREADS = 8
+_SHAPE = {
+    "format": Number(int, FORMAT, FORMAT),
+    "shards": Number(int, 1, _MOST_SHARDS),
+    "domains": [str],
+}
 
 
 def find(
@@ -166,8 +173,9 @@ def _check_same(
     for name, value in manifest.items():
         if present.get(name, value) != value:
             raise UserError(
-                f"{folder} holds records with {name} = {present[name]!r}. Received: "
-                f"{value!r}. Give the same flags to go on, or another --out_dir."
+                f"{folder} holds records with {name} = {short(present[name])}. "
+                f"Received: {value!r}. Give the same flags to go on, or another "
+                "--out_dir."
             )
 
 
@@ -176,7 +184,7 @@ def _shares(
 ) -> Iterator[List[Sample]]:
     """The samples of each shard, mixed: a shard read in its order has all buildings."""
     having = [sample for sample in samples if domain in sample.files]
-    having.sort(key=lambda sample: hashlib.sha256(sample.key.encode()).digest())
+    having.sort(key=lambda sample: hashlib.sha256(name_bytes(sample.key)).digest())
     for number in range(shards):
         yield having[number::shards]
 
@@ -197,10 +205,10 @@ def _write_shard(
                 continue
             record = shard_store.example(
                 {
-                    "key": sample.key.encode(),
-                    "point": sample.point.encode(),
+                    "key": name_bytes(sample.key),
+                    "point": name_bytes(sample.point),
                     "domain": domain.encode(),
-                    "name": name.encode(),
+                    "name": name_bytes(name),
                     "content": content,
                 }
             )
@@ -265,30 +273,20 @@ def _rows(index: shard_store.Index) -> Iterator[Tuple[Any, List[Any]]]:
     if not isinstance(index["keys"], str):
         raise TypeError("no digest of keys")
     for key, point, *place in index["files"]:
-        if not isinstance(key, str) or not isinstance(point, str):
-            raise TypeError("no key and point")
+        name_bytes(key), name_bytes(point)  # TypeError, ValueError: of no file
         yield (key, point), place
 
 
 def _read_manifest(folder: str) -> Optional[Dict[str, Any]]:
     path = os.path.join(folder, _MANIFEST)
-    try:
+    with refusing(path, "Remove the folder and prepare the records again."):
         if not filesystem.exists(path):
             return None
-        manifest = shard_store.read_json(path)
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
-        shards, domains = manifest["shards"], manifest["domains"]
-        if type(shards) is not int or not 1 <= shards <= _MOST_SHARDS:
-            raise ValueError(f"{shards!r} shards")
-        if not all(re.fullmatch(r"\w+", domain) for domain in domains):
-            raise ValueError(f"domains {domains!r}")
+        manifest = load_json(path, _SHAPE, shard_store.MANIFEST_BYTES)
+        for domain in manifest["domains"]:
+            if not re.fullmatch(r"\w+", domain):
+                raise ValueError(f"it has a domain {short(domain)}")
         return manifest
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}). Remove the folder and prepare the "
-            "records again."
-        ) from error
 
 
 def _of_buildings(
@@ -314,7 +312,7 @@ def _shards(folder: str, domain: str, count: int) -> List[str]:
 
 def _digest(samples: Sequence[Sample]) -> str:
     keys = "\n".join(sample.key for sample in samples)
-    return hashlib.sha256(keys.encode()).hexdigest()
+    return hashlib.sha256(name_bytes(keys)).hexdigest()
 
 
 def _sizes(samples: Sequence[Sample], image_size: Optional[int]) -> Mapping[str, int]:

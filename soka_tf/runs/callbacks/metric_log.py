@@ -10,6 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from soka_tf.atomic import replacing
+from soka_tf.data.documents import finite, read_csv
 from soka_tf.errors import UserError, reason
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
@@ -60,15 +61,12 @@ class MetricLog(StepCallback):
         super().on_train_begin(logs)
         rows = []
         if os.path.exists(self._path):
-            with open(self._path, newline="", encoding="utf-8") as file:
-                rows = [
-                    row
-                    for row in csv.DictReader(file)
-                    if None not in row.values()  # a line cut off
-                    and row["step"].isdigit()
-                    and int(row["step"]) <= self.step
-                ]
-        self._seconds_before = float(rows[-1]["seconds"] or 0) if rows else 0.0
+            remedy = "Restore it, or move it away to begin another."
+            wrong = "not the metrics of a run"
+            found = read_csv(self._path, ["step", "seconds"], remedy, wrong)
+            steps = [finite(row["step"]) for row in found]
+            rows = [r for r, s in zip(found, steps) if s is not None and s <= self.step]
+        self._seconds_before = (rows and finite(rows[-1]["seconds"])) or 0.0
         content = self._lines(rows, header=True)
         try:
             with replacing(self._path) as temporary, open(temporary, "wb") as file:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf.atomic import PathLike
+from soka_tf.data import filesystem
 from soka_tf.errors import UserError
 from soka_tf.networks.encoder import ENCODER_26
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
@@ -114,7 +115,7 @@ def reference_images(folder: PathLike) -> np.ndarray:
     """
     path = pathlib.Path(folder) / "photo_test_256.png"
     try:
-        with Image.open(path) as image:
+        with filesystem.open_regular(path) as file, Image.open(file) as image:
             pixels = np.asarray(image)
     except _NO_IMAGE as error:
         raise UserError(f"{path}: the reference image cannot be read ({error}).") from (
@@ -305,7 +306,10 @@ def _load(path: pathlib.Path) -> Dict[str, np.ndarray]:
         return {}
     try:
         # numpy leaves a damaged file open
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with (
+            filesystem.open_regular(path) as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             return dict(arrays)
     except _DAMAGE as error:
         raise UserError(f"{path}: the reference data is damaged ({error}).") from error

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from soka_tf.atomic import PathLike, replacing
+from soka_tf.data.documents import ANY, Number, parse_json, refusing
 from soka_tf.data.filesystem import sha256_of
 from soka_tf.errors import UserError, one_line, short
 from soka_tf.networks.building import scaled_filters
@@ -21,6 +22,7 @@ from soka_tf.teachers.variable_matching import Fault, fit, shapes_of
 FILE_FORMAT = 1
 CONVERT_NPZ = "docs/teachers.md has the lines that convert .npz to .safetensors"
 _MANIFEST = "manifest"
+_SHAPE = {"format": ANY, "image_size?": (Number(int, 1, 65535), None)}
 _LARGEST_NUMBER = 4096  # in an architecture; far above any teacher's
 
 
@@ -103,6 +105,7 @@ def load_teacher(
     try:
         _check_scale(manifest, arrays)
         teacher = TaskonomyTeacher.from_config(manifest)
+        _check_channels(teacher)
     except (KeyError, TypeError, ValueError, ArithmeticError, UserError) as error:
         raise UserError(
             f"{path}: its manifest does not describe a teacher "
@@ -146,25 +149,25 @@ def _parse_manifest(path: str, file: Any) -> Dict[str, Any]:
     text = (file.metadata() or {}).get(_MANIFEST)
     if text is None:
         raise UserError(f"{path}: not a teacher file: it has no manifest.")
-    try:
-        manifest = json.loads(text)
-        version, size = manifest["format"], manifest.get("image_size")
-        if size is not None and not (type(size) is int and 0 < size < 1 << 16):
-            raise ValueError(f"image_size is {short(size)}")
-    except (
-        *(KeyError, TypeError, ValueError, IndexError, AttributeError),
-        *(MemoryError, RecursionError),
-    ) as error:
-        raise UserError(
-            f"{path}: its manifest cannot be read ({one_line(error)}). "
-            "Make the file again."
-        ) from error
+    with refusing(path, "Make the file again.", "its manifest cannot be read"):
+        manifest = parse_json(text, _SHAPE)
+    version = manifest["format"]
     if version != FILE_FORMAT:
         raise UserError(
             f"{path}: its format is {short(version)}, this version of soka_tf reads "
             f"{FILE_FORMAT}."
         )
     return manifest
+
+
+def _check_channels(teacher: TaskonomyTeacher) -> None:
+    """Raises ValueError where the decoder's answer is none of the task's."""
+    task, decoder = teacher.task, teacher.decoder
+    if decoder is not None and decoder.output_shape[-1] != task.channels:
+        raise ValueError(
+            f"decoder: {decoder.output_shape[-1]} channels, {task.name} has "
+            f"{task.channels}"
+        )
 
 
 def _check_scale(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,9 +1,13 @@
 """Any folder of images."""
 
+import os
+
 import pytest
 from PIL import Image
 
-from soka_tf.data.sources import folder
+from soka_tf.data import service
+from soka_tf.data.samples import drop_damaged, split_samples
+from soka_tf.data.sources import folder, records
 from soka_tf.errors import UserError
 
 
@@ -53,3 +57,45 @@ def test_find_nothing_there_says_what_was_looked_for(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UserError, match="notes.txt.* is not an image. Allowed: .png"):
         folder.find(tmp_path / "notes.txt")
+
+
+def test_find_images_of_kinds_not_read_are_counted_in_one_warning(tmp_path, caplog):
+    for name in ("a.png", "b.HEIC", "c/d.heic", "e.avif", ".f.avif", "notes.txt"):
+        _touch(tmp_path / name)
+    assert [s.key for s in folder.find(tmp_path)] == ["a"]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path}: left out 3 files of kinds that are not read: .heic (2), "
+        ".avif (1); convert to PNG or JPEG."
+    )
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match=r"no image in .*It has 3 files.*\.heic \(2\)"):
+        folder.find(tmp_path)
+    with pytest.raises(UserError, match="not an image.*It is a file of a kind that is"):
+        folder.find(tmp_path / "b.HEIC")
+
+
+def test_find_names_that_are_no_utf8_are_split_packed_and_found(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    for one in (name, "b.png"):
+        _touch(tmp_path / "in" / one)
+    samples = folder.find(tmp_path / "in")
+    path = str(tmp_path / "split.json")
+    train, validation = split_samples(samples, 0.5, path=path)
+    assert split_samples(samples, 0.5, path=path) == (train, validation)
+    records.write_records(samples, str(tmp_path / "out"), "photos")
+    packed = records.find(str(tmp_path / "out"), [])
+    assert [s.key for s in packed] == [s.key for s in samples]
+    assert packed[1].read("rgb").shape == (2, 2, 3)
+
+
+def test_find_pipe_named_like_an_image_is_told_by_who_reads_it(tmp_path):
+    _touch(tmp_path / "b.png")
+    os.mkfifo(tmp_path / "a.png")
+    samples = folder.find(tmp_path)
+    good, damaged = drop_damaged(samples, [])
+    assert [s.key for s in good] == ["b"]
+    assert damaged == {str(tmp_path / "a.png"): "it is a named pipe"}
+    paths = [sample.files["rgb"] for sample in samples]
+    with pytest.raises(UserError, match="a.png: not a regular file"):
+        service._check_service("grpc://host:1", paths)
