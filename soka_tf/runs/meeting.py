@@ -107,15 +107,15 @@ def _preside(cluster: Cluster, facts: Facts, waiting: _Waiting) -> List[Facts]:
                     guest = stack.enter_context(server.accept()[0])
                     guest.settimeout(_PATIENCE)
                     hello = _hear(stack.enter_context(guest.makefile("rb")))
-                    number, facts = int(hello["number"]), dict(hello["facts"])
+                    number, theirs = int(hello["number"]), dict(hello["facts"])
                     if number in guests and not _is_gone(guests[number]):
                         _tell(guest, {"taken": number})
                     elif number in everyone[1:]:
-                        said[number], guests[number] = facts, guest
+                        said[number], guests[number] = theirs, guest
                 for number in [n for n, guest in guests.items() if _is_gone(guest)]:
                     del said[number], guests[number]
                 missing = [number for number in everyone if number not in said]
-                for guest in guests.values():
+                for guest in guests.values() if missing else ():
                     with contextlib.suppress(OSError):
                         _tell(guest, {"missing": missing})
         # The port is free again: who knows all opens TensorFlow's and looks for it.

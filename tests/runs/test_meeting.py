@@ -70,8 +70,11 @@ def start(addresses):
 
 
 def ends(*processes):
-    said = [process.communicate(timeout=60)[0].strip() for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, said)]
+    """Status and output of each, which have logged nothing but for whom they wait."""
+    said = [process.communicate(timeout=60) for process in processes]
+    for _, log in said:
+        assert all("Waiting for worker" in line for line in log.splitlines())
+    return [(p.returncode, text.strip()) for p, (text, _) in zip(processes, said)]
 
 
 def test_workers_that_were_told_the_same_meet_in_any_order(start):
