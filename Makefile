@@ -17,7 +17,7 @@ help:
 	@echo "make demo    train, evaluate and export a small student on rooms (minutes)"
 	@echo "make test    run the tests"
 	@echo "make test-full  run all cases, several processes, full size (minutes, 4 GB)"
-	@echo "make fuzz    feed every parser of files with damaged ones (minutes)"
+	@echo "make fuzz    damage what is parsed, kill runs at random (half an hour)"
 	@echo "make lint    check style and format"
 	@echo "make clean   remove $(VENV) and everything built; runs/ stays"
 
@@ -31,7 +31,7 @@ test-full: $(VENV)/ready-dev
 	@$(pytest) -m "not benchmark" --durations=25
 
 fuzz: $(VENV)/ready-dev
-	@$(python) -m pytest tests/fuzz/fuzz_parsers.py
+	@$(python) -m pytest tests/fuzz/fuzz_parsers.py tests/fuzz/fuzz_kills.py
 
 lint: $(VENV)/ready-dev
 	@$(python) -m ruff check .

@@ -58,6 +58,7 @@ _GIVEN = {
     Settings: ("run",),
     build_data.build_data: (
         *("", "tasks", "image_size", "split_file", "draw", "train_labels"),
+        "measure_only",
     ),
     build_data.find_in_folders: ("folders", "domains"),
     build_data.rooms: ("rooms",),
@@ -94,7 +95,7 @@ _GIVEN = {
     build_parts.decay: ("decay",),
     build_parts.initialize_student: ("", "student", "teachers"),
     build_parts.build_optimizers: ("", "max_steps"),
-    strategy.build_strategy: ("",),
+    strategy.build_strategy: ("", "facts"),
 }
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")

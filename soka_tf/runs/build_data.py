@@ -54,7 +54,7 @@ def find_in_folders(
     return None
 
 
-@gin.configurable
+@gin.configurable(denylist=["measure_only"])
 def build_data(
     tasks: Sequence[str],
     image_size: int,

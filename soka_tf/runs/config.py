@@ -106,12 +106,10 @@ def parse_gin(
     """
     files = import_modules(gin_files)
     defaults = list(_of_files([base] if base else []))
-    of_run = list(_of_stored(stored)) if stored else []
     for place, statement in defaults:
         _bind(place, statement)
-    for place, statement in of_run:
+    for place, statement in _of_stored(stored) if stored else ():
         _bind(place, statement, _STORED_HINT)
-    placed = [*defaults, *of_run, *files]
     for place, statement in files:
         _bind(place, statement)
     _in_files.clear()
@@ -125,7 +123,7 @@ def parse_gin(
             gin.finalize()
     except ValueError as error:
         raise UserError(_describe_unset(str(error))) from error
-    _refuse_unread([*placed, *of_params])
+    _refuse_unread([*defaults, *files, *of_params])
     for name, value in check_bound(bound_values()).items():
         gin.parse_config(f"{name} = {value!r}")
 

@@ -49,7 +49,7 @@ def settings():
     """Every binding of base.gin -> the annotation of its parameter."""
     parse_gin([], [])
     found = {}
-    for name in config._bound():
+    for name in config.bound_values():
         selector, _, parameter = name.rpartition(".")
         if selector:
             annotation = parameters_named(selector)[parameter].annotation
@@ -225,9 +225,9 @@ def test_evaluate_refuses_what_the_folder_has(tmp_path):
 )
 def test_dry_run_and_run_refuse_what_does_not_fit(bindings, message, tiny, tmp_path):
     parse_gin(["gin/rooms/soka.gin"], tiny.params(*bindings, "teachers_dir = '/no'"))
-    for start in (describe, lambda: build_run.build_run(str(tmp_path / "run"))):
+    for start in (describe, build_run.build_run):
         with pytest.raises(UserError, match=message):
-            start()
+            start(str(tmp_path / "run"))
     assert list(tmp_path.iterdir()) == []
 
 

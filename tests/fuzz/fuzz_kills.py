@@ -1,10 +1,7 @@
 """kill -9 at random moments of a compiled run, again and again, from start to export.
 
-Not in the default suite (a quarter of an hour on two cores):
-
-    python -m pytest tests/fuzz/test_random_kills.py -s
-
-KILLS and SEED in the environment are how often and which moments.
+A quarter of an hour on two cores; `make fuzz` runs it. pytest does not collect this file
+by itself. SOKA_TF_KILLS and SOKA_TF_KILLS_SEED are how often, and which moments.
 """
 
 import json
@@ -21,7 +18,7 @@ import tensorflow as tf
 from tests import tiny_runs
 from tests.faults.faulty_runs import FILES, PARAMS, assert_same_run
 
-KILLS = int(os.environ.get("KILLS", 50))
+KILLS = int(os.environ.get("SOKA_TF_KILLS", 50))
 EVERYTHING = (
     "run.teacher_cache = True",
     "run.panel_every_steps = 2",
@@ -70,7 +67,7 @@ def assert_files_whole(model_dir, whole):
 
 
 def test_run_killed_at_random_moments_ends_like_an_undisturbed_one(tiny, tmp_path):
-    moments = random.Random(int(os.environ.get("SEED", 0)))
+    moments = random.Random(int(os.environ.get("SOKA_TF_KILLS_SEED", 0)))
     whole, began = tmp_path / "whole", time.monotonic()
     finish(start(tiny, whole, tmp_path / "cache"))
     seconds = time.monotonic() - began
