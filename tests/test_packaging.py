@@ -90,9 +90,9 @@ def test_installed_wheel_outside_the_repository_finds_its_gin_files(wheel, tmp_p
     (site / "soka_tf" / "configs" / "gin" / "base.gin").touch()
     code = (
         "import gin; gin.configurable\n"
-        "from soka_tf.runs import config\n"
-        "print(config.config_root())\n"
-        "print(config.find_gin_file('gin/deep/deeper/x.gin'))\n"
+        "from soka_tf.runs import gin_text\n"
+        "print(gin_text.config_root())\n"
+        "print(gin_text.find_gin_file('gin/deep/deeper/x.gin'))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

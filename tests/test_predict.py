@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -215,9 +216,13 @@ def test_command_runs_a_saved_model_that_writes_files_only_if_trusted(
     model = tmp_path / "model"
     tf.saved_model.save(module, str(model), signatures=module.serve)
     (model / "assets.extra").mkdir()
-    (model / "assets.extra" / "metadata.json").write_text(
-        '{"format": 1, "tasks": {"depth_zbuffer": {}}}'
-    )
+    shape = [None, SIZE, SIZE, 1]
+    about = {
+        "format": 1,
+        "image_size": SIZE,
+        "tasks": {"depth_zbuffer": {"shape": shape}},
+    }
+    (model / "assets.extra" / "metadata.json").write_text(json.dumps(about))
     save_image(tmp_path / "in" / "a.png")
     flags = [f"--saved_model={model}", f"--images={tmp_path / 'in'}"]
     flags += [f"--out_dir={tmp_path / 'out'}"]

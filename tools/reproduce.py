@@ -34,7 +34,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from soka_tf import cli
 from soka_tf.data.filesystem import is_remote
 from soka_tf.errors import UserError
-from soka_tf.runs.config import read_gin
+from soka_tf.runs.gin_text import read_gin
 from tools.studies import definitions, further, pages
 from tools.studies.methods import SCALES
 from tools.studies.report import PAGES

@@ -11,7 +11,7 @@ from absl import logging
 from soka_tf.atomic import locked, write_text
 from soka_tf.errors import UserError
 from soka_tf.runs.cluster import is_chief
-from soka_tf.runs.config import bindings_of, differing_bindings
+from soka_tf.runs.gin_text import bindings_of, differing_bindings
 
 CONFIG_FILE = "operative_config.gin"
 _LOCK_FILE = "lock"

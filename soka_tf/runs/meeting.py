@@ -18,6 +18,7 @@ from typing import IO, Any, Dict, List, Mapping, Optional, Sequence
 
 from absl import logging
 
+from soka_tf.data.documents import parse_json
 from soka_tf.errors import UserError, short
 from soka_tf.runs.cluster import Cluster
 
@@ -180,7 +181,7 @@ def _tell(to: socket.socket, message: Any) -> None:
 
 def _hear(lines: IO[bytes]) -> Any:
     """The next message; ValueError where there is none."""
-    return json.loads(lines.readline(_MOST_BYTES))
+    return parse_json(lines.readline(_MOST_BYTES), {})
 
 
 def _is_gone(guest: socket.socket) -> bool:

@@ -54,7 +54,7 @@ def test_memory_too_little_for_tensorflow_is_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "soka_tf.train", f"--model_dir={tmp_path / 'run'}"],
         cwd=tiny_runs.ROOT,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (GIB, GIB)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (GIB // 2,) * 2),
         capture_output=True,
         text=True,
     )

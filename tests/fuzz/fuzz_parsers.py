@@ -22,7 +22,7 @@ from soka_tf.data.sources import records
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
 from soka_tf.evaluation import curves
-from soka_tf.runs.config import config_root, differing_bindings, read_gin
+from soka_tf.runs.gin_text import config_root, differing_bindings, read_gin
 from soka_tf.serving import saved_model
 from soka_tf.teachers import pool
 from soka_tf.teachers.taskonomy import teacher_file

@@ -10,7 +10,7 @@ import gin
 import pytest
 
 from soka_tf.errors import UserError
-from soka_tf.runs import config
+from soka_tf.runs import config, gin_text
 
 
 @gin.configurable(module="config_test")
@@ -41,7 +41,7 @@ def shipped(tmp_path, monkeypatch):
         "# a comment\ninclude 'gin/base.gin'\n\nbrew.kind = 'black'\n"
     )
     (root / "rooms" / "soka.gin").write_text('include "gin/rooms/demo.gin"  # more\n')
-    monkeypatch.setattr(config, "config_root", lambda: root)
+    monkeypatch.setattr(gin_text, "config_root", lambda: root)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -66,27 +66,27 @@ def message_of(*args, **kwargs) -> str:
 
 @pytest.mark.parametrize("name", ["gin/rooms/demo.gin", "rooms/demo.gin"])
 def test_find_gin_file_shipped_name_from_any_folder_finds_it(shipped, name):
-    assert config.find_gin_file(name) == str(shipped / "rooms" / "demo.gin")
+    assert gin_text.find_gin_file(name) == str(shipped / "rooms" / "demo.gin")
 
 
 def test_find_gin_file_file_here_wins_over_shipped(shipped):
     os.makedirs("rooms")
     write("rooms", "", "demo.gin")
-    assert config.find_gin_file("rooms/demo.gin") == "rooms/demo.gin"
+    assert gin_text.find_gin_file("rooms/demo.gin") == "rooms/demo.gin"
 
 
 def test_find_gin_file_misspelt_names_the_nearest(shipped):
     with pytest.raises(UserError, match="did you mean gin/rooms/demo.gin"):
-        config.find_gin_file("gin/rooms/demos.gin")
+        gin_text.find_gin_file("gin/rooms/demos.gin")
 
 
 def test_find_gin_file_folder_says_so(shipped, tmp_path):
     with pytest.raises(UserError, match="is a folder, not a gin file"):
-        config.find_gin_file(str(tmp_path))
+        gin_text.find_gin_file(str(tmp_path))
 
 
 def test_config_root_in_the_repository_holds_base_gin():
-    assert (config.config_root() / "base.gin").is_file()
+    assert (gin_text.config_root() / "base.gin").is_file()
 
 
 # parse_gin: what holds
@@ -220,7 +220,7 @@ def test_import_without_gin_config_says_what_to_install(monkeypatch):
     empty.__path__ = ["somewhere/gin"]
     monkeypatch.setitem(sys.modules, "gin", empty)
     monkeypatch.delitem(sys.modules, "gin.config_parser")
-    spec = importlib.util.spec_from_file_location("a_copy", config.__file__)
+    spec = importlib.util.spec_from_file_location("a_copy", gin_text.__file__)
     with pytest.raises(UserError, match="pip install gin-config"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
@@ -262,23 +262,23 @@ def test_unused_bindings_of_a_part_that_is_not_built_are_those_of_no_file(
 def test_differing_bindings_read_folded_values_and_missing_ones():
     stored = "# a comment\na.b = \\\n    ['x',\n     'y']\nrun.tasks = 1\nmax = 3\n"
     current = "a.b = ['x', 'y']\nrun.tasks = 2\nmin = 4\n"
-    assert config.differing_bindings(stored, current) == [
+    assert gin_text.differing_bindings(stored, current) == [
         "max: 3 -> not bound",
         "min: not bound -> 4",
         "run.tasks: 1 -> 2",
     ]
-    both = config.differing_bindings(stored, current, of_both=True)
+    both = gin_text.differing_bindings(stored, current, of_both=True)
     assert both == ["run.tasks: 1 -> 2"]
 
 
 def test_differing_bindings_of_what_is_no_gin_text_names_the_line():
     with pytest.raises(UserError, match="the stored configuration, line 2: b 2: Could"):
-        config.differing_bindings("a = 1\nb 2\n", "a = 1\n")
+        gin_text.differing_bindings("a = 1\nb 2\n", "a = 1\n")
 
 
 def test_differing_bindings_tell_references_from_texts_and_leave_out_free_ones():
     stored, current = "a.b = %c\nc = 1\n", "a.b = '%c'\nc = 2\n"
-    found = config.differing_bindings(stored, current, free=["c"])
+    found = gin_text.differing_bindings(stored, current, free=["c"])
     assert found == ["a.b: %c -> '%c'"]
 
 
@@ -287,12 +287,12 @@ def test_read_gin_binds_nothing_and_is_written_as_it_was_read(shipped, tmp_path)
         "include 'rooms/demo.gin'\nnowhere.known = [\n    @a/b(),  # why\n    %size]\n"
         "brew:\n    minutes = 7\n    kind = 'a' 'b#'\n"
     )
-    read = config.read_gin([write(tmp_path, text)], ["x/brew.cup = {'a': (1,)}"])
-    assert config.format_gin(read) == (
+    read = gin_text.read_gin([write(tmp_path, text)], ["x/brew.cup = {'a': (1,)}"])
+    assert gin_text.format_gin(read) == (
         "brew.cup = %size\nbrew.kind = 'ab#'\nbrew.minutes = 7\n"
         "nowhere.known = [@a/b(), %size]\nsize = 64\nx/brew.cup = {'a': (1,)}\n"
     )
-    assert config.read_gin([write(tmp_path, config.format_gin(read))]) == read
+    assert gin_text.read_gin([write(tmp_path, gin_text.format_gin(read))]) == read
     assert brew() == (3, "green", None)
 
 

@@ -16,12 +16,13 @@ from soka_tf.runs.meeting import refuse_differences
 from tests.tiny_runs import ROOT
 
 _WORKER = """
-import json, sys
+import json, signal, sys
 from absl import logging
 from soka_tf.errors import UserError
 from soka_tf.runs import meeting
 from soka_tf.runs.cluster import read_cluster
 logging.set_verbosity(logging.INFO)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has none
 meeting._QUIET_SECONDS = float(sys.argv[2])
 try:
     meeting.meet(read_cluster(), json.loads(sys.argv[1]))

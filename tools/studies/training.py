@@ -29,7 +29,7 @@ from tqdm import tqdm
 from soka_tf.atomic import write_text
 from soka_tf.data.documents import parse_json
 from soka_tf.errors import UserError
-from soka_tf.runs.config import format_gin, read_gin
+from soka_tf.runs.gin_text import format_gin, read_gin
 from tools.studies.records import (
     EVALUATION_SHAPE,
     FAILURE_RECORD,

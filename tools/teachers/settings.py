@@ -3,7 +3,7 @@
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from soka_tf.errors import UserError
-from soka_tf.runs.config import read_gin
+from soka_tf.runs.gin_text import read_gin
 from tools.teachers.rooms import Rooms
 
 
