@@ -20,8 +20,8 @@ from soka_tf.runs.auxiliary import Selection, select_auxiliary
 from soka_tf.runs.build_data import build_data, default_cache_dir
 from soka_tf.runs.checkpoints import copy_state, last_step
 from soka_tf.runs.config import bound_values, operative_config, or_user_error
-from soka_tf.runs.gin_text import with_binding
 from soka_tf.runs.folder import refuse_differences, refuse_file
+from soka_tf.runs.gin_text import with_binding
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import build_strategy, describe_devices, worker_index
 from soka_tf.soka.model import SokaModel

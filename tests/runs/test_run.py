@@ -23,9 +23,9 @@ from soka_tf.evaluation.table import format_table
 from soka_tf.runs import checkpoints as saved
 from soka_tf.runs import training_loop
 from soka_tf.runs.build_run import reseed, teacher_cache
-from soka_tf.runs.gin_text import differing_bindings
 from soka_tf.runs.dry_run import describe
 from soka_tf.runs.folder import CONFIG_FILE, FREE_BINDINGS, claim, config_of
+from soka_tf.runs.gin_text import differing_bindings
 from soka_tf.runs.run_evaluation import evaluate_run
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.training_loop import train
