@@ -11,12 +11,13 @@ python := $(VENV)/bin/python
 setup := requirements.txt setup.py pyproject.toml tools/setup_venv.sh
 pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-full fuzz lint clean
+.PHONY: help demo test test-full faults fuzz lint clean
 
 help:
 	@echo "make demo    train, evaluate and export a small student on rooms (minutes)"
 	@echo "make test    run the tests"
 	@echo "make test-full  run all cases, several processes, full size (minutes, 4 GB)"
+	@echo "make faults  repeat every fault of docs/reliability.md (minutes)"
 	@echo "make fuzz    damage what is parsed, kill runs at random (half an hour)"
 	@echo "make lint    check style and format"
 	@echo "make clean   remove $(VENV) and everything built; runs/ stays"
@@ -29,6 +30,10 @@ test: $(VENV)/ready-dev
 
 test-full: $(VENV)/ready-dev
 	@$(pytest) -m "not benchmark" --durations=25
+
+faults: $(VENV)/ready-dev
+	@$(pytest) -m "not benchmark" \
+	  $$(grep -oE '[a-z_/]+\.py::test_\w+' docs/reliability.md | sort -u | sed 's|^|tests/|')
 
 fuzz: $(VENV)/ready-dev
 	@$(python) -m pytest tests/fuzz/fuzz_parsers.py tests/fuzz/fuzz_kills.py
