@@ -5,7 +5,17 @@ run holds bindings and runs nothing. TensorFlow is not imported.
 """
 
 import re
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Set,
+)
 
 from soka_tf.errors import UserError, did_you_mean
 from soka_tf.runs.gin_text import (

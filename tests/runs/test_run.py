@@ -473,7 +473,9 @@ def test_run_goes_on_with_images_that_came_since(tiny, finished, tmp_path, caplo
     gin.clear_config()
     again = tiny.build(model_dir, *bound)
     assert again.data.validation == run.data.validation
-    assert {s.key for s in again.data.train} - {s.key for s in run.data.train} == {"new"}
+    assert {s.key for s in again.data.train} - {s.key for s in run.data.train} == {
+        "new"
+    }
     assert "1 samples are not in" in caplog.text
     assert (model_dir / "split.json").read_text() == split
 
