@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Annotated, Any, Callable, Optional, Sequence, Tuple, Union
+from typing import Annotated, Callable, Optional, Sequence, Tuple, Union
 
 import gin
 import numpy as np
