@@ -98,9 +98,14 @@ def with_mask(domains: Iterable[str]) -> List[str]:
 
 def describe_samples(samples: Sequence[Sample]) -> str:
     """How many, which, and a hash of all names, in some 200 characters at most."""
-    names = "\n".join(sample.key for sample in samples).encode()
     ends = " to ".join(f"{samples[at].key[-40:]!r}" for at in (0, -1) if samples)
-    return f"{len(samples)}: {ends} (sha256 {hashlib.sha256(names).hexdigest()[:16]})"
+    return f"{len(samples)}: {ends} (sha256 {digest_of(samples)[:16]})"
+
+
+def digest_of(samples: Sequence[Sample]) -> str:
+    """The SHA-256 of all names in their order, as hexadecimal digits."""
+    names = "\n".join(sample.key for sample in samples)
+    return hashlib.sha256(name_bytes(names)).hexdigest()
 
 
 def spread(samples: Sequence[Sample], most: int) -> List[Sample]:
@@ -246,7 +251,8 @@ def knows_any(path: str, samples: Sequence[Sample]) -> bool:
     if not os.path.exists(path):
         return False
     _, train, validation = _read_keys(path)
-    return any(sample.key in train | validation for sample in samples)
+    known = train | validation
+    return any(sample.key in known for sample in samples)
 
 
 def _read_split(

@@ -11,7 +11,7 @@ from absl import logging
 from soka_tf.atomic import locked, write_text
 from soka_tf.errors import UserError
 from soka_tf.runs.cluster import is_chief
-from soka_tf.runs.gin_text import bindings_of, differing_bindings
+from soka_tf.runs.gin_text import bindings_of, differing_bindings, read_text
 
 CONFIG_FILE = "operative_config.gin"
 _LOCK_FILE = "lock"
@@ -104,7 +104,8 @@ def claim(model_dir: str, config: str, chief: bool = True) -> None:
     """
     refuse_differences(model_dir, config)
     path = os.path.join(model_dir, CONFIG_FILE)
-    longer = _raised(path, config)
+    new = not os.path.exists(path)
+    longer = [] if new else _raised(read_text(path), config)
     if longer:
         logging.info(
             "%s is trained longer: %s. The learning rate is that of a run of so many "
@@ -112,7 +113,7 @@ def claim(model_dir: str, config: str, chief: bool = True) -> None:
             model_dir,
             "; ".join(longer),
         )
-    if chief and (longer or not os.path.exists(path)):
+    if chief and (longer or new):
         write_text(path, config)
 
 
@@ -126,8 +127,9 @@ def refuse_differences(model_dir: str, config: str, of_both: bool = False) -> No
     path = os.path.join(model_dir, CONFIG_FILE)
     if not os.path.exists(path):
         return
-    free = FREE_BINDINGS + (_LAST_STEP if _raised(path, config) else ())
-    differences = differing_bindings(_read(path), config, of_both, free)
+    stored = read_text(path)
+    free = FREE_BINDINGS + (_LAST_STEP if _raised(stored, config) else ())
+    differences = differing_bindings(stored, config, of_both, free)
     if differences:
         raise UserError(
             f"{model_dir} holds a run with another configuration: "
@@ -136,22 +138,15 @@ def refuse_differences(model_dir: str, config: str, of_both: bool = False) -> No
         )
 
 
-def _raised(path: str, config: str) -> List[str]:
-    """How the last step differs from that stored at `path`, if it is a later one."""
-    if not os.path.exists(path):
-        return []
-    before, now = bindings_of(_read(path), path), bindings_of(config, "bindings")
+def _raised(stored: str, config: str) -> List[str]:
+    """How the last step differs from the stored one, if it is a later one."""
+    before, now = (bindings_of(text, "configuration") for text in (stored, config))
     numbers = [
         (name, before[name], now[name])
         for name in _LAST_STEP
         if all(isinstance(of.get(name), (int, float)) for of in (before, now))
     ]
     return [f"{name} {old} -> {new}" for name, old, new in numbers if new > old]
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8") as file:
-        return file.read()
 
 
 def open_folder(

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soka_tf.data.samples import Sample, drop_damaged, split_samples
+from soka_tf.data.samples import (
+    Sample,
+    describe_samples,
+    drop_damaged,
+    split_samples,
+)
 from soka_tf.errors import UserError
 
 
@@ -19,6 +24,16 @@ def _samples(points=20, views=3):
         for p in range(points)
         for v in range(views)
     ]
+
+
+def test_samples_are_described_by_names_that_are_no_utf8_too():
+    odd = Sample("caf\udce9", "caf\udce9", {"rgb": "x"})
+    told = [describe_samples([*_samples(1), *rest]) for rest in ([], [odd])]
+    assert told[0].startswith(
+        "3: 'ada/point_0_view_0' to 'ada/point_0_view_2' (sha256 "
+    )
+    assert told[1].startswith("4: ") and told[0][-17:] != told[1][-17:]
+    told[1].encode()  # for other workers
 
 
 # Leaving out what is damaged

@@ -29,7 +29,7 @@ from soka_tf.data import encodings, filesystem, shard_store
 from soka_tf.data.documents import Number, load_json, refusing
 from soka_tf.data.filesystem import name_bytes
 from soka_tf.data.image_files import RGB, DamagedFile
-from soka_tf.data.samples import Sample, with_mask
+from soka_tf.data.samples import Sample, digest_of, with_mask
 from soka_tf.errors import UserError, short
 
 FORMAT = 1
@@ -214,7 +214,7 @@ def _write_shard(
             )
             place = writer.add(record, content)
             index.append([sample.key, sample.point, *place, name])
-        described = {"keys": _digest(samples), "files": index}
+        described = {"keys": digest_of(samples), "files": index}
         writer.finish(os.path.basename(shard), described)
 
 
@@ -265,7 +265,7 @@ def _resized(pixels: np.ndarray, size: int, antialias: bool) -> bytes:
 def _is_whole(shard: str, samples: Sequence[Sample]) -> bool:
     """Whether a shard holds these samples and every byte of it is as written."""
     found = shard_store.read_index(shard, _rows, whole=True)
-    return found is not None and found[0]["keys"] == _digest(samples)
+    return found is not None and found[0]["keys"] == digest_of(samples)
 
 
 def _rows(index: shard_store.Index) -> Iterator[Tuple[Any, List[Any]]]:
@@ -308,11 +308,6 @@ def _shards(folder: str, domain: str, count: int) -> List[str]:
         os.path.join(folder, f"{domain}-{number:05d}-of-{count:05d}.tfrecord")
         for number in range(count)
     ]
-
-
-def _digest(samples: Sequence[Sample]) -> str:
-    keys = "\n".join(sample.key for sample in samples)
-    return hashlib.sha256(name_bytes(keys)).hexdigest()
 
 
 def _sizes(samples: Sequence[Sample], image_size: Optional[int]) -> Mapping[str, int]:
