@@ -18,7 +18,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make test-full  run all cases, several processes, full size (minutes, 4 GB)"
 	@echo "make faults  repeat every fault of docs/reliability.md (minutes)"
-	@echo "make fuzz    damage what is parsed, kill runs at random (half an hour)"
+	@echo "make fuzz    damage what is parsed, kill runs at random (long)"
 	@echo "make lint    check style and format"
 	@echo "make clean   remove $(VENV) and everything built; runs/ stays"
 

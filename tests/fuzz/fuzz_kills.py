@@ -1,7 +1,6 @@
 """kill -9 at random moments of a compiled run, again and again, from start to export.
 
-A quarter of an hour on two cores, by `make fuzz`. pytest does not collect this file by
-itself. SOKA_TF_KILLS and SOKA_TF_KILLS_SEED are how often, and which moments.
+By `make fuzz`; pytest does not collect this file by itself. SOKA_TF_KILLS and SOKA_TF_KILLS_SEED are how often, and which moments.
 """
 
 import json
