@@ -1,6 +1,7 @@
 """kill -9 at random moments of a compiled run, again and again, from start to export.
 
-By `make fuzz`; pytest does not collect this file by itself. SOKA_TF_KILLS and SOKA_TF_KILLS_SEED are how often, and which moments.
+By `make fuzz`; pytest does not collect this file by itself. SOKA_TF_KILLS and
+SOKA_TF_KILLS_SEED are how often, and which moments.
 """
 
 import json
