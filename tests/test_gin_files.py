@@ -11,7 +11,7 @@ import pytest
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.runs import auxiliary, build_data, build_parts, strategy
+from soka_tf.runs import auxiliary, build_data, build_networks, build_parts, strategy
 from soka_tf.runs.config import parse_gin, unused_bindings
 from soka_tf.runs.declared import parameters_of
 from soka_tf.runs.settings import Settings
@@ -63,11 +63,11 @@ _GIVEN = {
     build_data.find_in_folders: ("folders", "domains"),
     build_data.rooms: ("rooms",),
     build_data.split: ("split", "samples", "path"),
-    build_parts.build_student: ("", "tasks", "seed"),
-    build_parts.bound_encoder: (
+    build_networks.build_student: ("", "tasks", "seed"),
+    build_networks.bound_encoder: (
         *("", "representation_channels", "image_channels", "synchronized", "name"),
     ),
-    build_parts.bound_decoder: (
+    build_networks.bound_decoder: (
         *("", "channels", "upsamplings", "representation_channels", "layout"),
         *("synchronized", "name"),
     ),
@@ -93,7 +93,7 @@ _GIVEN = {
     build_parts.schedule: ("schedule", "max_steps"),
     build_parts.objective: ("objective", "weight_decay"),
     build_parts.decay: ("decay",),
-    build_parts.initialize_student: ("", "student", "teachers"),
+    build_networks.initialize_student: ("", "student", "teachers"),
     build_parts.build_optimizers: ("", "max_steps"),
     strategy.build_strategy: ("", "facts"),
 }

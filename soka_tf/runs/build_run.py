@@ -15,7 +15,7 @@ from absl import logging
 from soka_tf.data.samples import Data
 from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
-from soka_tf.runs import build_parts
+from soka_tf.runs import build_networks, build_parts
 from soka_tf.runs.auxiliary import Selection, select_auxiliary
 from soka_tf.runs.build_data import build_data, default_cache_dir
 from soka_tf.runs.checkpoints import copy_state, last_step
@@ -232,8 +232,8 @@ def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
     names = settings.task_names
     schedule, objective = _build_schedule(settings), _build_objective()
     with compute_in(settings.precision, "run.precision"):
-        student = build_parts.build_student(names, seed=settings.seed)
-        build_parts.initialize_student(student, teachers)
+        student = build_networks.build_student(names, seed=settings.seed)
+        build_networks.initialize_student(student, teachers)
         parts = (
             build_parts.build_balancing(names),
             build_parts.build_amalgamation(student, teachers),

@@ -11,7 +11,7 @@ from absl import logging
 
 from soka_tf.errors import UserError, reason
 from soka_tf.networks.precision import compute_in
-from soka_tf.runs import build_parts
+from soka_tf.runs import build_networks
 from soka_tf.runs.callbacks.step import FAILURES
 from soka_tf.runs.checkpoint_folder import CheckpointFolder, readable
 from soka_tf.runs.cluster import in_cluster
@@ -99,7 +99,7 @@ def restore_student(
       UserError: if the folder has no checkpoint or it does not fit.
     """
     with compute_in(precision, "run.precision"):
-        student = build_parts.build_student(settings.task_names, seed=settings.seed)
+        student = build_networks.build_student(settings.task_names, seed=settings.seed)
     step = tf.Variable(0, dtype=tf.int64)
     checkpoint = tf.train.Checkpoint(student=student, step=step)
     path = latest_checkpoint(model_dir, which)

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from soka_tf.data.samples import Data
 from soka_tf.errors import UserError, plain_message
-from soka_tf.runs import build_parts
+from soka_tf.runs import build_networks, build_parts
 from soka_tf.runs.auxiliary import select_auxiliary
 from soka_tf.runs.build_data import build_data
 from soka_tf.runs.build_run import assemble_model, check_parts, teacher_cache
@@ -52,17 +52,19 @@ def _devices() -> List[str]:
 
 
 def _parameters(settings: Settings) -> str:
-    student = build_parts.build_student(settings.task_names, seed=settings.seed)
-    rows = [("encoder", build_parts.count_trainable(student.encoder))]
+    student = build_networks.build_student(settings.task_names, seed=settings.seed)
+    rows = [("encoder", build_networks.count_trainable(student.encoder))]
     for task in student.tasks:
         rows.append(
-            (f"decoder {task}", build_parts.count_trainable(student.decoders[task]))
+            (f"decoder {task}", build_networks.count_trainable(student.decoders[task]))
         )
-    rows.append(("student", build_parts.count_trainable(student)))
+    rows.append(("student", build_networks.count_trainable(student)))
     adversary = build_parts.build_adversary(settings.task_names)
     if adversary is not None:
         for task, network in adversary.discriminators.items():
-            rows.append((f"discriminator {task}", build_parts.count_trainable(network)))
+            rows.append(
+                (f"discriminator {task}", build_networks.count_trainable(network))
+            )
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 

@@ -10,7 +10,7 @@ from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.data.samples import MASK_DOMAIN, Data, spread
 from soka_tf.evaluation.curves import draw_curves
 from soka_tf.evaluation.evaluator import evaluate, write_evaluation
-from soka_tf.runs.build_parts import count_trainable
+from soka_tf.runs.build_networks import count_trainable
 from soka_tf.runs.build_run import Run
 from soka_tf.runs.settings import Settings
 from soka_tf.soka.student import Student

@@ -9,7 +9,7 @@ import tensorflow as tf
 from soka_tf.errors import UserError, plain_message
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.runs import build_parts
+from soka_tf.runs import build_networks, build_parts
 from soka_tf.runs.config import parse_gin
 from soka_tf.runs.dry_run import describe
 from soka_tf.soka.amalgamation import Amalgamation
@@ -133,7 +133,7 @@ def test_network_wrong_value_names_the_binding(binding, wrong, message):
     parse_gin(["gin/rooms/soka.gin"], [])
     gin.bind_parameter(binding, wrong)  # as a program does: no gin text is checked
     with pytest.raises(UserError, match=message):
-        build_parts.build_student(TASKS)
+        build_networks.build_student(TASKS)
         build_parts.build_adversary(TASKS, enabled=True)
 
 
@@ -246,7 +246,7 @@ def test_student_is_the_same_for_the_same_seed():
     gin.bind_parameter("Encoder.width", SMALL["width"])
 
     def kernel(seed):
-        student = build_parts.build_student(["edge_texture"], seed=seed)
+        student = build_networks.build_student(["edge_texture"], seed=seed)
         return student.encoder.last_shared_kernel
 
     one, same, other = kernel(1), kernel(1), kernel(2)

@@ -20,7 +20,7 @@ from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.runs import build_parts
+from soka_tf.runs import build_networks
 from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from soka_tf.runs.config import parse_gin
 from soka_tf.runs.folder import claim
@@ -326,7 +326,7 @@ def model_dir(tiny, tmp_path, fresh_gin):
     )
     parse_gin(["gin/rooms/soka.gin"], bindings)
     claim(str(folder), gin.config_str())
-    student = build_parts.build_student(Settings().task_names)
+    student = build_networks.build_student(Settings().task_names)
     checkpoint = tf.train.Checkpoint(
         student=student, step=tf.Variable(1, dtype="int64")
     )

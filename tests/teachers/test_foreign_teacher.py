@@ -7,7 +7,7 @@ import tensorflow as tf
 from soka_tf.data.pipeline import Batches, image_dataset
 from soka_tf.data.sources import folder
 from soka_tf.errors import UserError
-from soka_tf.runs import build_parts
+from soka_tf.runs import build_networks, build_parts
 from soka_tf.soka.balancing.gradnorm import GradNorm
 from soka_tf.soka.model import SokaModel
 from soka_tf.soka.schedule import Schedule
@@ -58,7 +58,7 @@ def make_student():
 
 def build_model(pool, layers=PAIRS):
     student = make_student()
-    build_parts.initialize_student(student, pool)
+    build_networks.initialize_student(student, pool)
     amalgamation = build_parts.build_amalgamation(student, pool, layers=layers)
     schedule = Schedule(joint_steps=1, initial_losses_step=0)
     model = SokaModel(student, pool, GradNorm(2), amalgamation, None, schedule)
@@ -145,7 +145,7 @@ def test_similarity_is_of_any_layer_that_a_teacher_has():
 def test_what_a_foreign_teacher_cannot_do_is_refused_by_name(pool):
     student = make_student()
     with pytest.raises(UserError, match="'normal' has no encoder to lend"):
-        build_parts.initialize_student(student, pool, encoder="normal")
+        build_networks.initialize_student(student, pool, encoder="normal")
     with pytest.raises(UserError, match="'normal' must be a .*Teacher.*: function"):
         TeacherPool({"normal": build_model})
     mute = TwoConvolutions("normal")

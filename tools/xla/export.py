@@ -17,7 +17,14 @@ from tensorflow.python.util.nest import flatten_with_joined_string_paths
 from soka_tf.atomic import replacing, write_json
 from soka_tf.data.targets import Targets
 from soka_tf.errors import UserError
-from soka_tf.runs import auxiliary, build_parts, checkpoints, config, folder
+from soka_tf.runs import (
+    auxiliary,
+    build_networks,
+    build_parts,
+    checkpoints,
+    config,
+    folder,
+)
 from soka_tf.runs.build_run import assemble_model, build_run
 from soka_tf.runs.settings import Settings
 from soka_tf.soka.model import STAGES, Mode, SokaModel
@@ -116,7 +123,7 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
     if random_teachers:
         pools = [{}, {}]  # targets, auxiliaries
         for seed, task in enumerate([*tasks, *selection.names]):
-            student = build_parts.build_student(tasks, seed=seed)
+            student = build_networks.build_student(tasks, seed=seed)
             networks = student.encoder, student.decoders.get(task)
             pools[task not in tasks][task] = TaskonomyTeacher(task, *networks, size)
         teachers = TeacherPool(*pools, **gin.get_bindings("load_pool"))

@@ -1,0 +1,154 @@
+"""The student's networks, built from the bindings, and where they start."""
+
+import functools
+from typing import Annotated, Any, Callable, Mapping, Sequence
+
+import gin
+import tensorflow as tf
+
+from soka_tf.errors import UserError
+from soka_tf.kinds import Flag, Path, configurable, whole
+from soka_tf.networks.backbone import Backbone
+from soka_tf.networks.decoder import OUTPUT_STRIDES, Decoder
+from soka_tf.networks.encoder import Encoder
+from soka_tf.networks.named_variables import assign_variables, named_variables
+from soka_tf.runs.config import made_by, or_user_error
+from soka_tf.soka.student import Student
+from soka_tf.tasks import Lenders, TaskName, get_targets, get_task
+from soka_tf.teachers.pool import TeacherPool, load_teachers
+from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
+from soka_tf.teachers.variable_matching import leading_part, shapes_of
+
+bound_encoder = gin.external_configurable(
+    Encoder, allowlist=["units", "width", "strides"]
+)
+bound_decoder = gin.external_configurable(Decoder, allowlist=["width", "min_filters"])
+
+_BACKBONE = configurable("a reference to a gin configurable, such as @Encoder")
+
+
+@gin.configurable
+def build_student(
+    tasks: Sequence[str],
+    backbone: Annotated[Callable[..., Backbone], _BACKBONE] = bound_encoder,
+    representation_channels: Annotated[int, whole(1, 65536)] = 8,
+    synchronized_batch_norm: Flag = True,
+    seed: int = 0,
+) -> Student:
+    """Builds the student, randomly initialised (Step 1).
+
+    Args:
+      tasks: its tasks.
+      backbone: makes the encoder of the keywords representation_channels and
+        synchronized: `Encoder`, or any other that gin knows.
+      representation_channels: of the shared representation.
+      synchronized_batch_norm: whether BatchNorm is by the batch of all replicas.
+      seed: of the initial values.
+
+    Raises:
+      UserError: if `backbone` makes no backbone, refuses its bindings, or has an output
+        stride that no decoder undoes.
+    """
+    tf.keras.utils.set_random_seed(seed)
+    encoder = _make_encoder(
+        backbone,
+        representation_channels=representation_channels,
+        synchronized=synchronized_batch_norm,
+    )
+    decoders = {
+        task.name: made_by(
+            "Decoder",
+            bound_decoder,
+            task.channels,
+            upsamplings=OUTPUT_STRIDES.index(encoder.output_stride),
+            representation_channels=encoder.representation_channels,
+            synchronized=synchronized_batch_norm,
+            name=f"decoder_{task.name}",
+        )
+        for task in get_targets(tasks)
+    }
+    return Student(encoder, decoders)
+
+
+def _make_encoder(backbone: Any, **arguments: Any) -> Backbone:
+    made, reason = backbone, ""
+    try:
+        made = made_by("build_student", backbone, **arguments)
+    except TypeError as error:  # other arguments: a configurable of another kind
+        reason = f": {error}"
+    if not isinstance(made, Backbone):
+        raise UserError(
+            "build_student.backbone must be a reference to a gin configurable that "
+            f"makes a {Backbone.__module__}.Backbone of the keywords "
+            f"{', '.join(arguments)}, such as @Encoder. Received: {made!r}{reason}"
+        )
+    if made.output_stride not in OUTPUT_STRIDES:
+        raise UserError(
+            "build_student.backbone must have an output stride that decoders undo, one "
+            f"of {OUTPUT_STRIDES}. Received: {made.output_stride}, of "
+            f"{getattr(backbone, '__name__', 'build_student')}."
+        )
+    return made
+
+
+@gin.configurable
+def initialize_student(
+    student: Student,
+    teachers: TeacherPool,
+    encoder: TaskName = None,
+    decoders: Lenders = False,
+    leading_channels: Flag = False,
+    teachers_dir: Path = None,
+) -> None:
+    """Starts parts of the student from teachers; random by default (Step 1).
+
+    Args:
+      student: the student, changed in place.
+      teachers: its teachers.
+      encoder: the task whose teacher lends the encoder its weights; None for none.
+      decoders: True for each decoder from its own teacher; or the student's tasks ->
+        the tasks whose teachers lend their decoders' weights.
+      leading_channels: whether a narrower network takes, of every layer, the first
+        channels; BatchNorm with the batch's statistics makes up for those that fail.
+      teachers_dir: where teachers are that are none of the run's; see `find_teachers`.
+
+    Raises:
+      UserError: if there is no such teacher or the networks differ in size.
+    """
+    if isinstance(decoders, Mapping):
+        lenders = {get_task(k).name: get_task(v).name for k, v in decoders.items()}
+    else:
+        lenders = {name: name for name in student.tasks} if decoders else {}
+    unknown = [name for name in lenders if name not in student.tasks]
+    if unknown:
+        raise UserError(
+            f"initialize_student.decoders: {', '.join(unknown)} is none of the "
+            f"student's tasks, {', '.join(student.tasks)}."
+        )
+    first = None if encoder is None else get_task(encoder).name
+    known = {**teachers.targets, **teachers.auxiliaries}
+    wanted = {name for name in (first, *lenders.values()) if name not in (None, *known)}
+    known.update(load_teachers(sorted(wanted), teachers_dir))
+
+    lent = [] if first is None else [(student.encoder, first, "encoder")]
+    for name, lender in lenders.items():
+        lent.append((student.decoders[name], lender, "decoder"))
+    for network, lender, part in lent:
+        source = getattr(known[lender], part, None)
+        if not isinstance(known[lender], TaskonomyTeacher) or source is None:
+            raise UserError(
+                f"initialize_student: the teacher of {lender!r} has no {part} to lend; "
+                "teachers of <task>.safetensors files have."
+            )
+        values = {path: v.numpy() for path, v in named_variables(source).items()}
+        if leading_channels:
+            values = leading_part(values, shapes_of(named_variables(network)))
+        or_user_error(
+            f"initialize_student, from the teacher of {lender!r}: ",
+            functools.partial(assign_variables, network, values),
+        )
+
+
+def count_trainable(network: Any) -> int:
+    """Trainable scalars of a network."""
+    return sum(v.shape.num_elements() for v in network.trainable_variables)
