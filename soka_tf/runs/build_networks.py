@@ -97,7 +97,7 @@ def initialize_student(
     teachers: TeacherPool,
     encoder: TaskName = None,
     decoders: Lenders = False,
-    leading_channels: Flag = False,
+    leading: Flag = False,
     teachers_dir: Path = None,
 ) -> None:
     """Starts parts of the student from teachers; random by default (Step 1).
@@ -108,8 +108,9 @@ def initialize_student(
       encoder: the task whose teacher lends the encoder its weights; None for none.
       decoders: True for each decoder from its own teacher; or the student's tasks ->
         the tasks whose teachers lend their decoders' weights.
-      leading_channels: whether a narrower network takes, of every layer, the first
-        channels; BatchNorm with the batch's statistics makes up for those that fail.
+      leading: whether a smaller network takes the first channels of every layer and
+        the first units of every block; BatchNorm with the batch's statistics makes up
+        for the channels that fail.
       teachers_dir: where teachers are that are none of the run's; see `find_teachers`.
 
     Raises:
@@ -141,7 +142,7 @@ def initialize_student(
                 "teachers of <task>.safetensors files have."
             )
         values = {path: v.numpy() for path, v in named_variables(source).items()}
-        if leading_channels:
+        if leading:
             values = leading_part(values, shapes_of(named_variables(network)))
         or_user_error(
             f"initialize_student, from the teacher of {lender!r}: ",

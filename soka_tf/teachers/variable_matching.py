@@ -71,18 +71,20 @@ def shapes_of(variables: Mapping[str, tf.Variable]) -> Dict[str, Shape]:
 def leading_part(
     values: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]
 ) -> Dict[str, np.ndarray]:
-    """The first channels of a network's variables, for a narrower one of its layers.
+    """The part of a network's variables that a smaller one of the same layout has.
 
     Args:
-      values: of the wider network, by name.
-      shapes: of the narrower one's; what is larger there, or of another rank, or has no
-        namesake, is left to whoever assigns.
+      values: of the larger network, by name.
+      shapes: of the smaller one's: fewer channels a layer, of which it takes the
+        first; fewer units a block. What is larger there, of another rank or missing
+        in `values` is left to whoever assigns.
     """
     return {
-        name: value[tuple(map(slice, shapes.get(name, ())))]
-        if len(shapes.get(name, ())) == value.ndim
+        name: value[tuple(map(slice, shapes[name]))]
+        if len(shapes[name]) == value.ndim
         else value
         for name, value in values.items()
+        if name in shapes
     }
 
 

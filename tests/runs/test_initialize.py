@@ -6,6 +6,7 @@ import pytest
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
+from soka_tf.networks.named_variables import named_variables
 from soka_tf.runs.build_networks import initialize_student
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
@@ -15,8 +16,8 @@ from soka_tf.teachers.taskonomy.teacher_file import save_teacher
 STRIDES = (2, 2, 1, 1)
 
 
-def encoder(width=1 / 32):
-    return Encoder((1, 1, 1, 1), width, STRIDES)
+def encoder(width=1 / 32, units=(1, 1, 1, 1)):
+    return Encoder(units, width, STRIDES)
 
 
 def decoder(name="decoder"):
@@ -114,14 +115,14 @@ def test_lender_that_is_not_there_is_refused(teachers, tmp_path, bindings, words
         initialize_student(student(), teachers, teachers_dir=tmp_path, **bindings)
 
 
-def test_narrower_student_takes_the_leading_channels(teachers):
+def test_narrower_student_takes_the_leading_part(teachers):
     wide = TaskonomyTeacher("depth_zbuffer", encoder(1 / 16), decoder())
     pool = TeacherPool({"depth_zbuffer": wide}, {})
     made = Student(encoder(1 / 32), {"depth_zbuffer": decoder()})
     bindings = {"encoder": "depth_zbuffer", "decoders": True}
     with pytest.raises(UserError, match="not fit"):
         initialize_student(made, pool, **bindings)
-    initialize_student(made, pool, leading_channels=True, **bindings)
+    initialize_student(made, pool, leading=True, **bindings)
     cut = 0
     for ours, theirs in zip(made.encoder.variables, wide.encoder.variables):
         wanted = theirs.numpy()[tuple(slice(n) for n in ours.shape)]
@@ -130,7 +131,21 @@ def test_narrower_student_takes_the_leading_channels(teachers):
     assert cut > 20 and same(made.decoders["depth_zbuffer"], wide.decoder)
     wider = Student(encoder(1 / 8), {"depth_zbuffer": decoder()})
     with pytest.raises(UserError, match="not fit"):
-        initialize_student(wider, pool, leading_channels=True, **bindings)
+        initialize_student(wider, pool, leading=True, **bindings)
+
+
+def test_student_of_fewer_units_takes_the_first_of_each_block(teachers):
+    deep = TaskonomyTeacher("depth_zbuffer", encoder(units=(1, 1, 3, 1)), decoder())
+    made, bindings = student(), {"encoder": "depth_zbuffer", "leading": True}
+    initialize_student(made, TeacherPool({"depth_zbuffer": deep}, {}), **bindings)
+    lent = named_variables(deep.encoder)
+    mine = named_variables(made.encoder)
+    assert len(lent) == len(mine) + 30
+    for name, variable in mine.items():
+        np.testing.assert_array_equal(variable.numpy(), lent[name].numpy())
+    deeper = Student(encoder(units=(1, 1, 4, 1)), dict(made.decoders))
+    with pytest.raises(UserError, match="not fit.*missing 'block3/unit_4"):
+        initialize_student(deeper, TeacherPool({"depth_zbuffer": deep}, {}), **bindings)
 
 
 def test_lender_of_another_size_is_refused(teachers):
