@@ -17,8 +17,9 @@ _LONG = (
     *("test_replicas.py", "test_workers.py", "test_paper_run.py", "test_convert.py"),
     *("test_run.py", "test_cycle.py", "test_reproduce.py", "test_jit_compile.py"),
     *("test_gin_files.py", "test_benchmark.py", "test_kill.py", "test_commands.py"),
-    *("test_hostile_files.py", "test_formats.py", "test_model.py", "test_xla_step.py"),
-    *("test_similarity.py", "test_benchmark_inference.py", "test_loss_scale.py"),
+    *("test_hostile_teachers.py", "test_formats.py", "test_model.py"),
+    *("test_xla_step.py", "test_similarity.py", "test_benchmark_inference.py"),
+    "test_loss_scale.py",
 )
 
 
