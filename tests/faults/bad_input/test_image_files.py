@@ -3,6 +3,8 @@
 import os
 import socket
 import struct
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from soka_tf.data import image_files
 from soka_tf.data.image_files import DamagedFile
 from tests.data.test_image_files import png
+from tests.tiny_runs import ROOT
 
 
 @pytest.mark.parametrize(
@@ -156,3 +159,46 @@ def test_read_vanishing_point_claims_of_size_are_not_believed(tmp_path):
     os.truncate(path, 1 << 40)
     with pytest.raises(DamagedFile, match="too large for 9 numbers"):
         image_files.read_vanishing_point(str(path))
+
+
+_LITTLE_MEMORY = """
+import resource, sys
+import numpy as np
+from soka_tf import predict
+from soka_tf.data.sources.folder import find
+from soka_tf.evaluation import image_grid, panels
+from soka_tf.tasks import get_task
+
+samples, task = find(sys.argv[1]), get_task("normal")
+class Maps:
+    def numpy(self):
+        return np.zeros([1, 8, 8, 3], np.float32)
+def student(images):
+    return {"normal": Maps()}
+names = [sample.key for sample in samples]
+predict.predict(student, [task], samples[:1], names[:1], sys.argv[2])  # imports all
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
+print("left out:", predict.predict(student, [task], samples, names, sys.argv[2]))
+"""
+
+
+def test_image_too_large_for_memory_is_left_out_and_the_others_predicted(tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for name in "ac":
+        Image.new("RGB", (4, 4)).save(images / f"{name}.png")
+    rows = (1 + 3 * 9000) * 9000
+    (images / "b.png").write_bytes(png(9000, 9000, 8, 2, bytes(rows)))
+    done = subprocess.run(
+        [sys.executable, "-c", _LITTLE_MEMORY, str(images), str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "left out: 1"
+    assert "b.png is left out: no memory for its 9000 x 9000 pixels." in done.stderr
+    assert sorted(path.name for path in out.glob("?.png")) == ["a.png", "c.png"]
