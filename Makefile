@@ -32,8 +32,9 @@ test-full: $(VENV)/ready-dev
 	@$(pytest) -m "not benchmark" --durations=25
 
 faults: $(VENV)/ready-dev
-	@$(pytest) -m "not benchmark" \
-	  $$(grep -oE '[a-z_/]+\.py::test_\w+' docs/reliability.md | sort -u | sed 's|^|tests/|')
+	@$(pytest) -m "not benchmark" tests/faults \
+	  $$(grep -oE '`[a-z_/]+\.py::test_\w+' docs/reliability.md | sort -u \
+	    | sed -n '/^`faults/! s|^`|tests/|p')
 
 fuzz: $(VENV)/ready-dev
 	@$(python) -m pytest tests/fuzz/fuzz_parsers.py tests/fuzz/fuzz_kills.py

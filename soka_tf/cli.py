@@ -25,7 +25,7 @@ import sys
 import textwrap
 import threading
 from types import ModuleType
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import absl.logging
 from absl import flags
@@ -135,6 +135,39 @@ def run(
             sys.stderr.flush()
             os._exit(code)
     sys.exit(code)
+
+
+def define_run(flag_values: flags.FlagValues) -> Tuple[flags.FlagHolder, ...]:
+    """Defines the flags of commands that use a run: its folder, modules, student.
+
+    Args:
+      flag_values: the command's own flags.
+
+    Returns:
+      --model_dir, --gin_file and --checkpoint.
+    """
+    model_dir = flags.DEFINE_string(
+        "model_dir",
+        None,
+        "folder of a run of soka_tf.train",
+        required=True,
+        flag_values=flag_values,
+    )
+    gin_file = flags.DEFINE_multi_string(
+        "gin_file",
+        [],
+        "gin file of the run, where it imports a module of yours; its bindings are "
+        "not read, for the run has its own; repeatable",
+        flag_values=flag_values,
+    )
+    checkpoint = flags.DEFINE_enum(
+        "checkpoint",
+        "last",
+        ["last", "best"],
+        "which student; best: that of the least validation/mean",
+        flag_values=flag_values,
+    )
+    return model_dir, gin_file, checkpoint
 
 
 def _import_tensorflow() -> None:

@@ -19,20 +19,7 @@ from soka_tf import cli
 from soka_tf.errors import UserError
 
 FLAGS = flags.FlagValues()
-_MODEL_DIR = flags.DEFINE_string(
-    "model_dir",
-    None,
-    "folder of a run of soka_tf.train",
-    required=True,
-    flag_values=FLAGS,
-)
-_GIN_FILE = flags.DEFINE_multi_string(
-    "gin_file",
-    [],
-    "gin file of the run, where it imports a module of yours; its bindings are not "
-    "read, for the run has its own; repeatable",
-    flag_values=FLAGS,
-)
+_MODEL_DIR, _GIN_FILE, _CHECKPOINT = cli.define_run(FLAGS)
 _GIN_PARAM = flags.DEFINE_multi_string(
     "gin_param",
     [],
@@ -43,13 +30,6 @@ _OUT_DIR = flags.DEFINE_string(
     "out_dir",
     None,
     "folder for evaluation.json and curves.png; the run's unless given",
-    flag_values=FLAGS,
-)
-_CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint",
-    "last",
-    ["last", "best"],
-    "which student; best: that of the least validation/mean",
     flag_values=FLAGS,
 )
 

@@ -27,20 +27,7 @@ from absl import flags
 from soka_tf import cli
 
 FLAGS = flags.FlagValues()
-_MODEL_DIR = flags.DEFINE_string(
-    "model_dir",
-    None,
-    "folder of a run of soka_tf.train",
-    required=True,
-    flag_values=FLAGS,
-)
-_GIN_FILE = flags.DEFINE_multi_string(
-    "gin_file",
-    [],
-    "gin file of the run, where it imports a module of yours; its bindings are not "
-    "read, for the run has its own; repeatable",
-    flag_values=FLAGS,
-)
+_MODEL_DIR, _GIN_FILE, _CHECKPOINT = cli.define_run(FLAGS)
 _EXPORT_DIR = flags.DEFINE_string(
     "export_dir", None, "folder of what is exported", required=True, flag_values=FLAGS
 )
@@ -48,13 +35,6 @@ _FORMAT = flags.DEFINE_list(
     "format",
     ["saved_model"],
     "what to write, of saved_model, tflite_float16, tflite_int8 and onnx",
-    flag_values=FLAGS,
-)
-_CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint",
-    "last",
-    ["last", "best"],
-    "which student; best: that of the least validation/mean",
     flag_values=FLAGS,
 )
 _PRECISION = flags.DEFINE_enum(
@@ -98,7 +78,10 @@ def main() -> None:
     student = restore_student(model_dir, settings, which=_CHECKPOINT.value)
     if files:  # before anything is written: the images may be gone
         data = build_data(
-            settings.task_names, settings.image_size, split_file(model_dir)
+            settings.task_names,
+            settings.image_size,
+            split_file(model_dir),
+            measure_only=True,
         )
     step = restored_step(model_dir, _CHECKPOINT.value)
     if formats.SAVED_MODEL in _FORMAT.value:
@@ -116,7 +99,8 @@ def main() -> None:
         )
     if files:
         images = formats.Images(
-            spread(data.train, _CALIBRATION_IMAGES.value),
+            # Where none is in the run's split, none is there to train on.
+            spread(data.train or data.validation, _CALIBRATION_IMAGES.value),
             data.validation,
             settings.image_size,
             settings.antialias,

@@ -168,14 +168,14 @@ def predict(
     from tqdm import tqdm
 
     from soka_tf.data import encodings
-    from soka_tf.data.image_files import DamagedFile
+    from soka_tf.data.image_files import DamagedFile, NoRoom
     from soka_tf.evaluation import image_grid, panels
 
     damaged = 0
     for sample, name in zip(tqdm(samples, "predicting", unit="image"), names):
         try:
             image = sample.read("rgb")
-        except DamagedFile as error:
+        except (DamagedFile, NoRoom) as error:
             damaged += 1
             logging.warning("%s is left out: %s.", error.path, error.reason)
             continue

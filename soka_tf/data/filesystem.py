@@ -16,9 +16,7 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import stat
-import uuid
 import zlib
 from typing import (
     Any,
@@ -103,8 +101,8 @@ def exists(path: PathLike) -> bool:
     path = _whole(path)
     if not is_remote(path):
         return os.path.exists(path)
-    with _os_errors(path):
-        return _gfile().exists(path)
+    with os_errors(path):
+        return gfile().exists(path)
 
 
 def is_folder(path: PathLike) -> bool:
@@ -116,9 +114,9 @@ def is_folder(path: PathLike) -> bool:
     path = os.fspath(path)
     if not is_remote(path):
         return os.path.isdir(path)
-    with _os_errors(path):
+    with os_errors(path):
         # Of a file system that cannot be reached, isdir alone returns False.
-        return _gfile().exists(path) and _gfile().isdir(path)
+        return gfile().exists(path) and gfile().isdir(path)
 
 
 def size(path: PathLike) -> int:
@@ -133,8 +131,8 @@ def size(path: PathLike) -> int:
     path = os.fspath(path)
     if not is_remote(path):
         return os.path.getsize(path)
-    with _os_errors(path):
-        return _gfile().stat(path).length
+    with os_errors(path):
+        return gfile().stat(path).length
 
 
 def names(folder: PathLike) -> List[str]:
@@ -146,9 +144,9 @@ def names(folder: PathLike) -> List[str]:
     folder = os.fspath(folder)
     if not is_remote(folder):
         return sorted(os.listdir(folder))
-    with _os_errors(folder):
+    with os_errors(folder):
         # Some file systems mark folders by a slash at the end.
-        return sorted({name.rstrip("/") for name in _gfile().listdir(folder)} - {""})
+        return sorted({name.rstrip("/") for name in gfile().listdir(folder)} - {""})
 
 
 def subfolders(folder: PathLike) -> List[str]:
@@ -265,7 +263,7 @@ def read_bytes(path: PathLike) -> bytes:
     if not is_remote(path):
         with open_regular(path) as file:
             return file.read()
-    with _os_errors(path), _gfile().GFile(path, "rb") as file:
+    with os_errors(path), gfile().GFile(path, "rb") as file:
         return file.read()
 
 
@@ -286,7 +284,7 @@ def read_part(part: Part) -> bytes:
       OSError: if the file cannot be read.
     """
     if is_remote(part.file):
-        with _os_errors(part.file), _gfile().GFile(part.file, "rb") as file:
+        with os_errors(part.file), gfile().GFile(part.file, "rb") as file:
             file.seek(part.offset)
             content = file.read(part.length)
     else:
@@ -297,90 +295,20 @@ def read_part(part: Part) -> bytes:
     return content
 
 
-def write_bytes(path: PathLike, content: bytes) -> None:
-    """Writes a file, whole or not at all; makes the folder.
-
-    Raises:
-      OSError: if it cannot be written.
-    """
-    path = os.fspath(path)
-    make_folder(os.path.dirname(path))
-    temporary = temporary_name(path)
-    try:
-        with _os_errors(path):
-            opener = _gfile().GFile if is_remote(path) else open
-            with opener(temporary, "wb") as file:
-                file.write(content)
-        replace(temporary, path)
-    finally:
-        remove(temporary)
-
-
-def make_folder(path: PathLike) -> None:
-    """Makes a folder and those above it, where they are missing.
-
-    Raises:
-      OSError: if that fails.
-    """
-    path = os.fspath(path)
-    with _os_errors(path):
-        if is_remote(path):
-            _gfile().makedirs(path)
-        elif path:
-            os.makedirs(path, exist_ok=True)
-
-
-def temporary_name(path: PathLike) -> str:
-    """A name beside a file, for what is to take its place."""
-    return f"{os.fspath(path)}.{uuid.uuid4().hex[:8]}.tmp"
-
-
-def replace(old: PathLike, new: PathLike) -> None:
-    """Renames a file over another one.
-
-    Raises:
-      OSError: if that fails.
-    """
-    with _os_errors(os.fspath(new)):
-        if is_remote(new):
-            _gfile().rename(old, new, overwrite=True)
-        else:
-            os.replace(old, new)
-
-
-def remove(path: PathLike) -> None:
-    """Removes a file, if it is there."""
-    path = os.fspath(path)
-    if not exists(path):
-        return
-    with _os_errors(path):
-        _gfile().remove(path) if is_remote(path) else os.remove(path)
-
-
-def free_bytes(folder: PathLike) -> Optional[int]:
-    """Room on the disk of a folder, made or not; None where it is unknown."""
-    folder = os.fspath(folder)
-    if is_remote(folder):
-        return None
-    folder = os.path.abspath(folder)
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return shutil.disk_usage(folder).free
-
-
 def _whole(path: PathLike) -> str:
     part = parse_part(path)
     return os.fspath(path) if part is None else part.file
 
 
-def _gfile() -> Any:
+def gfile() -> Any:
+    """`tf.io.gfile`, imported when it is needed."""
     import tensorflow as tf
 
     return tf.io.gfile
 
 
 @contextlib.contextmanager
-def _os_errors(path: str) -> Iterator[None]:
+def os_errors(path: str) -> Iterator[None]:
     """TensorFlow's errors of remote files, as Python's: callers handle one kind."""
     if not is_remote(path):
         yield

@@ -16,6 +16,7 @@ from soka_tf.tasks import TASKS
 RGB = "rgb"
 VANISHING_POINT = "vanishing_point"  # the one domain kept as numbers, float32 [9]
 _MOST_POINTS_BYTES = 1 << 16
+_LARGE = 1 << 24  # pixels, that is 64 MB and more
 
 # Pillow would also try formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
@@ -35,6 +36,20 @@ class DamagedFile(UserError):
             f"Cannot use {path}: {reason}. Replace or delete the file; a sample "
             "without it is left out."
         )
+        self.path = path
+        self.reason = reason
+
+
+class NoRoom(MemoryError):
+    """A large image, whole perhaps, that does not fit into memory.
+
+    Attributes:
+      path: the file.
+      reason: what did not fit.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
 
@@ -64,6 +79,7 @@ def read_pixels(path: str, domain: str) -> np.ndarray:
 
     Raises:
       DamagedFile: if the file cannot be read whole, or cannot belong to the domain.
+      NoRoom: if it is large, and memory too small for it.
     """
     try:
         with (
@@ -83,9 +99,15 @@ def read_pixels(path: str, domain: str) -> np.ndarray:
                     "its pixels are floating-point numbers, whose range is not known; "
                     "convert it to PNG of 8 or 16 bits",
                 )
-            if domain == RGB:
-                return _rgb_pixels(image)
-            pixels = _label_pixels(image)
+            try:
+                if domain == RGB:
+                    return _rgb_pixels(image)
+                pixels = _label_pixels(image)
+            except MemoryError as error:
+                if image.width * image.height < _LARGE:
+                    raise  # memory is short for anything
+                reason = f"no memory for its {image.width} x {image.height} pixels"
+                raise NoRoom(path, reason) from error
     except (DamagedFile, MemoryError):
         raise  # the machine's memory is not the file's fault
     except Exception as error:  # decoders of damaged files raise nearly everything

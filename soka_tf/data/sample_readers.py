@@ -1,7 +1,7 @@
 """Samples by number, as arrays: images, and labels with their mask."""
 
 import threading
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,18 +17,18 @@ MASK = "mask"
 VALID = "valid/"  # prefix of the flags that tell which labels are there
 
 
-class _Warnings:
-    """Names every damaged file once, from whatever thread."""
+# Of the process, not of a reader: a dataset that nobody asks any more may still be
+# reading ahead when another one has begun.
+_warned: Set[Tuple[str, str]] = set()
+_lock = threading.Lock()
 
-    def __init__(self):
-        self._named = set()
-        self._lock = threading.Lock()
 
-    def warn(self, damage: DamagedFile, consequence: str) -> None:
-        with self._lock:
-            if damage.path in self._named:
-                return
-            self._named.add(damage.path)
+def _warn_once(damage: DamagedFile, consequence: str) -> None:
+    """Names a damaged file, once for each thing that follows from it."""
+    with _lock:
+        new = (damage.path, consequence) not in _warned
+        _warned.add((damage.path, consequence))
+    if new:
         logging.warning("%s: %s. %s", damage.path, damage.reason, consequence)
 
 
@@ -37,7 +37,6 @@ class ImageReader:
 
     def __init__(self, samples: Sequence[Sample]):
         self._samples = samples
-        self._warnings = _Warnings()
 
     def read(self, index: int) -> Tuple[np.ndarray, np.int64]:
         """Returns pixels, uint8 [height, width, 3], and the index of their sample."""
@@ -48,7 +47,7 @@ class ImageReader:
                 return self._samples[shown].read(RGB), np.int64(shown)
             except DamagedFile as damage:
                 last = damage
-                self._warnings.warn(damage, "The next image takes its place.")
+                _warn_once(damage, "The next image takes its place.")
         raise UserError(f"None of the {count} images can be read. The last one: {last}")
 
 
@@ -79,7 +78,6 @@ class LabelReader:
         self._cache: Optional[Dict[int, List[np.ndarray]]] = (
             {} if cache_in_memory else None
         )
-        self._warnings = _Warnings()
         self._specs: Dict[str, Tuple[tf.DType, Tuple[Optional[int], ...]]] = {}
         if with_images:
             self._specs[RGB] = tf.uint8, (None, None, 3)
@@ -127,7 +125,7 @@ class LabelReader:
         try:
             return sample.read(RGB), True
         except DamagedFile as damage:
-            self._warnings.warn(damage, "Its sample does not count.")
+            _warn_once(damage, "Its sample does not count.")
             return np.zeros((self._size, self._size, 3), np.uint8), False
 
     def _mask(self, sample: Sample) -> Tuple[np.ndarray, bool]:
@@ -138,7 +136,7 @@ class LabelReader:
             pixels = sample.read(MASK_DOMAIN)
             return encodings.valid_mask(pixels, self._size), True
         except DamagedFile as damage:
-            self._warnings.warn(damage, "Labels that need this mask do not count.")
+            _warn_once(damage, "Labels that need this mask do not count.")
             return np.zeros(shape, np.float32), False
 
     def _label(self, sample: Sample, task: Task) -> Optional[np.ndarray]:
@@ -150,7 +148,7 @@ class LabelReader:
                 return values
             return encodings.encode(task, values, self._size)
         except DamagedFile as damage:
-            self._warnings.warn(damage, "This label does not count.")
+            _warn_once(damage, "This label does not count.")
             return None
 
     def _label_shape(self, task: Task) -> Tuple[int, ...]:

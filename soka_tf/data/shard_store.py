@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 
 import tensorflow as tf
 
-from soka_tf.data import filesystem
+from soka_tf.data import file_writing, filesystem
 from soka_tf.data.documents import load_json
 from soka_tf.errors import UserError, reason
 
@@ -46,8 +46,8 @@ class ShardWriter:
           OSError: if it cannot be written.
         """
         self._folder, self._end = folder, 0
-        filesystem.make_folder(folder)
-        self._temporary = filesystem.temporary_name(
+        file_writing.make_folder(folder)
+        self._temporary = file_writing.temporary_name(
             os.path.join(folder, "new.tfrecord")
         )
         with _os_errors():
@@ -60,7 +60,7 @@ class ShardWriter:
         with contextlib.suppress(OSError), _os_errors():
             self._writer.close()
         with contextlib.suppress(OSError):
-            filesystem.remove(self._temporary)
+            file_writing.remove(self._temporary)
 
     def add(self, record: bytes, content: Optional[bytes] = None) -> List[int]:
         """Writes a record.
@@ -99,10 +99,10 @@ class ShardWriter:
         with _os_errors():
             self._writer.close()
         # An older index must not be taken for that of the new shard.
-        filesystem.remove(index_of(shard))
-        filesystem.replace(self._temporary, shard)
+        file_writing.remove(index_of(shard))
+        file_writing.replace(self._temporary, shard)
         content = json.dumps({"bytes": self._end, **index})
-        filesystem.write_bytes(index_of(shard), content.encode())
+        file_writing.write_bytes(index_of(shard), content.encode())
         return shard
 
 
@@ -176,7 +176,7 @@ def remove_leftovers(folder: str) -> None:
       OSError: if that fails.
     """
     for name in filter(_LEFTOVER.fullmatch, filesystem.names(folder)):
-        filesystem.remove(os.path.join(folder, name))
+        file_writing.remove(os.path.join(folder, name))
 
 
 def check_room(folder: str, missing: int, told: str, remedy: str) -> None:
@@ -185,7 +185,7 @@ def check_room(folder: str, missing: int, told: str, remedy: str) -> None:
     Raises:
       UserError: beginning with `told`, ending with `remedy`.
     """
-    free = filesystem.free_bytes(folder)
+    free = file_writing.free_bytes(folder)
     if free is not None and missing and missing + DISK_MARGIN > free:
         raise UserError(
             f"{told}: {in_units(missing)} more than there is room for. The disk has "

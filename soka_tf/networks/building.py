@@ -1,8 +1,11 @@
 """What the three architectures share: sizes, checks, and the end of a network."""
 
-from typing import Sequence, Tuple
+import inspect
+from typing import Any
 
 import tensorflow as tf
+
+from soka_tf.kinds import checked
 
 
 def scaled_filters(filters: int, width: float, min_filters: int = 1) -> int:
@@ -21,21 +24,15 @@ def check_positive(owner: str, **values: float) -> None:
             raise ValueError(f"{owner}: {name} must be positive. Received: {value!r}.")
 
 
-def check_integers(
-    owner: str, name: str, values: Sequence[int], length: int, allowed: Sequence[int]
-) -> Tuple[int, ...]:
-    """Returns the values as a tuple of plain integers.
+def check_declared(network: type, **values: Any) -> None:
+    """Refuses arguments of a network that are not of the kind declared beside them.
 
     Raises:
-      ValueError: if there are not `length` of them or one is not allowed.
+      ValueError: naming the network, the argument, the value and what it may be.
     """
-    numbers = tuple(values) if isinstance(values, (list, tuple)) else ()
-    if len(numbers) != length or any(number not in allowed for number in numbers):
-        raise ValueError(
-            f"{owner}: {name} must be {length} integers between {min(allowed)} and "
-            f"{max(allowed)}. Received: {values!r}."
-        )
-    return tuple(int(number) for number in numbers)
+    parameters = inspect.signature(network.__init__).parameters
+    for name, value in values.items():
+        checked(f"{network.__name__}: {name}", parameters[name].annotation, value)
 
 
 def as_float32(x: tf.Tensor, name: str) -> tf.Tensor:

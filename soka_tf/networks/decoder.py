@@ -23,9 +23,9 @@ from typing import Annotated, Any, Dict, Optional, Tuple
 
 import tensorflow as tf
 
-from soka_tf.kinds import Width, whole
+from soka_tf.kinds import Width, checked, whole
 from soka_tf.networks.batch_norm import BatchNorm, synchronize
-from soka_tf.networks.building import check_integers, check_positive, scaled_filters
+from soka_tf.networks.building import check_declared, check_positive, scaled_filters
 
 _Layers = Tuple[Tuple[str, int], ...]
 
@@ -145,11 +145,10 @@ class Decoder(tf.keras.Model):
         synchronized: bool = False,
         name: str = "decoder",
     ):
+        check_declared(Decoder, width=width, min_filters=min_filters)
         check_positive(
             "Decoder",
             channels=channels,
-            width=width,
-            min_filters=min_filters,
             representation_channels=representation_channels,
         )
         if layout not in LAYOUTS:
@@ -160,9 +159,8 @@ class Decoder(tf.keras.Model):
         most = len(parts.stages)
         if upsamplings is None:
             upsamplings = most
-        (upsamplings,) = check_integers(
-            "Decoder", "upsamplings", (upsamplings,), 1, range(most + 1)
-        )
+        range_of_layout = Annotated[int, whole(0, most)]
+        upsamplings = checked("Decoder: upsamplings", range_of_layout, upsamplings)
         representation = tf.keras.Input(
             (None, None, representation_channels), name="representation"
         )

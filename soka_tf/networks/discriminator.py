@@ -18,7 +18,7 @@ from soka_tf.kinds import Flag, Width, list_of, whole
 from soka_tf.networks.batch_norm import BatchNorm, synchronize
 from soka_tf.networks.building import (
     as_float32,
-    check_integers,
+    check_declared,
     check_positive,
     scaled_filters,
 )
@@ -59,8 +59,9 @@ class Discriminator(tf.keras.Model):
         synchronized: Flag = False,
         name: str = "discriminator",
     ):
-        check_positive("Discriminator", channels=channels, width=width)
-        strides = check_integers("Discriminator", "strides", strides, 3, range(1, 5))
+        check_positive("Discriminator", channels=channels)
+        check_declared(Discriminator, width=width, strides=strides)
+        strides = tuple(map(int, strides))
         pairs = tf.keras.Input((None, None, _IMAGE_CHANNELS + channels), name="pairs")
         x = pairs
         for layer_name, filters, size, stride in (

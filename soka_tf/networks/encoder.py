@@ -20,7 +20,7 @@ import tensorflow as tf
 from soka_tf.kinds import Width, list_of, whole
 from soka_tf.networks.backbone import Backbone
 from soka_tf.networks.batch_norm import BatchNorm
-from soka_tf.networks.building import check_integers, check_positive, scaled_filters
+from soka_tf.networks.building import check_declared, check_positive, scaled_filters
 
 ENCODER_50 = (3, 4, 6, 3)
 ENCODER_26 = (2, 3, 1, 2)
@@ -111,11 +111,10 @@ class Encoder(Backbone):
         synchronized: bool = False,
         name: str = "encoder",
     ):
-        units = check_integers("Encoder", "units", units, 4, range(1, 100))
-        strides = check_integers("Encoder", "strides", strides, 4, (1, 2))
+        check_declared(Encoder, units=units, width=width, strides=strides)
+        units, strides = (tuple(map(int, each)) for each in (units, strides))
         check_positive(
             "Encoder",
-            width=width,
             representation_channels=representation_channels,
             image_channels=image_channels,
         )

@@ -27,6 +27,7 @@ from soka_tf.runs.gin_text import (
     of_files,
     of_params,
     parse,
+    read_gin,
     read_text,
 )
 
@@ -86,8 +87,31 @@ def parse_gin(
     except ValueError as error:
         raise UserError(_describe_unset(str(error))) from error
     _refuse_unread([*defaults, *files, *single])
+    if stored and not base:
+        _refuse_incomplete(stored)
     for name, value in check_bound(bound_values()).items():
         gin.parse_config(f"{name} = {value!r}")
+
+
+def _refuse_incomplete(stored: str) -> None:
+    """A whole stored configuration binds all that has no default in the code."""
+    bound = bound_values()
+    needed = (name for name in read_gin(["gin/base.gin"]) if "." in name)
+    missing = [name for name in needed if name not in bound and _has_no_default(name)]
+    if missing:
+        raise UserError(
+            f"{stored} is not whole: it does not bind {', '.join(missing)}. Put back "
+            "the run's own file"
+        )
+
+
+def _has_no_default(name: str) -> bool:
+    selector, _, parameter = name.rpartition(".")
+    try:
+        declared = parameters_named(selector)[parameter]
+    except (KeyError, ValueError):  # of a part that this command does without
+        return False
+    return declared.default is declared.empty
 
 
 def _refuse_unread(placed: Sequence[Placed]) -> None:

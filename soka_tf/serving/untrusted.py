@@ -21,7 +21,7 @@ from soka_tf.serving.export_folder import GRAPH
 SAVER = {"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"}
 # Families of operations by what their names hold: files, other processes and hosts,
 # Python, compiled code, and whatever of datasets, queues and devices leads there.
-# tests/serving/test_untrusted.py looks for gaps among all that TensorFlow has.
+# tests/faults/bad_input/test_untrusted.py looks for gaps among all that TensorFlow has.
 _OUTSIDE = re.compile(
     r"Abort|Accumulator|Barrier|BoostedTrees|Cache|CandidateSampler|Checkpoint|"
     r"Collective|Dataset|Debug|Distributed|Dump|Event|Fdo|File|Heartbeat|Host|Infeed|"

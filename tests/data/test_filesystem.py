@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import filesystem, image_files, pipeline
+from soka_tf.data import file_writing, filesystem, image_files, pipeline
 from soka_tf.data.rooms import room_files
 from soka_tf.data.sources import taskonomy
 from soka_tf.data.sources.folder import find as find_images
@@ -39,7 +39,7 @@ def remote(local):
         below = os.path.relpath(folder, local)
         for name in names:
             with open(os.path.join(folder, name), "rb") as file:
-                filesystem.write_bytes(f"{root}/{below}/{name}", file.read())
+                file_writing.write_bytes(f"{root}/{below}/{name}", file.read())
     yield root
     tf.io.gfile.rmtree(root)
 
@@ -85,8 +85,8 @@ def test_remote_folder_trains_a_step_and_is_evaluated(tiny, remote, tmp_path):
 
 
 def test_remote_image_damaged_or_gone_is_named_with_the_reason(ram):
-    filesystem.write_bytes(f"{ram}/page.png", b"<!DOCTYPE html>")
-    filesystem.write_bytes(f"{ram}/empty.png", b"")
+    file_writing.write_bytes(f"{ram}/page.png", b"<!DOCTYPE html>")
+    file_writing.write_bytes(f"{ram}/empty.png", b"")
     for name, reason in {
         "page.png": "it holds text, not an image",
         "empty.png": "the file is empty",
@@ -111,14 +111,14 @@ def _samples(path):
 
 def test_remote_hidden_folders_are_not_entered(ram):
     for name in ("a.png", ".b/c.png", "d/e.png", "d/.f.png"):
-        filesystem.write_bytes(f"{ram}/{name}", b"x")
+        file_writing.write_bytes(f"{ram}/{name}", b"x")
     assert [s.key for s in find_images(ram)] == ["a", "d/e"]
 
 
 def test_part_of_a_file_is_read_as_a_file_and_checked(tmp_path, ram):
     for root in (str(tmp_path), ram):
         path = f"{root}/a.tfrecord"
-        filesystem.write_bytes(path, b"0123456789")
+        file_writing.write_bytes(path, b"0123456789")
         part = filesystem.Part(path, 3, 4, zlib.crc32(b"3456"), "b/c.png")
         assert filesystem.parse_part(str(part)) == part
         assert filesystem.read_bytes(str(part)) == b"3456"
@@ -136,14 +136,14 @@ def test_part_of_a_file_is_read_as_a_file_and_checked(tmp_path, ram):
 def test_written_bytes_replace_a_file_whole_or_not_at_all(tmp_path, ram, monkeypatch):
     for root in (str(tmp_path), ram):
         path = f"{root}/folder/a"
-        filesystem.write_bytes(path, b"old")
+        file_writing.write_bytes(path, b"old")
         with monkeypatch.context() as patch:
 
             def full(old, new):
                 raise OSError(28, "No space left on device", new)
 
-            patch.setattr(filesystem, "replace", full)
+            patch.setattr(file_writing, "replace", full)
             with pytest.raises(OSError, match="No space"):
-                filesystem.write_bytes(path, b"new")
+                file_writing.write_bytes(path, b"new")
         assert filesystem.read_bytes(path) == b"old"
         assert filesystem.names(f"{root}/folder") == ["a"]

@@ -9,6 +9,7 @@ from PIL import Image
 
 from soka_tf.data import encodings, filesystem, image_files, pipeline, targets
 from soka_tf.data.pipeline import Batches, Share
+from soka_tf.data.sample_readers import ImageReader
 from soka_tf.data.service import service_dataset
 from soka_tf.data.sources import records, taskonomy
 from soka_tf.data.sources.folder import find as find_images
@@ -136,6 +137,14 @@ def test_image_dataset_file_gone_on_the_way_is_replaced_and_named_once(folder, c
     assert "no such file" in record.getMessage()
     # A run that starts without the file agrees.
     assert _order(samples, 4 * COUNT) == replaced
+
+
+def test_image_dataset_that_reads_ahead_unasked_names_no_file_again(folder, caplog):
+    samples = find_images(folder)
+    (folder / "2.png").unlink()
+    for reader in (ImageReader(samples), ImageReader(samples)):
+        assert reader.read(2)[1] == 3
+    assert len(caplog.records) == 1
 
 
 def test_image_dataset_two_damaged_neighbours_and_the_last_are_replaced(folder, caplog):

@@ -9,7 +9,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from soka_tf.data import documents, filesystem, shard_store
+from soka_tf.data import documents, file_writing, filesystem, shard_store
 from soka_tf.errors import UserError
 
 CONTENTS = [b"one", b"", bytes(range(256)) * 9]
@@ -123,7 +123,7 @@ def test_index_that_names_other_bytes_than_its_shards_is_damaged(
     shard = write(tmp_path)
     index = documents.load_json(shard_store.index_of(shard), {}, 1 << 20)
     index["parts"][0][place] = value
-    filesystem.write_bytes(shard_store.index_of(shard), json.dumps(index).encode())
+    file_writing.write_bytes(shard_store.index_of(shard), json.dumps(index).encode())
     assert shard_store.read_index(shard, rows) is None
     assert shard_store.read_shards(str(tmp_path), rows) == ({}, ["a.tfrecord"])
 
@@ -137,7 +137,7 @@ def test_index_of_anything_else_is_damaged(tmp_path, content):
     shard = write(tmp_path)
     if b"%d" in content:
         content %= os.path.getsize(shard)
-    filesystem.write_bytes(shard_store.index_of(shard), content)
+    file_writing.write_bytes(shard_store.index_of(shard), content)
     assert shard_store.read_index(shard, rows) is None
 
 
@@ -151,7 +151,7 @@ def test_index_too_large_for_its_shard_is_not_read(tmp_path):
 
 def test_room_that_is_missing_is_refused_and_a_margin_kept(tmp_path, monkeypatch):
     room = shard_store.DISK_MARGIN + 10
-    monkeypatch.setattr(filesystem, "free_bytes", lambda folder: room)
+    monkeypatch.setattr(file_writing, "free_bytes", lambda folder: room)
     shard_store.check_room("x", 10, "10 files", "Make room.")
     message = "10 files: 11 bytes more than there is room for.* 256.0 MiB must .*room.$"
     with pytest.raises(UserError, match=message):

@@ -127,11 +127,17 @@ def test_hidden_layers_leak_a_fifth_and_kernels_begin_as_xavier():
     "arguments, message",
     [
         ({"channels": 0}, "channels must be positive. Received: 0"),
-        ({"upsamplings": 5}, r"upsamplings must be 1 integers? .*0 and 4.*\(5,\)"),
-        ({"upsamplings": 3, "layout": "colours"}, "upsamplings .* between 0 and 2"),
+        (
+            {"upsamplings": 5},
+            "upsamplings must be a whole number .*0 .* 4. Received: 5",
+        ),
+        (
+            {"upsamplings": 3, "layout": "colours"},
+            "upsamplings .* at least 0 and at most 2",
+        ),
         ({"layout": "colors"}, r"layout must be one of .*'map', 'colours'.*'colors'"),
-        ({"width": -1.0}, "width must be positive. Received: -1.0"),
-        ({"min_filters": 0}, "min_filters must be positive"),
+        ({"width": -1.0}, r"width must be a number in \(0, 100\]. .* -1.0"),
+        ({"min_filters": 0}, "min_filters must be a whole number of at least 1"),
         ({"representation_channels": 0}, "representation_channels must be positive"),
     ],
 )

@@ -39,7 +39,7 @@ def test_logits_are_not_squashed():
         ({"channels": 0}, "channels must be positive. Received: 0"),
         ({"strides": (4, 4)}, r"strides must be 3 integers .* 1 and 4.*\(4, 4\)"),
         ({"strides": (4, 4, 5)}, "strides must be 3 integers between 1 and 4"),
-        ({"width": 0}, "width must be positive"),
+        ({"width": 0}, r"width must be a number in \(0, 100\]. Received: 0"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments, message):

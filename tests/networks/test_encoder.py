@@ -173,7 +173,7 @@ def test_units_of_the_small_resnet_give_its_layers():
         ({"units": "3463"}, "units must be 4 integers.*Received: '3463'"),
         ({"strides": (2, 2, 2, 4)}, "strides must be 4 integers between 1 and 2"),
         ({"strides": (2, 2, 2, 1.5)}, "strides must be 4 integers between 1 and 2"),
-        ({"width": 0}, "width must be positive. Received: 0"),
+        ({"width": 0}, r"width must be a number in \(0, 100\]. Received: 0"),
         ({"image_channels": 0}, "image_channels must be positive. Received: 0"),
         ({"representation_channels": -1}, "representation_channels must be positive"),
     ],

@@ -125,7 +125,7 @@ def test_settings_wrong_value_names_the_binding(binding, message, tiny, tmp_path
     "binding, wrong, message",
     [
         ("Encoder.units", (1, 2), r"^Encoder: units must be 4 .*\(1, 2\)"),
-        ("Decoder.width", -1, "^Decoder: width must be positive. Received: -1"),
+        ("Decoder.width", -1, r"^Decoder: width must be .*\(0, 100\]. Received: -1"),
         ("Discriminator.strides", (9, 9, 9), "^Discriminator: strides must be 3 "),
     ],
 )

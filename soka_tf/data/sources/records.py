@@ -25,7 +25,7 @@ import tqdm
 from absl import logging
 from PIL import Image
 
-from soka_tf.data import encodings, filesystem, shard_store
+from soka_tf.data import encodings, file_writing, filesystem, shard_store
 from soka_tf.data.documents import Number, load_json, refusing
 from soka_tf.data.filesystem import name_bytes
 from soka_tf.data.image_files import RGB, DamagedFile
@@ -157,7 +157,7 @@ def write_records(
     )
     with shard_store.writing(folder, "the records", again), bar:
         content = json.dumps(manifest, indent=1).encode()
-        filesystem.write_bytes(os.path.join(folder, _MANIFEST), content)
+        file_writing.write_bytes(os.path.join(folder, _MANIFEST), content)
         shard_store.remove_leftovers(folder)
         for domain, shard, own in plan:
             bar.set_postfix_str(os.path.basename(shard))

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from soka_tf.data import filesystem, image_files, pipeline
+from soka_tf.data import file_writing, filesystem, image_files, pipeline
 from soka_tf.data.pipeline import Batches
 from soka_tf.data.rooms import room_files
 from soka_tf.data.sources import records, taskonomy
@@ -189,7 +189,7 @@ def test_write_records_other_flags_or_too_small_a_disk_are_refused(
     samples = taskonomy.find(folder, [*TASKS, "vanishing_point"])
     with pytest.raises(UserError, match="with shards = 2. Received: 3. Give the same"):
         records.write_records(samples, str(copied), "rooms", shards=3)
-    monkeypatch.setattr(filesystem, "free_bytes", lambda folder: 1 << 20)
+    monkeypatch.setattr(file_writing, "free_bytes", lambda folder: 1 << 20)
     message = re.compile("more than there is room for. The disk has 1.0 MiB free")
     with pytest.raises(UserError, match=message):
         records.write_records(samples, str(tmp_path / "new"), "rooms")

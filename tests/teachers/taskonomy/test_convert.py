@@ -1,7 +1,7 @@
 """From published files to teachers: equal to the original, whatever the format.
 
 Files at full size, written by tools/write_teacher_files.py by the rule of the reference
-data. Damaged and mistaken ones: test_hostile_files.py.
+data. Damaged and mistaken ones: tests/faults/bad_input/..
 """
 
 import functools

@@ -25,15 +25,9 @@ from soka_tf.runs import build_run, config, gin_text
 from soka_tf.runs.config import parse_gin
 from soka_tf.runs.declared import check_bound, parameters_named
 from soka_tf.runs.dry_run import describe
-from tests.tiny_runs import ROOT
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 
-FILES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for path in (ROOT / "gin").rglob("*.gin")
-    if path.name != "teachers.gin"  # of a tool that reads it itself
-)
 # Wrong for every setting of a type, whatever its range.
 _NO_NUMBERS = ("a", "3", "np.float32(1)", [1], {}, True, math.nan, math.inf, -math.inf)
 _WRONG = {
@@ -106,11 +100,6 @@ def test_no_setting_takes_a_wrong_binding():
             message = str(refused.value)
             assert name in message and "\n" not in message, message
             gin.clear_config()
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_shipped_file_is_accepted(name):
-    parse_gin([name], [])
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_process_killed_between_two_moves_is_made_good(former):
         """
         import os, signal, sys
         from soka_tf.serving import export_folder
-        from tests.serving.test_export_folder import export
+        from tests.faults.test_export_folder import export
         import pathlib
         real, moves = os.replace, []
         def replace(*paths):
