@@ -33,6 +33,7 @@ from soka_tf.runs.gin_text import (
 import gin  # isort: skip (its absence is told by gin_text)
 from gin import config_parser  # isort: skip
 
+from soka_tf.runs import own_tasks
 from soka_tf.runs.declared import check_bound, parameters_named
 
 # The bindings that `parse_gin` found in files.
@@ -86,8 +87,18 @@ def parse_gin(
     except ValueError as error:
         raise UserError(_describe_unset(str(error))) from error
     _refuse_unread([*defaults, *files, *single])
+    own_tasks.register_bound(bound_values())
     for name, value in check_bound(bound_values()).items():
         gin.parse_config(f"{name} = {value!r}")
+    _keep_definitions()
+
+
+def _keep_definitions() -> None:
+    """Has the configuration of whatever is built define its tasks, too."""
+    definitions = own_tasks.named_definitions(bound_values())
+    if definitions:
+        gin.parse_config(f"{own_tasks.DEFINITIONS} = {definitions!r}")
+        own_tasks.define_tasks()
 
 
 def _refuse_unread(placed: Sequence[Placed]) -> None:
