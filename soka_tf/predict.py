@@ -4,8 +4,9 @@ r"""Predicts every task of an exported student on photographs.
         --images=photos --out_dir=runs/predictions
 
 writes per image `<name>.png`, the image beside its coloured maps at its aspect ratio,
-and `<name>_domain_<task>.png`, the raw map in the Taskonomy file encoding, at the
-network's resolution. An image that cannot be read is named, counted and left out.
+and `<name>_domain_<task>.png`, the raw map at the network's resolution, in the task's
+file encoding (Taskonomy's; of tasks of your own docs/tasks.md; classes as indices). An
+image that cannot be read is named, counted and left out.
 
 A SavedModel is a program. One with operations that do more than compute, such as write
 files, is refused before it is loaded; --trust_saved_model runs it all the same.
@@ -58,7 +59,8 @@ _TRUST_SAVED_MODEL = flags.DEFINE_bool(
 def main() -> None:
     """Runs the command."""
     # Here, so that --help need not wait for TensorFlow.
-    from soka_tf.serving import saved_model, untrusted
+    from soka_tf.networks import untrusted
+    from soka_tf.serving import saved_model
     from soka_tf.tasks import get_task
 
     folder = os.path.expanduser(_SAVED_MODEL.value)

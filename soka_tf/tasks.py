@@ -4,95 +4,22 @@ Names are those of the Taskonomy data set. The names of the released networks
 ("taskbank") and of the SOKA paper are accepted as aliases.
 """
 
-import dataclasses
 import difflib
-from typing import Annotated, Any, Literal, Mapping, Optional, Sequence, Tuple, Union
+from typing import Annotated, Any, Mapping, Optional, Sequence, Tuple, Union
 
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, short
 from soka_tf.kinds import Kind
+from soka_tf.task_definitions import task_of, voc_colours
+from soka_tf.task_rows import CLASS_METRICS, RATIO_METRICS, Encoding, Task
 
-_RATIO_METRICS = ("rmse", "rel", "delta1", "delta2", "delta3")
+__all__ = ["TASKS", "Encoding", "Task", "get_targets", "get_task", "register_task"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Encoding:
-    """How a label file becomes the network's range, and back to physical units.
-
-    The arithmetic lives in `soka_tf.data.encodings`; this is its parameters.
-
-    Attributes:
-      kind: "log_depth" (16 bit, 1/512 m, network range [0, 1]), "range" (pixel /
-        full scale, [low, high] -> [-1, 1]), "direction" (8 bit unit vectors,
-        pixel / 255 -> [-1, 1]) or "standardize" ((pixel - mean) / std).
-      bits: bits per channel of the label file, 8 or 16.
-      low: lower end of the encoded range, as a fraction of full scale ("range").
-      high: upper end of the encoded range, as a fraction of full scale ("range").
-      clip: whether values outside [low, high] are clipped ("range").
-      blur_sigma_px: standard deviation of the Gaussian applied after scaling, in
-        pixels of a 256-pixel image; scaled with the image side. 0 for none.
-      mean: per-channel mean in pixel values ("standardize").
-      std: per-channel standard deviation in pixel values ("standardize").
-    """
-
-    kind: Literal["log_depth", "range", "direction", "standardize"]
-    bits: int
-    low: float = 0.0
-    high: float = 1.0
-    clip: bool = False
-    blur_sigma_px: float = 0.0
-    mean: Tuple[float, ...] = ()
-    std: Tuple[float, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One row of the table.
-
-    Attributes:
-      name: the data set's name, used in files, bindings and reports.
-      title: a short name for pictures and tables.
-      aliases: the taskbank's and the paper's names.
-      channels: channels of the prediction; 0 where the task predicts no image.
-      encoding: how labels are stored and encoded; None where a student cannot learn
-        the task, because it predicts no image or one that only its own loss reads.
-      decoder: layout of the published network's decoder (see
-        `soka_tf.networks.decoder`).
-      image_channels: channels that the published network's encoder takes.
-      released_input: what the released demonstration and similarity code show the
-        network, a key of `INPUTS` in soka_tf.teachers.input_functions; training
-        shows "plain".
-      masked: whether pixels without a depth reading are left out.
-      unit: the physical unit of decoded values, "" for none.
-      metrics: names of the metrics reported (see docs/metrics.md).
-      ratio_shift: added to a physical value before relative metrics are taken, so
-        that values that may be negative become ratios of positive numbers.
-      ratio_floor: smallest (shifted) physical value in a ratio; smaller ones are
-        raised to it. Ratios are undefined at zero.
-      colormap: a matplotlib colour map, None for values shown as colours themselves.
-      display_range: physical values at the ends of the colour map; None for an end
-        taken from the truth (or the teacher) shown beside it.
-    """
-
-    name: str
-    title: str
-    aliases: Tuple[str, ...] = ()
-    channels: int = 0
-    encoding: Optional[Encoding] = None
-    decoder: Literal["map", "colours"] = "map"
-    image_channels: int = 3
-    released_input: Literal["plain", "low_sat", "hole", "light"] = "low_sat"
-    masked: bool = False
-    unit: str = ""
-    metrics: Tuple[str, ...] = _RATIO_METRICS
-    ratio_shift: float = 0.0
-    ratio_floor: float = 1.0
-    colormap: Optional[str] = "gray"
-    display_range: Tuple[Optional[float], Optional[float]] = (None, None)
-
-    @property
-    def role(self) -> str:
-        """Whether a student can learn it ("target") or not ("auxiliary")."""
-        return "target" if self.encoding else "auxiliary"
+# Of segment_semantic in Taskonomy's place: those of drawn rooms, which have as many.
+# "other" is what has no class of its own.
+ROOM_CLASSES = (
+    *("other", "wall", "floor", "ceiling", "window", "door", "picture", "rug", "lamp"),
+    *("table", "seat", "bed", "cabinet", "shelf", "plant", "screen", "thing"),
+)
 
 
 def _depth(name: str, title: str, *aliases: str) -> Task:
@@ -169,7 +96,7 @@ _TABLE = (
         encoding=Encoding("direction", bits=8),
         masked=True,
         unit="unit vector",
-        metrics=_RATIO_METRICS + ("mean_angle_deg",),
+        metrics=RATIO_METRICS + ("mean_angle_deg",),
         ratio_shift=1.0,
         ratio_floor=2.0 / 255.0,
         colormap=None,
@@ -213,7 +140,20 @@ _TABLE = (
     ),
     _auxiliary("segment_unsup2d", "segment2d", channels=64, released_input="low_sat"),
     _auxiliary("segment_unsup25d", "segment25d", channels=64, released_input="low_sat"),
-    _auxiliary("segment_semantic", "segmentsemantic", channels=17),
+    Task(
+        name="segment_semantic",
+        title="classes",
+        aliases=("segmentsemantic",),
+        channels=len(ROOM_CLASSES),
+        encoding=Encoding("classes", bits=8, gaps=True),
+        released_input="plain",
+        unit="probability",
+        loss="kl",
+        metrics=CLASS_METRICS,
+        colormap=None,
+        classes=ROOM_CLASSES,
+        class_colours=tuple(voc_colours(len(ROOM_CLASSES))),
+    ),
     _auxiliary("class_object", "class_1000"),
     _auxiliary("class_scene", "class_places"),
     _auxiliary("room_layout", released_input="low_sat"),
@@ -249,6 +189,47 @@ def get_task(name: str) -> Task:
     )
 
 
+def register_task(name: str, definition: Mapping[str, Any]) -> Task:
+    """Adds a task of one's own, which may then be named wherever tasks are.
+
+    Args:
+      name: of the task: small letters, digits and "_".
+      definition: plain data, as JSON and gin hold it. "kind": "continuous",
+        "probability", "classes", "direction" or "log_depth"; all else has a default
+        by kind, but for "range" of "continuous" and "classes" or "channels" of
+        "classes": "title", "channels", "range", "unit", "loss", "metrics", "colours",
+        "classes" (docs/tasks.md). What `Task.definition` has said of such a task is
+        one.
+
+    Returns:
+      Its row; the one of before, where the same definition has been registered.
+
+    Raises:
+      UserError: if a field is wrong, or the name is another task's.
+    """
+    task = task_of(name, definition)
+    before = _BY_ANY_NAME.get(name)
+    if before is None:
+        TASKS[name] = _BY_ANY_NAME[name] = task
+    elif not before.registered:
+        raise UserError(
+            f"task {name!r}: the name is that of a built-in task, {before.name!r}, "
+            "which cannot be defined again. Choose another name."
+        )
+    elif before != task:
+        differing = [
+            key
+            for key in {**before.definition, **task.definition}
+            if before.definition.get(key) != task.definition.get(key)
+        ]
+        raise UserError(
+            f"task {name!r}: another task of this name is registered already; they "
+            f"differ in {', '.join(differing)}. Choose another name, or define it as "
+            f"before: {short(before.definition)}."
+        )
+    return _BY_ANY_NAME[name]
+
+
 def get_targets(names: Sequence[str]) -> Tuple[Task, ...]:
     """Returns the rows of the tasks a student shall learn, in the order given.
 
@@ -263,7 +244,7 @@ def get_targets(names: Sequence[str]) -> Tuple[Task, ...]:
     targets = tuple(get_task(name) for name in names)
     for task in targets:
         if task.role != "target":
-            allowed = [t.name for t in _TABLE if t.role == "target"]
+            allowed = [t.name for t in TASKS.values() if t.role == "target"]
             raise UserError(
                 f"{task.name!r} predicts nothing that a student could learn from soft "
                 "targets and be measured on, so it can only be an auxiliary teacher. "

@@ -74,3 +74,16 @@ def fresh_gin():
         patch.setattr(pool, "load_teacher", tiny_runs.load_teacher_once)
         yield
     gin.clear_config()
+
+
+@pytest.fixture(autouse=True)
+def built_in_tasks():
+    """Leaves no task that a test has registered."""
+    from soka_tf import tasks
+
+    tables = (tasks.TASKS, tasks._BY_ANY_NAME)
+    before = [dict(table) for table in tables]
+    yield
+    for table, rows in zip(tables, before):
+        for name in [name for name in table if name not in rows]:
+            del table[name]

@@ -11,7 +11,14 @@ import pytest
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.runs import auxiliary, build_data, build_networks, build_parts, strategy
+from soka_tf.runs import (
+    auxiliary,
+    build_data,
+    build_networks,
+    build_parts,
+    own_tasks,
+    strategy,
+)
 from soka_tf.runs.config import parse_gin, unused_bindings
 from soka_tf.runs.declared import parameters_of
 from soka_tf.runs.settings import Settings
@@ -55,6 +62,7 @@ _BUILT_ONLY = [
 # Configurable -> its gin name, "" for its own, and the parameters that a run passes
 # itself, and which no binding may set therefore.
 _GIVEN = {
+    own_tasks.define_tasks: ("",),
     Settings: ("run",),
     build_data.build_data: (
         *("", "tasks", "image_size", "split_file", "draw", "train_labels"),
@@ -69,7 +77,7 @@ _GIVEN = {
     ),
     build_networks.bound_decoder: (
         *("", "channels", "upsamplings", "representation_channels", "layout"),
-        *("synchronized", "name"),
+        *("synchronized", "name", "activation"),
     ),
     build_parts.find_teachers: ("", "tasks", "auxiliaries"),
     auxiliary.select_auxiliary: (

@@ -151,19 +151,12 @@ def _group(task: Any, answer: Any, label: Any) -> Any:
     from soka_tf.evaluation import image_grid, panels
     from soka_tf.evaluation.evaluator import to_units
 
-    if task.encoding is None:  # classes
-        scale = image_grid.Scale(None, label="a colour a class")
-        classes = {"teacher": np.argmax(answer, -1), "truth": np.asarray(label)[..., 0]}
-        columns = []
-        for title, rows in classes.items():
-            coloured = image_grid.apply_colormap(rows / task.channels, "tab20")
-            cells = [image_grid.enlarge(row, _CELL_PX) for row in coloured]
-            columns.append(image_grid.Column(title, cells, scale))
-    else:
-        truth = encodings.decode(task, label)
-        maps = {"teacher": np.asarray(to_units(task, answer)), "truth": truth}
-        low, high = panels.display_range(task, truth)
-        columns = panels.map_columns(task, maps, low, high, _CELL_PX)
+    if task.has_classes:  # the label is an index a pixel
+        label = np.eye(task.channels, dtype=np.float32)[np.asarray(label)[..., 0]]
+    truth = encodings.decode(task, label)
+    maps = {"teacher": np.asarray(to_units(task, answer)), "truth": truth}
+    low, high = panels.display_range(task, truth)
+    columns = panels.map_columns(task, maps, low, high, _CELL_PX)
     return image_grid.Group(task.title, columns)
 
 

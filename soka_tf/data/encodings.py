@@ -21,9 +21,15 @@ DEPTH_STEPS_PER_METRE = 512.0
 MISSING_DEPTH = 65535
 FIRST_INVALID_DEPTH = 64500
 _DEPTH_LEVELS = 2.0**16
+# Least weight of pixels that count; below, an invalid neighbour has bled into them.
+_VALID = 0.99
 
 # Saturated ends of the "low_sat" input, in the network's range.
 _LOW_SATURATION_END = 0.8
+
+# A label of a direction that is shorter has none; unit vectors' files are of 8 bits.
+_SHORTEST_DIRECTION = 0.1
+NO_CLASS = 255  # in files of classes
 
 Values = TypeVar("Values")  # a numpy array or a TensorFlow tensor
 
@@ -38,8 +44,10 @@ def encode(task: Task, pixels: np.ndarray, size: int) -> np.ndarray:
       size: side of the result in pixels.
 
     Returns:
-      float32 [size, size, task.channels]: depth in [0, 1]; "range" and "direction" in
-      [-1, 1] (far beyond where the task does not clip); "standardize" without bounds.
+      float32 [size, size, task.channels]: depth in [0, 1]; "range", "continuous" and
+      "direction" in [-1, 1] (far beyond where a "range" is not clipped); "probability"
+      in [0, 1]; "classes" 1 at its class, else 0; "standardize" without bounds. NaN
+      where the file has no value, of encodings with `gaps`.
 
     Raises:
       UserError: if the pixels cannot be this task's label.
@@ -48,18 +56,31 @@ def encode(task: Task, pixels: np.ndarray, size: int) -> np.ndarray:
     if encoding is None:
         raise UserError(f"{task.name!r} has no label files.")
     _check_label(task, pixels)
+    repeat_rim = task.registered  # Taskonomy's get a darker one, as in the original
 
+    if encoding.kind == "classes":
+        return _one_hot(_nearest(pixels[..., 0], size), task.channels)
     if encoding.kind == "log_depth":
         # In this order invalid pixels bleed into their neighbours; `valid_mask`
         # takes those out again.
         logs = np.log1p(pixels[..., :1].astype(np.float64)) / np.log(_DEPTH_LEVELS)
-        return resize(logs, size).astype(np.float32)
+        values = resize(logs, size, repeat_rim=repeat_rim).astype(np.float32)
+        if encoding.gaps:
+            valid = has_reading(pixels).astype(np.float64)
+            values[resize(valid, size, repeat_rim=True) < _VALID] = np.nan
+        return values
     if encoding.kind == "standardize":
         values = resize(pixels.astype(np.float64), size)[..., : task.channels]
         return ((values - encoding.mean) / encoding.std).astype(np.float32)
 
     fractions = pixels[..., : task.channels] / float(np.iinfo(pixels.dtype).max)
-    values = resize(fractions, size).astype(np.float32)
+    values = resize(fractions, size, repeat_rim=repeat_rim).astype(np.float32)
+    if encoding.kind == "probability":
+        return values
+    if encoding.kind == "direction" and encoding.gaps:
+        vectors = values * 2 - 1
+        vectors[np.linalg.norm(vectors, axis=-1) < _SHORTEST_DIRECTION] = np.nan
+        return vectors
     if encoding.kind == "range":
         values = (values - encoding.low) / (encoding.high - encoding.low)
     values = values * 2 - 1
@@ -83,11 +104,14 @@ def decode(task: Task, values: Values) -> Values:
 
     Returns:
       The same kind and shape: metres (depth), fraction of the file's full scale
-      ("range"), unit vectors ("direction") or pixel values ("standardize").
+      ("range"), the task's unit ("continuous"), unit vectors ("direction"), pixel
+      values ("standardize"), or probabilities ("probability", "classes").
     """
     encoding = task.encoding
     if encoding is None:
         raise UserError(f"{task.name!r} has no physical values.")
+    if encoding.kind in ("probability", "classes"):
+        return values
     if encoding.kind == "log_depth":
         return (_DEPTH_LEVELS**values - 1.0) / DEPTH_STEPS_PER_METRE
     if encoding.kind == "direction":
@@ -96,6 +120,36 @@ def decode(task: Task, values: Values) -> Values:
     if encoding.kind == "standardize":
         return values * np.float32(encoding.std) + np.float32(encoding.mean)
     return (values + 1.0) * (0.5 * (encoding.high - encoding.low)) + encoding.low
+
+
+def to_network_range(task: Task, physical: Values) -> Values:
+    """Turns physical units into network values: the way back from `decode`.
+
+    For teachers that answer in units; what is beyond the network range stays so.
+
+    Args:
+      task: the task that the values belong to, none of Taskonomy's two-channel ones.
+      physical: float32 [..., task.channels] in the units of `decode`, a numpy array or
+        a TensorFlow tensor.
+
+    Returns:
+      The same kind and shape.
+    """
+    encoding = task.encoding
+    if encoding is None or encoding.kind == "standardize":
+        raise UserError(f"{task.name!r} has no network range.")
+    if encoding.kind == "log_depth":
+        # In plain operators there is no logarithm.
+        logarithm = np.log
+        if not isinstance(physical, np.ndarray):
+            import tensorflow as tf
+
+            logarithm = tf.math.log
+        steps = physical * DEPTH_STEPS_PER_METRE
+        return logarithm(steps + 1.0) / np.float32(np.log(_DEPTH_LEVELS))
+    if encoding.kind in ("range", "continuous"):
+        return (physical - encoding.low) / (encoding.high - encoding.low) * 2.0 - 1.0
+    return physical
 
 
 def store(task: Task, physical: np.ndarray) -> np.ndarray:
@@ -108,7 +162,8 @@ def store(task: Task, physical: np.ndarray) -> np.ndarray:
 
     Returns:
       uint8 or uint16 (by the table) [height, width, 1 or 3]; two channels get an empty
-      third one, because image files have none with two.
+      third one, because image files have none with two. Classes become the index of
+      the likeliest, `NO_CLASS` where it is missing.
     """
     encoding = task.encoding
     if encoding is None:
@@ -116,7 +171,10 @@ def store(task: Task, physical: np.ndarray) -> np.ndarray:
     finite = np.isfinite(physical)
     physical = np.where(finite, physical, 0.0).astype(np.float64)
     full_scale = 2**encoding.bits - 1
-    if encoding.kind == "log_depth":
+    if encoding.kind == "classes":
+        known, likeliest = finite.all(-1, keepdims=True), physical.argmax(-1)
+        pixels = np.where(known, likeliest[..., None], NO_CLASS)
+    elif encoding.kind == "log_depth":
         steps = np.rint(physical * DEPTH_STEPS_PER_METRE)
         steps = np.clip(steps, 0, FIRST_INVALID_DEPTH - 1)
         pixels = np.where(finite, steps, MISSING_DEPTH)
@@ -126,6 +184,9 @@ def store(task: Task, physical: np.ndarray) -> np.ndarray:
         )  # missing: 128, as in the data
     elif encoding.kind == "standardize":
         pixels = np.rint(physical)
+    elif encoding.kind == "continuous":
+        share = (physical - encoding.low) / (encoding.high - encoding.low)
+        pixels = np.rint(share * full_scale)
     else:
         pixels = np.rint(physical * full_scale)
     pixels = np.clip(pixels, 0, full_scale)
@@ -186,7 +247,7 @@ def valid_mask(depth_pixels: np.ndarray, size: int, channels: int = 1) -> np.nda
         mask = ndimage.zoom(valid, (size / height, size / width, 1), order=1)
     else:
         mask = resize(valid, size)
-    return np.where(mask < 0.99, 0.0, mask).astype(np.float32)
+    return np.where(mask < _VALID, 0.0, mask).astype(np.float32)
 
 
 def resize(
@@ -225,6 +286,22 @@ def resize(
     return np.clip(resized, image.min(), image.max())
 
 
+def _nearest(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes [height, width] to a square by the nearest pixels, at their centres."""
+    rows, columns = (
+        np.minimum((np.arange(size) + 0.5) * length / size, length - 1).astype(np.int64)
+        for length in image.shape
+    )
+    return image[rows[:, None], columns]
+
+
+def _one_hot(indices: np.ndarray, classes: int) -> np.ndarray:
+    """[...] indices as float32 [..., classes]; NaN where there is no such class."""
+    values = (indices[..., None] == np.arange(classes)).astype(np.float32)
+    values[indices >= classes] = np.nan
+    return values
+
+
 def _two_taps(
     length: int, size: int, repeat_rim: bool
 ) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -255,9 +332,9 @@ def _check_label(task: Task, pixels: np.ndarray) -> None:
             f"A label of {task.name!r} must be uint8 or uint16 pixels [height, width, "
             f"channels]. Received: {pixels.dtype} {list(pixels.shape)}."
         )
-    if pixels.shape[-1] < task.channels:
+    if pixels.shape[-1] < task.file_channels:
         raise UserError(
-            f"A label of {task.name!r} needs {task.channels} channels. Received: "
+            f"A label of {task.name!r} needs {task.file_channels} channels. Received: "
             f"{pixels.shape[-1]}."
         )
     if task.encoding.kind == "log_depth" and pixels.dtype != np.uint16:

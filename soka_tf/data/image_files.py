@@ -102,7 +102,8 @@ def read_pixels(path: str, domain: str) -> np.ndarray:
             try:
                 if domain == RGB:
                     return _rgb_pixels(image)
-                pixels = _label_pixels(image)
+                has_classes = domain in TASKS and TASKS[domain].has_classes
+                pixels = _class_pixels(image) if has_classes else _label_pixels(image)
             except MemoryError as error:
                 if image.width * image.height < _LARGE:
                     raise  # memory is short for anything
@@ -166,6 +167,14 @@ def _label_pixels(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def _class_pixels(image: Image.Image) -> np.ndarray:
+    """Indices as they stand in the file: a palette is for people only."""
+    image.load()
+    if image.mode in ("1", "P"):
+        return np.array(image).astype(np.uint8)[..., None]
+    return _label_pixels(image)
+
+
 def _sixteen_bits(image: Image.Image) -> np.ndarray:
     values = np.array(image)
     if values.min() < 0 or values.max() > 65535:
@@ -181,10 +190,17 @@ def _check_label(path: str, domain: str, pixels: np.ndarray) -> None:
         raise DamagedFile(
             path, f"{domain} needs one channel of 16 bits, the file has 8 bits"
         )
-    if pixels.shape[-1] < task.channels:
+    if pixels.shape[-1] < task.file_channels:
         raise DamagedFile(
             path,
-            f"{domain} needs {task.channels} channels, the file has {pixels.shape[-1]}",
+            f"{domain} needs {task.file_channels} channels, the file has "
+            f"{pixels.shape[-1]}",
+        )
+    if task.has_classes and pixels.shape[-1] > 1:
+        raise DamagedFile(
+            path,
+            f"{domain} needs one channel, the index of a class in each pixel; the file "
+            f"has {pixels.shape[-1]}",
         )
 
 

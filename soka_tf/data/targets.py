@@ -33,7 +33,8 @@ def label_reader(
 
     They are encoded as the networks predict. A label that is not there or cannot be
     read (named in one warning) does not count, nor do pixels without a depth reading
-    of a task that is masked. All are kept in memory if they take little.
+    of a task that is masked, or without a value in a label with gaps. All are kept in
+    memory if they take little.
 
     Args:
       samples: the samples that the numbers count, as given to `image_dataset`.
@@ -55,6 +56,11 @@ def label_reader(
             there = tf.cast(found[VALID + task.name], tf.float32)
             readings = found[MASK] if task.masked else tf.ones_like(found[MASK])
             weights[task.name] = there * readings
+            if task.encoding is not None and task.encoding.gaps:
+                known = tf.math.is_finite(found[task.name])
+                found[task.name] = tf.where(known, found[task.name], 0.0)
+                known = tf.reduce_all(known, -1, keepdims=True)
+                weights[task.name] *= tf.cast(known, tf.float32)
         return Targets({task.name: found[task.name] for task in tasks}, {}, weights)
 
     return labels

@@ -1,6 +1,6 @@
-"""Measures teachers, student and a median image by the same code."""
+"""Measures teachers, student and a constant answer by the same code."""
 
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
@@ -10,12 +10,14 @@ from tqdm import tqdm
 from soka_tf.atomic import write_json
 from soka_tf.data import encodings
 from soka_tf.errors import UserError
-from soka_tf.evaluation.metrics import MetricAccumulator
+from soka_tf.evaluation.class_metrics import ClassAccumulator
+from soka_tf.evaluation.metrics import MetricAccumulator, accumulator_of, main_error
 from soka_tf.tasks import Task
 
 # Ground truth kept in memory for the median image, per task.
 _KEPT_BYTES = 2**28
 _MEDIAN_CHUNK_BYTES = 2**25
+_CONSTANTS = ("baseline_median", "baseline_commonest_class")
 
 
 def evaluate(
@@ -40,14 +42,16 @@ def evaluate(
       step: the training step of the student, for the report.
       parameters: trainable parameters of "teachers" together, of the
         "smallest_teacher" and of the "student", for the report.
-      baseline: whether to measure the median image of the split's own truth.
+      baseline: whether to measure the median image of the split's own truth, or its
+        commonest class.
 
     Returns:
       The content of evaluation.json, with plain Python values: "step", "split",
       "images", "labelled_images" per task, "parameters" and, per task, "teacher",
-      "student", "baseline_median" (against truth; None without labels) and
-      "student_vs_teacher", each with the task's metrics (docs/metrics.md); "teacher"
-      and "student" with "skill" where there is a baseline.
+      "student", "baseline_median", of classes "baseline_commonest_class" (against
+      truth; None without labels), and "student_vs_teacher", each with the task's
+      metrics (docs/metrics.md); "teacher" and "student" with "skill" where there is a
+      baseline.
 
     Raises:
       UserError: if a teacher is missing or the split is empty.
@@ -61,12 +65,12 @@ def evaluate(
     predict = _prediction_function(student, teachers, dataset, tasks)
     comparisons = {
         task.name: {
-            name: MetricAccumulator(task)
+            name: accumulator_of(task)
             for name in ("teacher", "student", "student_vs_teacher")
         }
         for task in tasks
     }
-    medians = {task.name: _MedianImage(task) for task in tasks if baseline}
+    constants = {task.name: _constant_answer(task) for task in tasks if baseline}
     labelled = {task.name: 0 for task in tasks}
     images = 0
     for batch in _progress(dataset, split):
@@ -83,7 +87,7 @@ def evaluate(
             entries["teacher"].update(output["teacher"], truth, valid)
             entries["student"].update(output["student"], truth, valid)
             if baseline:
-                medians[task.name].update(truth, valid)
+                constants[task.name].update(truth, valid)
     if not images:
         raise UserError(
             f"There is nothing to evaluate: split {split!r} holds no image. "
@@ -100,7 +104,8 @@ def evaluate(
     for task in tasks:
         entries = {name: m.result() for name, m in comparisons[task.name].items()}
         if baseline:
-            entries["baseline_median"] = medians[task.name].result()
+            constant = constants[task.name]
+            entries[constant.name] = constant.result()
             _add_skill(entries)
         result["tasks"][task.name] = entries
         _warn_of_nonfinite(task, entries)
@@ -108,13 +113,14 @@ def evaluate(
 
 
 def _add_skill(entries: Mapping[str, Optional[Dict[str, Any]]]) -> None:
-    """Adds how much smaller an rmse is than the median image's: 1 is perfect."""
-    trivial = (entries["baseline_median"] or {}).get("rmse")
+    """Adds how much smaller an error is than the constant answer's: 1 is perfect."""
+    trivial = next(main_error(entries[name]) for name in _CONSTANTS if name in entries)
     for name in ("teacher", "student"):
-        if entries[name] is not None:
-            rmse = entries[name]["rmse"]
-            defined = rmse is not None and trivial
-            entries[name]["skill"] = 1.0 - rmse / trivial if defined else None
+        entry = entries[name]
+        if entry is not None:
+            error = main_error(entry)
+            defined = error is not None and trivial
+            entry["skill"] = 1.0 - error / trivial if defined else None
 
 
 def _prediction_function(student, teachers, dataset, tasks) -> Callable:
@@ -162,7 +168,28 @@ def read_truth(task: Task, batch: Mapping[str, tf.Tensor]):
         valid = valid & (np.asarray(batch["mask"]) > 0)
     else:
         valid = np.broadcast_to(valid, truth.shape[:3] + (1,))
+    if task.encoding is not None and task.encoding.gaps:
+        valid = valid & np.isfinite(truth).all(-1, keepdims=True)
     return truth, valid
+
+
+def _constant_answer(task: Task) -> Union["_MedianImage", "_CommonestClass"]:
+    return _CommonestClass(task) if task.has_classes else _MedianImage(task)
+
+
+class _CommonestClass:
+    """The most frequent class of all truths of one task, on these very truths."""
+
+    name = _CONSTANTS[1]
+
+    def __init__(self, task: Task):
+        self._truths = ClassAccumulator(task)
+
+    def update(self, truths: np.ndarray, valid: np.ndarray) -> None:
+        self._truths.update(truths, truths, valid)
+
+    def result(self) -> Optional[Dict[str, Optional[float]]]:
+        return self._truths.commonest()
 
 
 class _MedianImage:
@@ -171,6 +198,8 @@ class _MedianImage:
     It has seen the very images it is measured on, which favours it. At most
     `_KEPT_BYTES` of truth are kept; of a larger split every second, fourth, ... image.
     """
+
+    name = _CONSTANTS[0]
 
     def __init__(self, task: Task):
         self._task = task

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 from typing import List, Optional, Sequence, Tuple
 
@@ -37,12 +38,14 @@ class Scale:
       low: value at the left end.
       high: value at the right end.
       label: the unit, or the sentence.
+      names: what single colours stand for, in place of both: (name, colour) each.
     """
 
     colormap: Optional[str]
     low: float = 0.0
     high: float = 1.0
     label: str = ""
+    names: Tuple[Tuple[str, Tuple[int, int, int]], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +94,11 @@ def compose(groups: Sequence[Group], heading: str = "") -> np.ndarray:
     first_row = top + (2 if titled else 1) * _LINE + 4
     bottom = first_row + rows * (height + _CELL_GAP) - _CELL_GAP
     has_scales = any(column.scale for column in columns)
-    page_height = bottom + (12 + _BAR_HEIGHT + _LINE if has_scales else 0) + _MARGIN
+    scale_height = 12 + _BAR_HEIGHT + _LINE if has_scales else 0
+    for group, group_lefts in zip(groups, lefts):
+        for scale, span in _bars(group, group_lefts, width):
+            scale_height = max(scale_height, 12 + _LINE * len(_legend(scale, span)))
+    page_height = bottom + scale_height + _MARGIN
     page_width = lefts[-1][-1] + width + _MARGIN
     page = Image.new("RGB", (page_width, page_height), _PAGE)
     draw = ImageDraw.Draw(page)
@@ -179,6 +186,9 @@ def _bars(group: Group, lefts: Sequence[int], width: int):
 
 def _draw_scale(page, draw, scale: Scale, span: Tuple[int, int], top: int) -> None:
     left, right = span
+    if scale.names:
+        _draw_legend(draw, scale, span, top)
+        return
     if scale.colormap is None:
         _write(draw, scale.label, span, top, _SMALL_SIZE, faint=True)
         return
@@ -196,6 +206,41 @@ def _draw_scale(page, draw, scale: Scale, span: Tuple[int, int], top: int) -> No
         int(right - draw.textlength(high, font)) - 4,
     )
     _write(draw, scale.label, inner, y, _SMALL_SIZE, faint=True)
+
+
+def _draw_legend(draw, scale: Scale, span: Tuple[int, int], top: int) -> None:
+    """Squares of the colours with their names, line by line."""
+    for line in _legend(scale, span):
+        for x, name, colour in line:
+            square = (x, top + 2, x + _BAR_HEIGHT, top + 2 + _BAR_HEIGHT)
+            draw.rectangle(square, colour, _FAINT_INK)
+            draw.text((x + _BAR_HEIGHT + 4, top), name, _INK, _font(_SMALL_SIZE))
+        top += _LINE
+
+
+def _legend(
+    scale: Scale, span: Tuple[int, int]
+) -> List[List[Tuple[int, str, Tuple[int, int, int]]]]:
+    """The lines of a legend that fit a span: (left end, name, colour) each."""
+    lines: List[List[Tuple[int, str, Tuple[int, int, int]]]] = []
+    x, (left, right) = 0, span
+    for name, colour in scale.names:
+        name = _fitting(name, right - left - _BAR_HEIGHT - 4)
+        width = _BAR_HEIGHT + 4 + math.ceil(_font(_SMALL_SIZE).getlength(name))
+        if not lines or x + width > right:
+            lines.append([])
+            x = left
+        lines[-1].append((x, name, colour))
+        x += width + _SCALE_GAP
+    return lines
+
+
+def _fitting(name: str, width: int) -> str:
+    """A name, cut where it is wider than a span."""
+    font, whole = _font(_SMALL_SIZE), name
+    while name and font.getlength(name) > width:
+        name = name[:-2].rstrip("…") + "…" if len(name) > 2 else ""
+    return name or whole[:1]
 
 
 def _write(

@@ -3,14 +3,35 @@
 Every metric is defined in docs/metrics.md; this file is its arithmetic.
 """
 
-from typing import Dict, Optional
+from typing import Any, Dict, Mapping, Optional, Union
 
 import numpy as np
 
+from soka_tf.evaluation.class_metrics import ClassAccumulator, class_error
 from soka_tf.tasks import Task
 
 _DELTA_BASE = 1.25
 _DELTAS = {"delta1": 1, "delta2": 2, "delta3": 3}
+_ERRORS = ("rmse", "mean_absolute_error", "mean_angle_deg")
+
+
+def accumulator_of(task: Task) -> Union["MetricAccumulator", ClassAccumulator]:
+    """What compares maps of a task: of values, or of classes."""
+    return ClassAccumulator(task) if task.has_classes else MetricAccumulator(task)
+
+
+def main_error(metrics: Optional[Mapping[str, Any]]) -> Optional[float]:
+    """The error that a skill is of, the first that there is.
+
+    Args:
+      metrics: of `result`: rmse, mean absolute error, mean angle, or of classes the
+        share of wrong pixels, or what the mean IoU lacks of 1; None for none.
+    """
+    metrics = metrics or {}
+    for name in _ERRORS:
+        if name in metrics:
+            return metrics[name]
+    return class_error(metrics)
 
 
 class MetricAccumulator:
@@ -26,6 +47,7 @@ class MetricAccumulator:
         self._pixels = 0
         self._nonfinite_pixels = 0
         self._squared = 0.0
+        self._absolute = 0.0
         self._relative = 0.0
         self._inside = dict.fromkeys(_DELTAS, 0)
         self._angle_deg = 0.0
@@ -65,6 +87,7 @@ class MetricAccumulator:
         # [pixels, C] from here on.
         predicted, wanted = predicted[chosen & finite], wanted[chosen & finite]
         self._squared += float(np.sum((predicted - wanted) ** 2))
+        self._absolute += float(np.sum(np.abs(predicted - wanted)))
         self._add_ratios(predicted, wanted)
         if "mean_angle_deg" in self._task.metrics:
             self._angle_deg += float(np.sum(angle_deg(predicted, wanted)))
@@ -84,9 +107,9 @@ class MetricAccumulator:
 
         Returns:
           Name to value, in the order of `task.metrics`; None if no valid pixel was
-          seen. If a prediction was not finite, errors (rmse, rel, mean_angle_deg)
-          are None, such pixels count as outside every delta, and their number
-          stands under "nonfinite_pixels".
+          seen. If a prediction was not finite, errors (rmse, rel,
+          mean_absolute_error, mean_angle_deg) are None, such pixels count as outside
+          every delta, and their number stands under "nonfinite_pixels".
         """
         if not self._pixels:
             return None
@@ -94,6 +117,7 @@ class MetricAccumulator:
         metrics = {
             "rmse": (self._squared / values) ** 0.5,
             "rel": self._relative / values,
+            "mean_absolute_error": self._absolute / values,
             "mean_angle_deg": self._angle_deg / self._pixels,
         }
         if self._nonfinite_pixels:

@@ -91,10 +91,10 @@ def draw_panel(
 ) -> np.ndarray:
     """Draws a panel: a row a sample, one colour scale a task.
 
-    Errors are absolute, in the task's unit (directions: the angle in degrees), against
-    the truth, or against the teacher where no row has a label. Their scale is fixed: a
-    third of the maps' scale, 60 degrees. Truth columns are left out without labels;
-    pixels without a reading have `MISSING_COLOUR`.
+    Errors are absolute, in the task's unit (directions: the angle in degrees; classes:
+    1 where they differ), against the truth, or against the teacher where no row has a
+    label. Their scale is fixed: a third of the maps' scale, 60 degrees, 1. Truth
+    columns are left out without labels; pixels without a reading have `MISSING_COLOUR`.
 
     Args:
       panel: what `compute_panel` returned.
@@ -200,8 +200,9 @@ def colorize(task: Task, values: np.ndarray, low: float, high: float) -> np.ndar
     """Returns the colours of a map.
 
     Args:
-      task: the task, for its colour map. Three channels without a colour map are red,
-        green and blue; two channels are red and green.
+      task: the task, for its colour map, or the colours of its classes, of which the
+        likeliest is shown. Three channels without a colour map are red, green and blue;
+        two channels are red and green.
       values: float [H, W, C] in the task's unit; pixels with a value that is not finite
         get `MISSING_COLOUR`.
       low: value at the lower end of the scale; values beyond the ends are clipped.
@@ -212,6 +213,10 @@ def colorize(task: Task, values: np.ndarray, low: float, high: float) -> np.ndar
     """
     values = np.asarray(values, np.float64)
     missing = ~np.isfinite(values).all(axis=-1)
+    if task.has_classes:
+        colours = np.array(task.class_colours, np.uint8)[values.argmax(-1)]
+        colours[missing] = MISSING_COLOUR
+        return colours
     shares = np.clip((np.where(missing[..., None], low, values) - low), 0, high - low)
     shares = shares / (high - low)
     if shares.shape[-1] == 1:
@@ -225,28 +230,33 @@ def colorize(task: Task, values: np.ndarray, low: float, high: float) -> np.ndar
 
 
 def map_scale(task: Task, low: float, high: float) -> image_grid.Scale:
-    """Returns the colour bar that belongs to `colorize`."""
+    """Returns the colour bar, or the legend, that belongs to `colorize`."""
+    if task.has_classes:
+        names = tuple(zip(task.classes, task.class_colours))
+        return image_grid.Scale(None, names=names)
     if task.channels == 1:
         return image_grid.Scale(task.colormap or "gray", low, high, task.unit)
-    if _is_direction(task):
+    if task.is_direction:
         return image_grid.Scale(None, label="x, y, z as red, green, blue")
     return image_grid.Scale(None, label="channels as red, green, blue")
 
 
-def _is_direction(task: Task) -> bool:
-    return task.encoding is not None and task.encoding.kind == "direction"
-
-
 def _errors(task: Task, student: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Returns absolute errors [rows, H, W, 1], NaN where either is missing."""
-    if _is_direction(task):
+    if task.is_direction:
         return angle_deg(student, reference)[..., None]
+    if task.has_classes:
+        missing = np.isnan(student + reference).any(-1)
+        wrong = (student.argmax(-1) != reference.argmax(-1)).astype(np.float32)
+        return np.where(missing, np.nan, wrong)[..., None]
     return np.abs(student - reference).mean(axis=-1, keepdims=True)
 
 
 def _error_range(task: Task, low: float, high: float) -> Tuple[float, str]:
-    if _is_direction(task):
+    if task.is_direction:
         return _MOST_ANGLE_DEG, "degrees"
+    if task.has_classes:
+        return 1.0, "wrong class"
     # A round number, so that the bar reads well.
     most = (high - low) * _ERROR_SHARE
     unit = 10.0 ** math.floor(math.log10(most))
@@ -278,7 +288,9 @@ def draw_prediction(
     groups = [image_grid.Group("rgb", [image_grid.Column("", [_resize(image, size)])])]
     for task in tasks:
         low, high = display_range(task, maps[task.name])
-        colours = _resize(colorize(task, maps[task.name], low, high), size)
+        colours = colorize(task, maps[task.name], low, high)
+        # Between the colours of two classes is none, or a third one's.
+        colours = _resize(colours, size, smooth=not task.has_classes)
         column = image_grid.Column("", [colours], map_scale(task, low, high))
         groups.append(image_grid.Group(task.title, [column]))
     return image_grid.compose(groups)
@@ -290,5 +302,8 @@ def _shown_size(height: int, width: int) -> Tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _resize(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+def _resize(
+    image: np.ndarray, size: Tuple[int, int], smooth: bool = True
+) -> np.ndarray:
+    how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(image).resize(size, how))

@@ -5,7 +5,9 @@ from typing import Any, Callable, Dict, Iterable, Mapping, Tuple
 import numpy as np
 import tensorflow as tf
 
+from soka_tf.data.encodings import decode
 from soka_tf.soka.student import Student
+from soka_tf.tasks import TASKS
 from soka_tf.teachers.pool import TeacherPool
 
 MEAN = "validation/mean"
@@ -34,9 +36,10 @@ def soft_errors(
 ) -> Dict[str, float]:
     """Measures the student against its teachers, without labels or units.
 
-    Of each task: the mean squared difference of the student's and the teacher's maps,
-    divided by the variance of the teacher's, that of each channel around its mean over
-    all pixels of all images. 0 is the teacher itself, 1 its mean everywhere.
+    Of each task: the mean squared difference of the student's and the teacher's maps
+    (of unit vectors, where the loss is of directions alone), divided by the variance of
+    the teacher's, that of each channel around its mean over all pixels of all images. 0
+    is the teacher itself, 1 its mean everywhere.
 
     Args:
       predict: of `both`.
@@ -49,8 +52,8 @@ def soft_errors(
     for batch in batches:
         predictions, targets = predict(batch["rgb"])
         for task, prediction in predictions.items():
-            target = np.asarray(tf.cast(targets[task], tf.float32), np.float64)
-            error = np.asarray(tf.cast(prediction, tf.float32), np.float64) - target
+            target = _compared(task, targets[task])
+            error = _compared(task, prediction) - target
             axes = (0, 1, 2)
             new = np.stack(
                 [
@@ -69,3 +72,11 @@ def soft_errors(
         )
     values[MEAN] = float(np.mean(list(values.values())))
     return values
+
+
+def _compared(task: str, values: tf.Tensor) -> np.ndarray:
+    """Values as they are compared: float64, network range."""
+    values = np.asarray(tf.cast(values, tf.float32), np.float64)
+    row = TASKS.get(task)
+    # Such a loss leaves the lengths of vectors to chance.
+    return decode(row, values) if row and row.loss == "cosine" else values

@@ -4,6 +4,8 @@ from typing import Any, List, Mapping, Optional
 
 from tabulate import SEPARATING_LINE, tabulate
 
+from soka_tf.evaluation.metrics import main_error
+from soka_tf.task_rows import CLASS_METRICS
 from soka_tf.tasks import Task, get_task
 
 _ROWS = {
@@ -11,6 +13,7 @@ _ROWS = {
     "student": "student",
     "student_vs_teacher": "student vs teacher",
     "baseline_median": "median image",
+    "baseline_commonest_class": "commonest class",
 }
 _COLUMNS = {
     "rmse": "rmse",
@@ -18,8 +21,12 @@ _COLUMNS = {
     "delta1": "<1.25",
     "delta2": "<1.25²",
     "delta3": "<1.25³",
+    "mean_absolute_error": "mae",
     "mean_angle_deg": "angle",
+    "accuracy": "acc.",
+    "mean_iou": "mIoU",
 }
+_OF_UNITS = ("rmse", "mean_absolute_error")
 _UNDEFINED = "-"
 
 
@@ -31,14 +38,16 @@ def format_table(result: Mapping[str, Any]) -> str:
         evaluation.json.
 
     Returns:
-      Several lines without a final newline, at most 100 characters wide.
+      Several lines without a final newline, at most 100 characters wide with
+      Taskonomy's tasks.
     """
-    angles = any(
-        "mean_angle_deg" in (entry or {})
+    reported = {
+        metric
         for entries in result["tasks"].values()
         for entry in entries.values()
-    )
-    columns = [name for name in _COLUMNS if angles or name != "mean_angle_deg"]
+        for metric in entry or ()
+    }
+    columns = [name for name in _COLUMNS if name in reported]
     # The names of the columns are the first row: tabulate pads true headers widely.
     rows: List[Any] = [
         ["task", "", *(_COLUMNS[c] for c in columns), "skill", "vs teacher"],
@@ -52,7 +61,7 @@ def format_table(result: Mapping[str, Any]) -> str:
         colalign=("left", "left", *("right" for _ in columns), "right", "right"),
         disable_numparse=True,
     )
-    return "\n".join([_heading(result), "", table, "", *_notes(result)])
+    return "\n".join([_heading(result), "", table, "", *_notes(result, columns)])
 
 
 def _heading(result: Mapping[str, Any]) -> str:
@@ -77,8 +86,9 @@ def _task_rows(task: Task, entries: Mapping[str, Any], columns: List[str]) -> Li
         entry = entries[key] or {}
         cells = [_number(c, entry.get(c)) if c in task.metrics else "" for c in columns]
         rows.append(["", row_title, *cells, _skill(entry), _share(key, entries)])
-    # The task and the unit of its rmse stand in the first two rows only.
-    for row, text in zip(rows, (task.title, f"({task.unit})" if task.unit else "")):
+    # The task and the unit of its errors stand in the first two rows only.
+    has_unit = task.unit and any(name in task.metrics for name in _OF_UNITS)
+    for row, text in zip(rows, (task.title, f"({task.unit})" if has_unit else "")):
         row[0] = text
     return rows
 
@@ -86,7 +96,7 @@ def _task_rows(task: Task, entries: Mapping[str, Any], columns: List[str]) -> Li
 def _number(metric: str, value: Optional[float]) -> str:
     if value is None:
         return _UNDEFINED
-    if metric.startswith("delta"):
+    if metric.startswith("delta") or metric in CLASS_METRICS:
         return f"{value:.3f}"
     if metric == "mean_angle_deg":
         return f"{value:.1f}°"
@@ -100,21 +110,30 @@ def _skill(entry: Mapping[str, Any]) -> str:
 
 
 def _share(key: str, entries: Mapping[str, Any]) -> str:
-    """The rmse against truth in percent of the teacher's."""
-    teacher = (entries.get("teacher") or {}).get("rmse")
-    rmse = (entries[key] or {}).get("rmse")
-    if key in ("teacher", "student_vs_teacher") or not teacher or rmse is None:
+    """The error against truth, mostly rmse, in percent of the teacher's."""
+    teacher, error = main_error(entries.get("teacher")), main_error(entries[key])
+    if key in ("teacher", "student_vs_teacher") or not teacher or error is None:
         return ""
-    return f"{rmse / teacher:.1%}"
+    return f"{error / teacher:.1%}"
 
 
-def _notes(result: Mapping[str, Any]) -> List[str]:
+def _notes(result: Mapping[str, Any], columns: List[str]) -> List[str]:
     notes = [
         "Lower is better for rmse (in the task's unit), rel and angle; higher for "
         "<1.25, its powers",
         "and skill (1: no error; 0: that of the constant answer). Definitions: "
         "docs/metrics.md.",
     ]
+    if "mean_absolute_error" in columns:
+        notes.append("mae: mean absolute error, in the task's unit; lower is better.")
+    if set(CLASS_METRICS) & set(columns):
+        notes.append(
+            "acc.: share of pixels with the right class; mIoU: mean intersection over "
+            "union;",
+        )
+        notes.append(
+            "higher is better; their skill is that of the share of wrong pixels."
+        )
     labelled = result.get("labelled_images", {})
     for name in result["tasks"]:
         count = labelled.get(name, result["images"])

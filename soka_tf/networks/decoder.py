@@ -8,7 +8,8 @@ layout "map", which all tasks with an image have but colorization:
                                                  3x3; each deconv doubles the size
     decoder_output, decoder_output/Tanh          3x3 with bias; the output, in float32
 
-Of the layout "colours", colorization's, whose 313 channels are logits:
+where a task of one's own may have /Sigmoid or /Softmax in place of /Tanh. Of the
+layout "colours", colorization's, whose 313 channels are logits:
 
     conv2, conv3, conv4, conv5, conv6, conv_extra, conv7, conv8, conv9
                                                  3x3 at the representation's size
@@ -87,6 +88,7 @@ _LAYOUTS = {
     ),
 }
 LAYOUTS = tuple(_LAYOUTS)
+ACTIVATIONS = ("tanh", "sigmoid", "softmax", "linear")
 # Of encoders to which a decoder of the layout "map" belongs; upsamplings by index.
 OUTPUT_STRIDES = tuple(2**n for n in range(len(_LAYOUTS["map"].stages) + 1))
 
@@ -115,8 +117,8 @@ class Decoder(tf.keras.Model):
 
     Called on float32 [B, h, w, representation_channels] of any size, it returns
     float32 [B, h * 2**upsamplings, w * 2**upsamplings, channels]: in [-1, 1] (tanh)
-    with the layout "map", logits without bounds with "colours". Source: the released
-    Taskonomy networks.
+    with the layout "map", logits without bounds with "colours", or as `activation`
+    says. Source: the released Taskonomy networks.
 
     Args:
       channels: channels of the map.
@@ -129,6 +131,7 @@ class Decoder(tf.keras.Model):
       layout: "map", or "colours" for the original's colorization.
       synchronized: whether batch normalisation is by the batch of all replicas.
       name: name of the model.
+      activation: of the output, one of `ACTIVATIONS`; None for the layout's own.
 
     Raises:
       ValueError: if an argument is out of range.
@@ -144,6 +147,7 @@ class Decoder(tf.keras.Model):
         layout: str = "map",
         synchronized: bool = False,
         name: str = "decoder",
+        activation: Optional[str] = None,
     ):
         check_declared(Decoder, width=width, min_filters=min_filters)
         check_positive(
@@ -156,6 +160,12 @@ class Decoder(tf.keras.Model):
                 f"Decoder: layout must be one of {LAYOUTS}. Received: {layout!r}."
             )
         parts = _LAYOUTS[layout]
+        activation = activation or parts.activation
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"Decoder: activation must be one of {ACTIVATIONS}. Received: "
+                f"{activation!r}."
+            )
         most = len(parts.stages)
         if upsamplings is None:
             upsamplings = most
@@ -173,13 +183,15 @@ class Decoder(tf.keras.Model):
         )(x)
         # In float32 whatever the policy: losses and metrics need it.
         prediction = tf.keras.layers.Activation(
-            parts.activation,
+            activation,
             dtype="float32",
-            name=f"decoder_output/{parts.activation.capitalize()}",
+            name=f"decoder_output/{activation.capitalize()}",
         )(x)
         super().__init__(representation, prediction, name=name)
         synchronize(self, synchronized)
         # A plain object, because Keras would track a bare dictionary.
+        # What a layout has is not noted: fingerprints of teachers are made of this.
+        own = {} if activation == parts.activation else {"activation": activation}
         self._parts = _Parts(
             {
                 "channels": int(channels),
@@ -190,6 +202,7 @@ class Decoder(tf.keras.Model):
                 "layout": layout,
                 "synchronized": synchronized,
                 "name": name,
+                **own,
             }
         )
 
@@ -202,6 +215,11 @@ class Decoder(tf.keras.Model):
     def layout(self) -> str:
         """Which of the two architectures it is: "map" or "colours"."""
         return self._parts.config["layout"]
+
+    @property
+    def activation(self) -> str:
+        """Of the output, by its Keras name."""
+        return self._parts.config.get("activation", _LAYOUTS[self.layout].activation)
 
     @property
     def upsamplings(self) -> int:

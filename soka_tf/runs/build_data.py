@@ -84,7 +84,11 @@ def build_data(
     Raises:
       UserError: if there are no images, or no labels where they are needed.
     """
-    domains = [MASK_DOMAIN, *(task.name for task in get_targets(tasks))]
+    targets = get_targets(tasks)
+    # Tasks of one's own have gaps in their label files, if any.
+    masks = [] if all(task.registered for task in targets) else [MASK_DOMAIN]
+    labels = [task.name for task in targets]
+    domains = masks + labels
     if source is not None:
         found = _of_source(source, domains)
     else:
@@ -101,7 +105,7 @@ def build_data(
             return Data([], whole, name)
         data = Data(*_split(whole, name, split_file), name)
     if train_labels:
-        _check_labels(data.train, domains[1:], data.source)
+        _check_labels(data.train, labels, data.source)
     return data
 
 

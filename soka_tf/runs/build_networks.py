@@ -64,6 +64,7 @@ def build_student(
             representation_channels=encoder.representation_channels,
             synchronized=synchronized_batch_norm,
             name=f"decoder_{task.name}",
+            activation=task.activation,
         )
         for task in get_targets(tasks)
     }

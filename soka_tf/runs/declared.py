@@ -48,7 +48,7 @@ def check_bound(bound: Mapping[str, Any]) -> Dict[str, Any]:
         declared = parameters_named(selector).get(parameter) if selector else None
         if declared is None or kind_of(declared.annotation) is None:
             continue
-        place, value = _followed(name, value, bound)
+        place, value = followed(name, value, bound)
         if any(_is_made_later(leaf) for leaf in _leaves(value)):
             continue
         source = "" if place == name else f"bound as {place}"
@@ -58,18 +58,28 @@ def check_bound(bound: Mapping[str, Any]) -> Dict[str, Any]:
     return converted
 
 
-def _followed(
+def followed(
     place: str, value: Any, bound: Mapping[str, Any], before: Tuple[str, ...] = ()
 ) -> Tuple[str, Any]:
-    """Where a value is bound at last, and the value, with all macros replaced."""
+    """Where a value is bound at last, and the value, with all macros replaced.
+
+    Args:
+      place: the name of a binding.
+      value: of it, as gin text has it.
+      bound: all bindings, see `check_bound`.
+      before: macros that have led here.
+
+    Raises:
+      UserError: if a macro refers to itself.
+    """
 
     def within(item: Any) -> Any:
-        return _followed(place, item, bound, before)[1]
+        return followed(place, item, bound, before)[1]
 
     if isinstance(value, Reference) and value.startswith("%") and value[1:] in bound:
         if value in before:
             raise UserError(f"the macro {value} refers to itself, see {place}")
-        return _followed(value[1:], bound[value[1:]], bound, (*before, value))
+        return followed(value[1:], bound[value[1:]], bound, (*before, value))
     if isinstance(value, (list, tuple)):
         return place, type(value)(map(within, value))
     if isinstance(value, dict):

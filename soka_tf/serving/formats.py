@@ -17,7 +17,7 @@ from soka_tf.data.pipeline import Batches, image_dataset, labelled_dataset
 from soka_tf.data.samples import Sample, spread
 from soka_tf.errors import UserError
 from soka_tf.evaluation.evaluator import read_truth
-from soka_tf.evaluation.metrics import MetricAccumulator
+from soka_tf.evaluation.metrics import accumulator_of, main_error
 from soka_tf.serving import export_folder, onnx_file, saved_model, tflite
 from soka_tf.serving.fixed_size import FixedSizeStudent
 from soka_tf.tasks import Task, get_task
@@ -154,13 +154,15 @@ def compare(
       "student" (task -> rmse against labels, None without), and "files": format ->
       "path", "bytes", "tasks": task -> "unit", "max_error" and "rms_error" (both from
       the student), "rmse" and "rmse_change" (against labels; a fraction of the
-      student's rmse), None where undefined.
+      student's rmse), None where undefined. Of classes the share of wrong pixels stands
+      in place of the rmse.
     """
+    measured = {task.name: _measured(task) for task in tasks}
     runtimes = {name: _load(name, directory) for name in formats}
     reference = FixedSizeStudent(student, tasks, images.size, None).serve
     differences = {n: {t.name: _Difference() for t in tasks} for n in formats}
     to_truth = {
-        runtime: {t.name: MetricAccumulator(t) for t in tasks}
+        runtime: {name: accumulator_of(task) for name, task in measured.items()}
         for runtime in ("", *formats)
     }
     dataset, count = _comparison_batches(images, tasks)
@@ -180,7 +182,7 @@ def compare(
                         predicted[task.name], truth, valid
                     )
     rmse = {
-        runtime: {name: (m.result() or {}).get("rmse") for name, m in entries.items()}
+        runtime: {name: main_error(m.result()) for name, m in entries.items()}
         for runtime, entries in to_truth.items()
     }
     files = {}
@@ -198,6 +200,12 @@ def compare(
         files[name] = {"path": path, "bytes": _size_bytes(path), "tasks": entries}
         _warn_of_nonfinite(path, entries)
     return {"images": count, "student": rmse[""], "files": files}
+
+
+def _measured(task: Task) -> Task:
+    """The task with the one metric that files are compared by, whatever its own are."""
+    metrics = ("accuracy",) if task.has_classes else ("rmse",)
+    return dataclasses.replace(task, metrics=metrics)
 
 
 def format_table(report: Mapping[str, Any], style: str = "simple") -> str:
@@ -244,8 +252,11 @@ def write_report(report: Mapping[str, Any], directory: str) -> None:
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     about = (
         f"Errors are differences from the float32 student on {report['images']} "
-        "validation images; rmse is against labels.\n"
+        "validation images; rmse is against labels"
     )
+    if any(get_task(name).has_classes for name in report["student"]):
+        about += ", of classes the share of wrong pixels"
+    about += ".\n"
     table = format_table(report, "github") + "\n\n" + about
     export_folder.put(directory, {REPORT: text.encode(), TABLE: table.encode()})
 

@@ -29,7 +29,7 @@ from soka_tf.networks.precision import is_large
 from soka_tf.networks.processor import has_amx
 from soka_tf.serving import export_folder
 from soka_tf.serving.export_folder import GRAPH, METADATA
-from soka_tf.tasks import TASKS, Task
+from soka_tf.tasks import TASKS, Task, register_task
 
 DEFAULT = "serving_default"
 REPRESENTATION = "representation"
@@ -38,7 +38,7 @@ PRECISIONS = folding.EXPORT_PRECISIONS
 _METADATA_FORMAT = 1
 _METADATA_SHAPE = {
     "image_size": Number(int, 1, 65535),
-    "tasks": {str: {"shape": [ANY]}},
+    "tasks": {str: {"shape": [ANY], "definition?": {}}},
 }
 
 
@@ -64,9 +64,10 @@ def export_student(
                                                          [batch, h, w, 8], no unit
 
     The loaded object itself may be called with either dtype and returns all tasks.
-    `assets.extra/metadata.json` names tasks, units, shapes, the precision and the
-    soka_tf version. The networks are folded (`soka_tf.networks.folding`): BatchNorm is
-    part of the convolutions.
+    `assets.extra/metadata.json` names tasks, units, classes, shapes, the precision and
+    the soka_tf version, and has the definitions of tasks that are not built in. The
+    networks are folded (`soka_tf.networks.folding`): BatchNorm is part of the
+    convolutions.
 
     Args:
       student: an encoder in `.encoder` and task name -> decoder in `.decoders`.
@@ -229,22 +230,31 @@ def _metadata(
         f"that end in {FLOAT_SUFFIX}: float32 in [0, 1]",
         "signatures": sorted(signatures),
         "representation_shape": representation.shape.as_list(),
-        "tasks": {
-            task.name: {
-                "title": task.title,
-                "unit": task.unit,
-                "shape": [None, image_size, image_size, task.channels],
-            }
-            for task in tasks
-        },
+        "tasks": {task.name: _described(task, image_size) for task in tasks},
     }
+
+
+def _described(task: Task, image_size: int) -> Dict[str, Any]:
+    described: Dict[str, Any] = {
+        "title": task.title,
+        "unit": task.unit,
+        "shape": [None, image_size, image_size, task.channels],
+    }
+    if task.has_classes:
+        described["classes"] = list(task.classes)
+    if task.definition is not None:
+        described["definition"] = task.definition
+    return described
 
 
 def read_metadata(directory: str) -> Dict[str, Any]:
     """Reads the description of an export, without loading it.
 
+    Tasks that it defines are registered.
+
     Raises:
-      UserError: if the folder is not an export of soka_tf.
+      UserError: if the folder is not an export of soka_tf, or a task that it defines
+        is known by another definition.
     """
     path = os.path.join(directory, METADATA)
     if export_folder.is_interrupted(directory):
@@ -270,8 +280,17 @@ def read_metadata(directory: str) -> Dict[str, Any]:
         if not metadata["tasks"]:
             raise ValueError("it has no tasks")
         for name, described in metadata["tasks"].items():
+            if "definition" in described:
+                _register(name, described["definition"])
             _check_task(name, described["shape"], metadata["image_size"])
     return metadata
+
+
+def _register(name: str, definition: Dict[str, Any]) -> None:
+    try:
+        register_task(name, definition)
+    except UserError as error:
+        raise ValueError(str(error).rstrip(".")) from error
 
 
 def _check_task(name: str, shape: List[Any], image_size: int) -> None:

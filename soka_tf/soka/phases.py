@@ -480,9 +480,8 @@ def _weighted_sum(factors: List[Any], pulls: Tensors) -> tf.Tensor:
 def _soft_losses(
     model, predictions: Mapping[str, tf.Tensor], targets: Targets
 ) -> Tensors:
-    losses = soft_target_losses(
-        predictions, targets.maps, model.objective.soft_loss, targets.weights
-    )
+    kinds = {task: model.objective.loss_of(task) for task in predictions}
+    losses = soft_target_losses(predictions, targets.maps, kinds, targets.weights)
     return list(losses.values())
 
 

@@ -145,6 +145,8 @@ def _physical(task, rng, size=16):
         return values / np.linalg.norm(values, axis=-1, keepdims=True)
     if kind == "standardize":
         return rng.uniform(0.0, 255.0, shape)
+    if kind == "classes":
+        return np.eye(task.channels)[rng.integers(0, task.channels, shape[:2])]
     return rng.uniform(task.encoding.low, task.encoding.high, shape)
 
 

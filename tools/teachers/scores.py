@@ -8,6 +8,7 @@ import tensorflow as tf
 from soka_tf.data import encodings
 from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import preprocess_images
+from soka_tf.evaluation.class_metrics import ClassAccumulator
 from soka_tf.evaluation.evaluator import evaluate, to_units
 from soka_tf.evaluation.metrics import angle_deg
 from soka_tf.tasks import Task
@@ -110,28 +111,10 @@ def _gradient_size(depth: np.ndarray) -> np.ndarray:
 
 def _classes(teacher: Teacher, arrays: Mapping[str, np.ndarray]) -> Dict[str, Any]:
     """Share of the pixels with the right class, and the mean IoU of the classes."""
-    count = teacher.task.channels
-    confusion = np.zeros((count, count), np.int64)  # true class, predicted class
+    seen = ClassAccumulator(teacher.task)
     for answer, rows in _answers(teacher, arrays, "prediction"):
-        predicted = np.asarray(tf.argmax(answer, -1)).ravel()
-        wanted = arrays[SEGMENTATION][rows].ravel().astype(np.int64)
-        pairs = np.bincount(wanted * count + predicted, minlength=count**2)
-        confusion += pairs.reshape(count, count)
-    # As many pixels of each class, all taken for the most frequent one.
-    constant = np.zeros_like(confusion)
-    constant[:, confusion.sum(1).argmax()] = confusion.sum(1)
-    named = {"teacher": confusion, "median": constant}
-    return {name: _class_scores(counts) for name, counts in named.items()}
-
-
-def _class_scores(confusion: np.ndarray) -> Dict[str, float]:
-    right, true = np.diag(confusion), confusion.sum(1)
-    there = true > 0
-    union = true + confusion.sum(0) - right
-    return {
-        "accuracy": float(right.sum() / true.sum()),
-        "mean_iou": float((right[there] / union[there]).mean()),
-    }
+        seen.count(np.asarray(tf.argmax(answer, -1)), arrays[SEGMENTATION][rows])
+    return {"teacher": seen.result(), "median": seen.commonest()}
 
 
 def _directions(

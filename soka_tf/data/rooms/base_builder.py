@@ -12,12 +12,9 @@ from typing import List, Tuple
 import numpy as np
 
 from soka_tf.data.rooms.raycast import BALL, BOX, CYLINDER, Solid
+from soka_tf.tasks import ROOM_CLASSES
 
-# Of segment_semantic, which has 17 channels; "other" is what has no class of its own.
-CLASSES = (
-    *("other", "wall", "floor", "ceiling", "window", "door", "picture", "rug", "lamp"),
-    *("table", "seat", "bed", "cabinet", "shelf", "plant", "screen", "thing"),
-)
+CLASSES = ROOM_CLASSES  # of segment_semantic
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,8 @@ from soka_tf.tasks import get_task
 from soka_tf.teachers.input_functions import INPUTS
 from soka_tf.teachers.teacher import Teacher
 
+_LEAST_SHARE = 1e-6
+
 
 class TaskonomyTeacher(Teacher):
     """A trained encoder and, where its task is an image, a decoder; frozen for good.
@@ -23,7 +25,8 @@ class TaskonomyTeacher(Teacher):
     Its layers are the encoder's activations "block1" to "block4" and "representation"
     (SOKA amalgamates "block3" and "representation"); the prediction is [B, H, W, C] in
     the network's range (colorization: logits [B, H / 4, W / 4, 313]; an encoder of one
-    channel is shown the images' lightness).
+    channel is shown the images' lightness). Where the decoder of a task of classes ends
+    in tanh, as Taskonomy's, its scores are made probabilities.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class TaskonomyTeacher(Teacher):
         self.image_size = image_size
         self.has_prediction = decoder is not None
         self.layers = encoder.feature_layers
+        ends_in_tanh = getattr(decoder, "activation", "") == "tanh"
+        self._has_scores = self.task.has_classes and ends_in_tanh
         encoder.trainable = False
         if decoder is not None:
             decoder.trainable = False
@@ -69,9 +74,10 @@ class TaskonomyTeacher(Teacher):
         wanted = self.layers if layers is None else layers
         outputs = {name: activations[name] for name in wanted}
         if self.decoder is not None:
-            outputs["prediction"] = self.decoder(
-                activations["representation"], training=False
-            )
+            prediction = self.decoder(activations["representation"], training=False)
+            if self._has_scores:
+                prediction = probabilities(prediction)
+            outputs["prediction"] = prediction
         return outputs
 
     @property
@@ -120,6 +126,16 @@ class TaskonomyTeacher(Teacher):
             None if decoder is None else Decoder.from_config(decoder),
             config["image_size"],
         )
+
+
+def probabilities(scores: tf.Tensor) -> tf.Tensor:
+    """Turns the scores of classes in [-1, 1], [..., classes], into shares of 1.
+
+    Trained on labels 1 and -1, as the shipped teacher, (score + 1) / 2 is the
+    probability of each class by itself.
+    """
+    shares = (tf.cast(scores, tf.float32) + 1.0) * 0.5 + _LEAST_SHARE
+    return shares / tf.reduce_sum(shares, -1, keepdims=True)
 
 
 def teacher_variables(teacher: TaskonomyTeacher) -> Dict[str, tf.Variable]:
