@@ -87,10 +87,10 @@ def parse_gin(
     except ValueError as error:
         raise UserError(_describe_unset(str(error))) from error
     _refuse_unread([*defaults, *files, *single])
-    if stored and not base:
-        _refuse_incomplete(stored)
     for name, value in check_bound(bound_values()).items():
         gin.parse_config(f"{name} = {value!r}")
+    if stored and not base:
+        _refuse_incomplete(stored)
 
 
 def _refuse_incomplete(stored: str) -> None:
