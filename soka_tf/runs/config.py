@@ -91,13 +91,13 @@ def parse_gin(
     except ValueError as error:
         raise UserError(_describe_unset(str(error))) from error
     _refuse_unread([*defaults, *files, *single])
-    if stored and not base:
-        _refuse_incomplete(stored)
     own_tasks.register_bound(bound_values())
     if stored is None:  # a run's own configuration has the tasks; teachers may be gone
         _register_tasks_of_teachers(bound_values())
     for name, value in check_bound(bound_values()).items():
         gin.parse_config(f"{name} = {value!r}")
+    if stored and not base:
+        _refuse_incomplete(stored)
     _keep_definitions()
 
 

@@ -12,8 +12,11 @@ from tests.faults.faulty_runs import After, assert_same_run, build, train
 
 
 @pytest.fixture(params=["mounted", "limited"])
-def disk(request, monkeypatch):
-    """Where nothing may be mounted, both are limits."""
+def disk(request, monkeypatch, capsys):
+    """Where nothing may be mounted, both are limits.
+
+    With capsys what is printed is kept in memory; pytest's file might not grow, too.
+    """
     if request.param == "limited":
         monkeypatch.setattr(disks, "MountedDisk", _not_allowed)
     return disks.disk

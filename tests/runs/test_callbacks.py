@@ -1,10 +1,12 @@
 """Logs, checkpoints and the stop at NaN, with a stand-in for the model."""
 
+import contextlib
 import csv
 import errno
 import io
 import os
 import pathlib
+import sys
 import types
 
 import numpy as np
@@ -398,6 +400,18 @@ def test_progress_without_a_terminal_prints_plain_lines(capsys):
     shown = capsys.readouterr().err
     assert "10/10" in shown and "depth 0.25 (w 1.00)" in shown
     assert "cycle" in shown and shown.isascii() and shown.endswith("\n")
+
+
+def test_progress_into_a_file_on_a_full_disk_is_not_shown(monkeypatch):
+    logs = {"loss/soft/depth": 0.25, "task_weight/depth": 1.0}
+    full = open("/dev/full", "w", buffering=1)
+    with pytest.raises(OSError, match="No space left"):
+        full.write("a line\n")
+    monkeypatch.setattr(sys, "stderr", full)
+    run(Progress(10, every_seconds=0.0), Model(step=6), 4, logs)
+    monkeypatch.undo()
+    with contextlib.suppress(OSError):  # of what is still in its buffer
+        full.close()
 
 
 def test_progress_closed_before_it_began_and_twice_is_quiet(capsys):

@@ -104,17 +104,15 @@ def main():
     mirrored = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(REPLICAS)])
     results = {
         "separate": compare(mirrored, JOINT_STEPS, synchronized=False),
-        "few_cycles": compare(mirrored, FEW_CYCLES, joint_steps=0, gan=0),
+        "few_cycles": compare(mirrored, JOINT_STEPS + FEW_CYCLES),
     }
     with smooth.activations():
         results["synchronized"] = compare(mirrored, JOINT_STEPS + CYCLES)
         # What a rule decides is of the tasks' pulls, whatever else is in a step.
         plain = dict(gan=None, auxiliaries=0, variant=None, joint_weighting=True)
-        # A graph each: UPGrad's needs more of the networks in a cycle, Uncertainty is
-        # of the losses alone.
-        for rule, joint_steps in ((UPGrad, 0), (Uncertainty, FEW_CYCLES)):
+        for rule in (UPGrad, Uncertainty):
             results[rule.__name__] = compare(
-                mirrored, FEW_CYCLES, rule=rule, joint_steps=joint_steps, **plain
+                mirrored, JOINT_STEPS + FEW_CYCLES, rule=rule, **plain
             )
     with open(sys.argv[1], "w", encoding="utf-8") as file:
         json.dump(results, file, indent=1)

@@ -2,11 +2,30 @@
 
 import sys
 import time
-from typing import Any, Mapping, Optional
+from typing import Any, Callable, Mapping, Optional
 
 from tqdm import tqdm
+from tqdm.utils import ObjectWrapper
 
 from soka_tf.runs.callbacks.step import StepCallback
+
+
+class _OnFullDisk(ObjectWrapper):
+    """A stream whose file may not grow: what does not fit is not shown."""
+
+    def write(self, text: str) -> None:
+        self._or_nothing(self._wrapped.write, text)
+
+    def flush(self) -> None:
+        self._or_nothing(self._wrapped.flush)
+
+    def _or_nothing(self, act: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            act(*arguments)
+        except BrokenPipeError:  # nobody looks any more: the command ends
+            raise
+        except OSError:
+            pass
 
 
 class Progress(StepCallback):
@@ -29,6 +48,7 @@ class Progress(StepCallback):
         super().on_train_begin(logs)
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
+            file=_OnFullDisk(sys.stderr),
             total=self._steps,
             initial=self.step,
             desc="training",
