@@ -142,7 +142,7 @@ _TABLE = (
     _auxiliary("segment_unsup25d", "segment25d", channels=64, released_input="low_sat"),
     Task(
         name="segment_semantic",
-        title="classes",
+        title="semantic classes",
         aliases=("segmentsemantic",),
         channels=len(ROOM_CLASSES),
         encoding=Encoding("classes", bits=8, gaps=True),

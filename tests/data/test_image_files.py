@@ -237,3 +237,22 @@ def test_read_vanishing_point_claims_of_size_are_not_believed(tmp_path):
     os.truncate(path, 1 << 40)
     with pytest.raises(DamagedFile, match="too large for 9 numbers"):
         image_files.read_vanishing_point(str(path))
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "1"])
+def test_read_pixels_classes_are_the_indices_of_the_file(tmp_path, mode):
+    indices = np.array([[0, 1], [1, 0]], np.uint8)
+    image = Image.fromarray(indices * 255 if mode == "1" else indices, mode="L")
+    image = image.convert("1") if mode == "1" else image
+    if mode == "P":
+        image = Image.fromarray(indices, mode="P")
+        image.putpalette([200, 0, 0, 0, 0, 90])
+    image.save(tmp_path / "classes.png")
+    pixels = image_files.read_pixels(str(tmp_path / "classes.png"), "segment_semantic")
+    np.testing.assert_array_equal(pixels[..., 0], indices)
+
+
+def test_read_pixels_classes_as_colours_are_refused(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "classes.png")
+    with pytest.raises(DamagedFile, match="one channel, the index of a class.* has 3"):
+        image_files.read_pixels(str(tmp_path / "classes.png"), "segment_semantic")
