@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from soka_tf import tasks
 from soka_tf.data import encodings
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
@@ -32,6 +33,13 @@ DEFINITIONS: Dict[str, Dict[str, Any]] = {
     },
     "outline": {"kind": "probability", "metrics": ["mean_absolute_error", "rmse"]},
 }
+
+
+def forget() -> None:
+    """Leaves none of them registered, as a new process begins."""
+    for name in DEFINITIONS:
+        tasks.TASKS.pop(name, None)
+        tasks._BY_ANY_NAME.pop(name, None)
 
 
 def write_teachers(folder: pathlib.Path) -> None:

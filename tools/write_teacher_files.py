@@ -78,7 +78,7 @@ def draw_networks(task) -> Dict[str, Dict[str, np.ndarray]]:
     networks = {"encoder": Encoder(units, image_channels=task.image_channels)}
     if task.channels:
         networks["decoder"] = Decoder(task.channels, layout=task.decoder)
-    if task.role == "target":
+    if task.role == "target" and not task.has_classes:
         networks["discriminator"] = Discriminator(task.channels)
     return {
         scope: {

@@ -8,10 +8,13 @@ import tensorflow as tf
 
 from soka_tf.data import encodings, pipeline
 from soka_tf.errors import UserError
+from soka_tf.task_definitions import task_of
 from soka_tf.tasks import TASKS
+from tests import own_tasks
 from tests.encode_rgb import encode_rgb
 
-TARGETS = [task for task in TASKS.values() if task.role == "target"]
+OWN = [task_of(*item) for item in own_tasks.DEFINITIONS.items()]
+TARGETS = [task for task in TASKS.values() if task.role == "target"] + OWN
 
 
 def _clipped(task):
@@ -162,6 +165,8 @@ def test_decode_of_encoded_stored_values_returns_them(task):
     step = {"log_depth": 1 / 512, "standardize": 1.0, "direction": 3 / 255}.get(
         task.encoding.kind, 1 / (2**task.encoding.bits - 1)
     )
+    if task.encoding.kind == "continuous":
+        step *= task.encoding.high - task.encoding.low
     relative = 1e-5 if task.encoding.kind == "log_depth" else 1e-6
     np.testing.assert_allclose(decoded, physical, atol=0.51 * step, rtol=relative)
 
@@ -246,3 +251,67 @@ def test_encode_rgb_equals_its_twin_in_tensorflow(height, width, antialias):
     for twin in (whole[0], parts[0]):
         assert twin.dtype == tf.float32
         np.testing.assert_allclose(twin, wanted, rtol=0, atol=2e-5)
+
+
+def _own(kind, **fields):
+    return task_of("own", {"kind": kind, **fields})
+
+
+def test_labels_of_own_tasks_are_nan_where_the_file_has_no_value():
+    depth = np.full((4, 4, 1), 1024, np.uint16)
+    depth[0, 0] = 65535
+    found = encodings.encode(_own("log_depth"), depth, 4)
+    assert np.isnan(found[0, 0, 0]) and np.isnan(found).sum() == 1
+    half = encodings.encode(_own("log_depth"), depth, 2)  # bled into its neighbours
+    assert np.isnan(half[0, 0, 0]) and np.isnan(half).sum() == 1
+
+    indices = np.array([[0, 1], [2, 255]], np.uint8)[..., None]
+    classes = encodings.encode(_own("classes", channels=3), indices, 2)
+    np.testing.assert_array_equal(classes[0], [[1, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(classes[1], [[0, 0, 1], [np.nan] * 3])
+
+    vectors = np.array([[[255, 128, 128], [128, 128, 127]]] * 2, np.uint8)
+    directions = encodings.encode(_own("direction"), vectors, 2)
+    assert np.isnan(directions[:, 1]).all()
+    np.testing.assert_allclose(directions[:, 0, 0], 1.0)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 8, 16])
+def test_classes_are_resized_by_their_nearest_pixels(size):
+    indices = np.zeros((8, 4), np.uint8)
+    indices[:, 2:] = 3  # an edge in the middle, and none of the classes between
+    label = encodings.encode(_own("classes", channels=4), indices[..., None], size)
+    found = label.argmax(-1)
+    assert set(np.unique(found)) == {0, 3}
+    assert (found[:, : size // 2] == 0).all() and (
+        found[:, (size + 1) // 2 :] == 3
+    ).all()
+
+
+def test_enlarged_label_of_an_own_task_has_no_dark_rim():
+    pixels = np.full((2, 2, 1), 65535, np.uint16)
+    for task in (_own("continuous", range=[2, 6]), _own("probability")):
+        enlarged = encodings.decode(task, encodings.encode(task, pixels, 8))
+        np.testing.assert_allclose(enlarged, task.display_range[1], rtol=1e-6)
+
+
+def test_store_classes_keeps_indices_and_marks_missing():
+    task = _own("classes", channels=3)
+    maps = np.array([[[0.2, 0.5, 0.3], [0.9, 0.1, 0.0], [np.nan, 0.0, 1.0]]])
+    assert encodings.store(task, maps).tolist() == [[[1], [0], [255]]]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [t for t in TARGETS if t.encoding.kind != "standardize"],
+    ids=lambda t: t.name,
+)
+def test_to_network_range_is_the_way_back_from_units(task):
+    values = np.random.default_rng(3).uniform(0.1, 0.9, (2, 3, 3, task.channels))
+    values = values.astype(np.float32)
+    if task.is_direction:
+        values /= np.linalg.norm(values, axis=-1, keepdims=True)
+    physical = encodings.decode(task, values)
+    for given in (physical, tf.constant(physical)):
+        back = encodings.to_network_range(task, given)
+        np.testing.assert_allclose(back, values, rtol=1e-5, atol=1e-5)

@@ -89,3 +89,22 @@ def test_read_pixels_link_to_a_file_is_read(tmp_path):
     (tmp_path / "b.png").symlink_to("a.png")
     pixels = image_files.read_pixels(str(tmp_path / "b.png"), "rgb")
     assert pixels[0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "1"])
+def test_read_pixels_classes_are_the_indices_of_the_file(tmp_path, mode):
+    indices = np.array([[0, 1], [1, 0]], np.uint8)
+    image = Image.fromarray(indices * 255 if mode == "1" else indices, mode="L")
+    image = image.convert("1") if mode == "1" else image
+    if mode == "P":
+        image = Image.fromarray(indices, mode="P")
+        image.putpalette([200, 0, 0, 0, 0, 90])
+    image.save(tmp_path / "classes.png")
+    pixels = image_files.read_pixels(str(tmp_path / "classes.png"), "segment_semantic")
+    np.testing.assert_array_equal(pixels[..., 0], indices)
+
+
+def test_read_pixels_classes_as_colours_are_refused(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "classes.png")
+    with pytest.raises(DamagedFile, match="one channel, the index of a class.* has 3"):
+        image_files.read_pixels(str(tmp_path / "classes.png"), "segment_semantic")

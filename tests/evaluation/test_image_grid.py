@@ -110,3 +110,26 @@ def test_a_failed_write_keeps_the_old_picture(tmp_path, monkeypatch):
         image_grid.write_png(str(path), plain([3, 2, 1]))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_legend_shows_every_colour_below_the_cells(count):
+    names = tuple((f"class {i}", (255 - i, i, 7 * i % 256)) for i in range(count))
+    cells = [plain([9, 9, 9], 200)]
+    columns = [image_grid.Column("a", cells, image_grid.Scale(None, names=names))]
+    page = image_grid.compose([image_grid.Group("", columns)])
+    bottom = places(page, [9, 9, 9])[0].max()
+    for _, colour in names:
+        rows, lefts = places(page[bottom + 1 :], colour)
+        assert len(rows) >= 49 and np.ptp(lefts) < 12, colour
+    assert page.shape[1] == image_grid.compose([image_grid.Group("", columns)]).shape[1]
+
+
+def test_long_names_of_a_legend_are_cut_to_their_column():
+    names = (("a" * 60, (200, 0, 0)), ("b" * 60, (0, 0, 200)))
+    cells = [plain([9, 9, 9], 60)]
+    columns = [image_grid.Column("a", cells, image_grid.Scale(None, names=names))]
+    page = image_grid.compose([image_grid.Group("", columns)])
+    right = places(page, [9, 9, 9])[1].max()
+    below = page[places(page, [9, 9, 9])[0].max() + 1 :, right + 4 :]
+    assert (below == 255).all()

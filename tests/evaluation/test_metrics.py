@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from soka_tf.evaluation import metrics
+from soka_tf.task_definitions import task_of
+from soka_tf.task_rows import METRICS
 from soka_tf.tasks import get_task
 
 DEPTH = get_task("depth_zbuffer")
@@ -119,3 +121,52 @@ def test_pooling_over_batches_equals_brute_force_over_all_valid_pixels():
 def test_shapes_that_differ_are_refused():
     with pytest.raises(ValueError, match=r"depth_zbuffer.*\(1, 1, 2, 1\)"):
         measure(DEPTH, column(1, 2), column(1))
+
+
+def one_hot(indices, classes):
+    return np.eye(classes)[np.reshape(indices, (1, 1, -1))]
+
+
+def test_classes_are_measured_by_the_share_of_right_pixels_and_the_mean_iou():
+    task = task_of("own", {"kind": "classes", "channels": 3})
+    accumulator = metrics.accumulator_of(task)
+    wanted = one_hot([0, 0, 0, 1, 1, 0], 3)
+    for rows in (slice(0, 4), slice(4, 6)):  # in two batches
+        accumulator.update(
+            one_hot([0, 0, 1, 1, 2, 1], 3)[:, :, rows] * 0.9 + 0.03,
+            wanted[:, :, rows],
+            np.array([[[True] * 5 + [False]]])[:, :, rows],
+        )
+    result = accumulator.result()
+    assert list(result) == ["accuracy", "mean_iou"]
+    assert result["accuracy"] == pytest.approx(3 / 5)
+    # Class 0: 2 of 3, class 1: 1 of 3; class 2 is nowhere in the truth.
+    assert result["mean_iou"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    commonest = accumulator.commonest()
+    assert commonest == {"accuracy": pytest.approx(3 / 5), "mean_iou": 0.3}
+    assert metrics.main_error(result) == pytest.approx(2 / 5)
+
+
+def test_classes_without_a_truth_do_not_count_and_nan_is_wrong():
+    task = task_of("own", {"kind": "classes", "channels": 2, "metrics": ["mean_iou"]})
+    accumulator = metrics.accumulator_of(task)
+    assert accumulator.result() is None and accumulator.commonest() is None
+    wanted, predicted = one_hot([0, 1, 1], 2), one_hot([0, 1, 1], 2)
+    wanted[0, 0, 2] = np.nan
+    predicted[0, 0, 1] = np.nan
+    accumulator.update(predicted, wanted)
+    assert accumulator.result() == {"mean_iou": 0.5, "nonfinite_pixels": 1}
+    assert metrics.main_error(accumulator.result()) == 0.5
+    with pytest.raises(ValueError, match="must both be"):
+        accumulator.update(predicted, wanted[..., :1])
+
+
+def test_mean_absolute_error_is_of_values_and_the_error_where_there_is_no_rmse():
+    definition = {"kind": "continuous", "range": [-5, 5], "metrics": METRICS[5:6]}
+    task = task_of("own", definition)
+    with np.errstate(all="raise"):  # ratios of values around 0 are not taken
+        result = measure(task, column(1, -2, 3), column(2, 0, 3))
+    assert result == {"mean_absolute_error": pytest.approx(1.0)}
+    assert metrics.main_error(result) == pytest.approx(1.0)
+    assert metrics.main_error({"rmse": None, "mean_absolute_error": 1.0}) is None
+    assert metrics.main_error({"rel": 1.0}) is None and metrics.main_error(None) is None

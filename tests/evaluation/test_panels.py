@@ -7,6 +7,7 @@ from PIL import Image
 from soka_tf.data import encodings
 from soka_tf.evaluation import panels
 from soka_tf.runs.callbacks.draw_panels import PanelCallback
+from soka_tf.task_definitions import task_of
 from soka_tf.tasks import get_task
 
 DEPTH, EDGES = get_task("depth_zbuffer"), get_task("edge_texture")
@@ -255,3 +256,49 @@ def test_prediction_of_a_long_panorama_stays_of_bearable_size():
         image, {"edge_texture": np.zeros((8, 8, 1))}, [EDGES]
     )
     assert drawn.shape[1] < 2200
+
+
+COLOURS = [[10, 200, 30], [250, 0, 120], [0, 0, 255]]
+GROUND = task_of(
+    "ground", {"kind": "classes", "classes": ["a", "b", "c"], "colours": COLOURS}
+)
+
+
+def test_classes_have_their_colours_and_errors_where_they_differ():
+    teacher = np.eye(3)[np.array([[[0, 1], [2, 0]]])] * 0.8 + 0.1
+    student = np.eye(3)[np.array([[[0, 2], [2, 0]]])] * 0.6 + 0.2
+    truth = np.eye(3)[np.array([[[0, 1], [1, 0]]])]
+    truth[0, 1, 1] = np.nan
+    shown = [panels.colorize(GROUND, maps[0], 0, 1) for maps in (teacher, truth)]
+    assert shown[0].tolist() == [COLOURS[:2], [COLOURS[2], COLOURS[0]]]
+    missing = list(panels.MISSING_COLOUR)
+    assert shown[1].tolist() == [COLOURS[:2], [COLOURS[1], missing]]
+
+    maps = panels.TaskMaps(teacher, student, truth)
+    columns = {c.title: c for c in panels._task_group(GROUND, maps).columns}
+    assert list(columns) == ["teacher", "student", "truth", "error"]
+    names = (("a", (10, 200, 30)), ("b", (250, 0, 120)), ("c", (0, 0, 255)))
+    assert columns["truth"].scale.names == names
+    errors = columns["error"].cells[0][::96, ::96]
+    right, wrong = (matplotlib.colormaps["Reds"](end)[:3] for end in (0.0, 1.0))
+    np.testing.assert_allclose(errors[0, 0], np.multiply(right, 255), atol=0.5)
+    np.testing.assert_allclose(errors[0, 1], np.multiply(wrong, 255), atol=0.5)
+    np.testing.assert_allclose(errors[1, 0], np.multiply(wrong, 255), atol=0.5)
+    assert errors[1, 1].tolist() == missing
+
+
+def test_prediction_of_classes_has_no_colours_between_them():
+    maps = {"ground": np.eye(3)[np.arange(25).reshape(5, 5) % 3]}
+    drawn = panels.draw_prediction(np.zeros((31, 47, 3), np.uint8), maps, [GROUND])
+    start = drawn.shape[1] // 2 + 20  # the map's half, above the legend
+    half = drawn[60:200, start : start + 200].reshape(-1, 3)
+    assert {tuple(c) for c in half.tolist()} <= {tuple(c) for c in COLOURS}
+    for colour in COLOURS:  # in the legend, too
+        assert np.all(drawn[-40:] == colour, axis=-1).any()
+
+
+def test_scale_of_a_range_is_the_definitions():
+    task = task_of("height", {"kind": "continuous", "range": [-1, 3], "unit": "m"})
+    low, high = panels.display_range(task, np.zeros((2, 2, 1)))
+    assert (low, high) == (-1.0, 3.0)
+    assert panels.map_scale(task, low, high).label == "m"

@@ -7,6 +7,7 @@ from PIL import Image
 from soka_tf.errors import UserError
 from soka_tf.evaluation import curves
 from soka_tf.evaluation.table import format_table
+from soka_tf.tasks import register_task
 
 
 def entry(rmse, angle=None, **more):
@@ -172,3 +173,29 @@ def test_smooth_is_a_running_mean_that_keeps_constants():
     np.testing.assert_allclose(curves._smooth(np.ones(500)), 1)
     short = np.arange(50.0)
     assert curves._smooth(short) is short
+
+
+def test_table_of_own_tasks_has_their_metrics_and_no_others():
+    register_task("road", {"kind": "classes", "channels": 2, "title": "the road"})
+    register_task("height", {"kind": "continuous", "range": [0, 2], "unit": "m"})
+    road = {
+        "teacher": {"accuracy": 0.9, "mean_iou": 0.7, "skill": 0.75},
+        "student": {"accuracy": 0.8, "mean_iou": 0.6, "skill": 0.5},
+        "student_vs_teacher": {"accuracy": 0.85, "mean_iou": 0.65},
+        "baseline_commonest_class": {"accuracy": 0.6, "mean_iou": 0.3},
+    }
+    height = {
+        name: {"rmse": 0.5, "mean_absolute_error": 0.25}
+        for name in ("teacher", "student", "student_vs_teacher", "baseline_median")
+    }
+    table = format_table(evaluation(road=road, height=height))
+    columns = line_of(table, "task", "vs teacher").split()
+    assert columns == ["task", "rmse", "mae", "acc.", "mIoU", "skill", "vs", "teacher"]
+    assert line_of(table, "the road").split()[-3:] == ["0.900", "0.700", "0.75"]
+    # Wrong pixels: 0.2 for 0.1 of the teacher.
+    assert line_of(table, "student ", "0.800").split()[-1] == "200.0%"
+    assert "commonest class" in table and "(probability)" not in table
+    assert line_of(table, "(m)").split()[-3:] == ["0.500", "0.250", "100.0%"]
+    assert "mae: mean absolute error" in table and "mIoU: mean inter" in table
+    plain = format_table(evaluation(depth_zbuffer=depth()))
+    assert not {"mae", "acc.", "mIoU", "angle"} & set(line_of(plain, "task").split())

@@ -144,3 +144,29 @@ def test_hidden_layers_leak_a_fifth_and_kernels_begin_as_xavier():
 def test_impossible_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match="Decoder: " + message):
         Decoder(**{"channels": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    "activation, applied",
+    [
+        (None, tf.tanh),
+        ("sigmoid", tf.sigmoid),
+        ("softmax", tf.nn.softmax),
+        ("linear", tf.identity),
+    ],
+)
+def test_activation_is_that_of_the_output(activation, applied):
+    decoder = Decoder(3, 1 / 64, 1, activation=activation)
+    before = tf.keras.Model(decoder.input, decoder.get_layer("decoder_output").output)
+    inputs = tf.random.stateless_normal((2, 4, 4, 8), (1, 2))
+    np.testing.assert_allclose(decoder(inputs), applied(before(inputs)), atol=1e-6)
+    twin = Decoder.from_config(decoder.get_config())
+    assert twin.activation == decoder.activation == (activation or "tanh")
+    # What a layout has by itself is not noted: fingerprints are made of the config.
+    assert ("activation" in decoder.get_config()) == (activation is not None)
+    assert "activation" not in Decoder(3, 1 / 64, 1, activation="tanh").get_config()
+
+
+def test_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="activation must be one of .*'relu'"):
+        Decoder(3, activation="relu")

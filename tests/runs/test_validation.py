@@ -10,6 +10,7 @@ from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.step import Every
 from soka_tf.runs.callbacks.validate import Validation
 from soka_tf.runs.checkpoint_folder import CheckpointFolder
+from soka_tf.tasks import register_task
 from tests.runs.test_callbacks import Model, full_disk, run  # noqa: F401
 
 
@@ -148,3 +149,20 @@ def test_validation_after_a_failed_save_keeps_what_beats_the_kept_one(
     full_disk(tmp_path, [2])
     run(validating(model, tmp_path, [3.0, 1.0, 2.0]), model, 3)
     assert best_step(tmp_path) == 3
+
+
+def test_soft_error_of_directions_learnt_by_their_angle_knows_no_lengths():
+    register_task("mine", {"kind": "direction"})
+    vectors = np.random.default_rng(1).normal(size=(2, 1, 4, 4, 3))
+    lengths = np.random.default_rng(2).uniform(0.2, 5.0, (4, 4, 1))
+
+    def predict(images):
+        stretched = images * tf.constant(lengths, tf.float32)
+        return {"mine": stretched, "normal": stretched}, {
+            "mine": images,
+            "normal": images,
+        }
+
+    values = soft_errors.soft_errors(predict, batches_of(vectors))
+    assert values["validation/soft/mine"] < 1e-6
+    assert values["validation/soft/normal"] > 0.1  # as it was

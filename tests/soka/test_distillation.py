@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.soka.distillation import soft_target_loss, soft_target_losses
+from soka_tf.soka.objective import Objective
+from soka_tf.tasks import register_task
 
 
 @pytest.fixture
@@ -70,3 +72,76 @@ def test_losses_of_all_tasks_keep_the_order_of_the_predictions(maps):
 def test_kind_that_is_unknown_is_refused(maps):
     with pytest.raises(ValueError, match="kind must be one of .*Received: 'huber'"):
         soft_target_loss(maps[0], maps[1], "huber")
+
+
+@pytest.fixture
+def shares():
+    """Probabilities of 3 classes: the student's, and the teacher's."""
+    random = np.random.default_rng(7)
+    found = random.dirichlet([1.0, 1.0, 1.0], (2, 4, 5, 4)).astype(np.float32)
+    return found[0], found[1]
+
+
+def test_kl_is_the_divergence_from_the_teacher_a_pixel(shares):
+    student, teacher = shares
+    expected = np.sum(teacher * np.log(teacher / student), -1).mean()
+    loss = soft_target_loss(*map(tf.constant, shares), kind="kl")
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_bce_is_the_cross_entropy_less_the_teachers_own(shares):
+    student, teacher = shares
+
+    def entropy(p, q):
+        return -(p * np.log(q) + (1 - p) * np.log(1 - q)).mean()
+
+    expected = entropy(teacher, student) - entropy(teacher, teacher)
+    loss = soft_target_loss(*map(tf.constant, shares), kind="bce")
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
+def test_cosine_knows_directions_and_no_lengths():
+    first = tf.constant([[[[1.0, 0, 0], [0, 2.0, 0], [0, 0, 3.0]]]])
+    second = tf.constant([[[[0.5, 0, 0], [1.0, 0, 0], [0, 0, -1.0]]]])
+    loss = soft_target_loss(first, second, "cosine")
+    assert float(loss) == pytest.approx((0 + 1 + 2) / 3)
+
+
+@pytest.mark.parametrize("kind", ["bce", "kl", "cosine"])
+def test_loss_of_agreement_is_its_least_and_weights_choose_pixels(shares, kind):
+    student, teacher = map(tf.constant, shares)
+    assert abs(float(soft_target_loss(teacher, teacher, kind))) < 1e-6
+    assert float(soft_target_loss(student, teacher, kind)) > 1e-3
+    weights = np.zeros((4, 5, 4, 1), np.float32)
+    weights[1, 2] = 1
+    one = soft_target_loss(student[1:2, 2:3], teacher[1:2, 2:3], kind)
+    chosen = soft_target_loss(student, teacher, kind, tf.constant(weights))
+    assert float(chosen) == pytest.approx(float(one), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bce", "kl", "cosine"])
+def test_gradient_stays_finite_where_the_student_is_wholly_wrong(kind):
+    wrong = tf.Variable([[[[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]]])
+    right = tf.constant([[[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]])
+    with tf.GradientTape() as tape:
+        loss = soft_target_loss(wrong, right, kind)
+    assert np.isfinite(float(loss))
+    assert np.isfinite(tape.gradient(loss, wrong)).all()
+
+
+def test_losses_of_tasks_are_each_of_its_own_kind(shares):
+    student, teacher = map(tf.constant, shares)
+    kinds = {"b": "kl", "a": "l1"}
+    losses = soft_target_losses(
+        {"a": student, "b": student}, {"b": teacher, "a": teacher}, kinds
+    )
+    assert list(losses) == ["a", "b"]
+    for task, kind in kinds.items():
+        assert float(losses[task]) == float(soft_target_loss(student, teacher, kind))
+
+
+def test_objective_gives_the_runs_loss_to_tasks_without_their_own():
+    register_task("mine", {"kind": "direction"})
+    objective = Objective(soft_loss="l2")
+    names = ("depth_zbuffer", "segment_semantic", "mine", "of nobody")
+    assert [objective.loss_of(name) for name in names] == ["l2", "kl", "cosine", "l2"]
