@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from soka_tf.data import image_files
+from soka_tf.data.image_files import DamagedFile
 
 
 def png(width, height, depth, colour, data):
