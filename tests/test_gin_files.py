@@ -75,6 +75,9 @@ _GIVEN = {
     build_networks.bound_encoder: (
         *("", "representation_channels", "image_channels", "synchronized", "name"),
     ),
+    build_networks.bound_application: (
+        *("", "architecture", "representation_channels", "synchronized", "name"),
+    ),
     build_networks.bound_decoder: (
         *("", "channels", "upsamplings", "representation_channels", "layout"),
         *("synchronized", "name", "activation"),
@@ -85,10 +88,10 @@ _GIVEN = {
     ),
     auxiliary.Comparison: ("similarity",),
     build_parts.load_pool: ("", "found"),
-    build_parts.build_amalgamation: ("", "student", "teachers"),
+    build_parts.build_amalgamation: ("", "student", "teachers", "measure"),
     build_parts.bound_amalgamation: (
         *("", "teacher_channels", "channels", "variant", "auxiliaries"),
-        *("teacher_layers", "kwargs"),
+        *("teacher_layers", "standardized", "kwargs"),
     ),
     build_parts.build_balancing: ("", "tasks"),
     build_parts.bound_gradnorm: ("", "tasks", "initial_weights"),

@@ -179,6 +179,7 @@ def report() -> List[str]:
         "\n".join(sums),
         _compare_sizes(counts),
         _describe_gap(counts),
+        _compare_backbones(),
     ]
 
 
@@ -195,6 +196,22 @@ def _compare_sizes(counts: Mapping[str, Count]) -> str:
             )
         )
     return _table(("tasks", "student / teachers: paper", "at inference"), rows)
+
+
+def _compare_backbones() -> str:
+    """Every encoder that `build_student.backbone` has a name for, with compress1."""
+    from soka_tf.networks.applications import APPLICATIONS, Application
+    from soka_tf.networks.encoder import Encoder
+    from soka_tf.networks.multiply_adds import total_multiply_adds
+
+    networks = {"taskonomy": Encoder(), **{n: Application(n) for n in APPLICATIONS}}
+    rows = []
+    for name, network in networks.items():
+        count = _count(network)
+        billions = total_multiply_adds(network, (256, 256, 3)) / 1e9
+        rows.append((name, f"{count.trained:,}", f"{count.all:,}", f"{billions:.2f}"))
+    head = ("backbone", "trainable", "with moving statistics", "G multiply-adds")
+    return _table(head, rows)
 
 
 def _describe_gap(counts: Mapping[str, Count]) -> str:

@@ -3,8 +3,8 @@
 The training cycle cuts an encoder in two: `trunk`, images to activations, and
 `compress`, the activation of `shared_layer` to the representation. The competition gets
 the representation as a constant; the collaboration differentiates both parts; GradNorm
-takes its norms at `last_shared_kernel`. `Encoder` is a backbone, and so is any other
-subclass, bound by `build_student.backbone`.
+takes its norms at `last_shared_kernel`. `Encoder` is a backbone, those of
+`applications.py` are, and so is any other subclass, bound by `build_student.backbone`.
 """
 
 import dataclasses
@@ -43,8 +43,7 @@ class Backbone(tf.keras.Model):
     Called on float32 [B, H, W, image_channels] in [-1, 1] of any size, it returns
     layer -> float32 [B, H / stride, W / stride, channels], as `feature_layers` has
     them. A subclass is made of plain Keras layers without models among them; a
-    BatchNorm named after the convolution before it, NAME/BatchNorm, is folded into it
-    by an export.
+    BatchNorm that is all that reads a convolution is folded into it by an export.
     """
 
     def __init__(

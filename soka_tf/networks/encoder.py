@@ -31,7 +31,7 @@ _BLOCK_FILTERS = (256, 512, 1024, 2048)
 _BOTTLENECK = 4
 
 
-def _conv(
+def convolution(
     x: tf.Tensor, filters: int, size: int, stride: int, name: str, relu: bool = True
 ) -> tf.Tensor:
     """Convolution without bias, batch normalisation and, mostly, ReLU."""
@@ -63,14 +63,14 @@ def _unit(
     if x.shape[-1] != filters:
         # In a strided block of one unit, the first unit is also the last: there the
         # projection itself takes the stride.
-        shortcut = _conv(x, filters, 1, stride, f"{name}/shortcut", relu=False)
+        shortcut = convolution(x, filters, 1, stride, f"{name}/shortcut", relu=False)
     elif stride > 1:
         shortcut = tf.keras.layers.MaxPool2D(1, stride, name=f"{name}/shortcut")(x)
     else:
         shortcut = x
-    x = _conv(x, bottleneck_filters, 1, 1, f"{name}/conv1")
-    x = _conv(x, bottleneck_filters, 3, stride, f"{name}/conv2")
-    x = _conv(x, filters, 1, 1, f"{name}/conv3", relu=False)
+    x = convolution(x, bottleneck_filters, 1, 1, f"{name}/conv1")
+    x = convolution(x, bottleneck_filters, 3, stride, f"{name}/conv2")
+    x = convolution(x, filters, 1, 1, f"{name}/conv3", relu=False)
     x = tf.keras.layers.Add(name=f"{name}/Add")([shortcut, x])
     return tf.keras.layers.ReLU(name=f"{name}/Relu")(x)
 
@@ -121,7 +121,7 @@ class Encoder(Backbone):
         conv1_stride, pool1_stride, *block_strides = (*strides, 1, 1)
 
         images = tf.keras.Input((None, None, image_channels), name="images")
-        x = _conv(images, scaled_filters(64, width), 7, conv1_stride, "conv1")
+        x = convolution(images, scaled_filters(64, width), 7, conv1_stride, "conv1")
         if pool1_stride > 1:
             x = tf.keras.layers.MaxPool2D(
                 3, pool1_stride, padding="same", name="pool1"
@@ -142,7 +142,7 @@ class Encoder(Backbone):
             images,
             features,
             shared_layer="block4",
-            head=lambda x: _conv(x, representation_channels, 3, 1, "compress1"),
+            head=lambda x: convolution(x, representation_channels, 3, 1, "compress1"),
             config={
                 "units": units,
                 "width": float(width),

@@ -19,15 +19,19 @@ from soka_tf.networks.batch_norm import BatchNorm
 PRECISIONS = ("float32", "bfloat16")
 # "auto" is bfloat16 where the processor has AMX.
 EXPORT_PRECISIONS = (*PRECISIONS, "auto")
+_CONVOLUTIONS = (
+    tf.keras.layers.Conv2D,
+    tf.keras.layers.Conv2DTranspose,
+    tf.keras.layers.DepthwiseConv2D,
+)
 
 
 def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
     """Returns the same function with BatchNorm folded into the convolutions.
 
     Args:
-      network: a backbone or a decoder, built; its weights are copied. A BatchNorm of
-        layer NAME is called NAME/BatchNorm. One that cannot be folded, as what
-        follows no plain convolution, is kept.
+      network: a backbone or a decoder, built; its weights are copied. A BatchNorm that
+        cannot be folded, as what follows no plain convolution, is kept.
       precision: "float32", equal but for rounding; or "bfloat16", in which weights are
         stored and all layers but those at an output compute.
 
@@ -69,7 +73,7 @@ def fold(network: tf.keras.Model, precision: str = "float32") -> tf.keras.Model:
 
 
 def _layers_behind_convolutions(network: tf.keras.Model) -> Dict[str, Tuple]:
-    """What convolutions take over: NAME -> (NAME/BatchNorm, NAME/LeakyRelu) or None.
+    """What convolutions take over: name -> (BatchNorm or None, LeakyReLU or None).
 
     Only those that `_Convolution` can compute are in it. An activation is taken over by
     transposed ones alone, before their channels are spread over pixels.
@@ -83,7 +87,8 @@ def _layers_behind_convolutions(network: tf.keras.Model) -> Dict[str, Tuple]:
     for name in network.output_names:
         readers[name].append("")
 
-    def only_reader(layer, name, kind):
+    def only_reader(layer, kind):
+        name = readers[layer.name][0]
         reader = layers.get(name)
         sources = [source for source, names in readers.items() if name in names]
         alone = readers[layer.name] == [name] and sources == [layer.name]
@@ -92,18 +97,18 @@ def _layers_behind_convolutions(network: tf.keras.Model) -> Dict[str, Tuple]:
     behind = {}
     for name, layer in layers.items():
         if _is_plain(layer):
-            norm = only_reader(layer, f"{name}/BatchNorm", BatchNorm)
+            norm = only_reader(layer, BatchNorm)
             last, activation = norm or layer, None
             if _is_transposed(layer):
                 kind = tf.keras.layers.LeakyReLU
-                activation = only_reader(last, f"{name}/LeakyRelu", kind)
+                activation = only_reader(last, kind)
             behind[name] = norm, activation
     return behind
 
 
 def _is_plain(layer: tf.keras.layers.Layer) -> bool:
     """Whether `_Convolution` computes what the layer does."""
-    if type(layer) not in (tf.keras.layers.Conv2D, tf.keras.layers.Conv2DTranspose):
+    if type(layer) not in _CONVOLUTIONS:
         return False
     fits = not _is_transposed(layer) or (
         layer.padding == "same"
@@ -122,22 +127,29 @@ def _is_transposed(layer: tf.keras.layers.Layer) -> bool:
     return isinstance(layer, tf.keras.layers.Conv2DTranspose)
 
 
+def _is_depthwise(layer: tf.keras.layers.Layer) -> bool:
+    return isinstance(layer, tf.keras.layers.DepthwiseConv2D)
+
+
 def _convolution(layer, norm, activation, dtype: str) -> "_Convolution":
-    """The folded form of a (transposed) convolution and of what is behind it."""
-    kernel = layer.kernel.numpy().astype(np.float64)
+    """The folded form of a convolution of any kind and of what is behind it."""
+    kernel = layer.depthwise_kernel if _is_depthwise(layer) else layer.kernel
+    kernel = kernel.numpy().astype(np.float64)
     if _is_transposed(layer):
         kernel = kernel.swapaxes(2, 3)  # [h, w, in, out] as everywhere else
+    of_each_output = kernel.shape[2:] if _is_depthwise(layer) else kernel.shape[3:]
     bias = layer.bias.numpy().astype(np.float64) if layer.use_bias else 0.0
     if norm is not None:
         scale = norm.gamma.numpy() / np.sqrt(
             norm.moving_variance.numpy().astype(np.float64) + norm.epsilon
         )
-        kernel = kernel * scale
+        kernel = kernel * scale.reshape(of_each_output)
         bias = norm.beta.numpy() + (bias - norm.moving_mean.numpy()) * scale
-    bias = np.broadcast_to(bias, kernel.shape[-1:])
+    bias = np.broadcast_to(bias, [np.prod(of_each_output)])
     if not _is_transposed(layer):
         padding = layer.padding.upper()
-        return _Convolution(layer.name, dtype, kernel, bias, layer.strides, padding)
+        kind = _DepthwiseConvolution if _is_depthwise(layer) else _Convolution
+        return kind(layer.name, dtype, kernel, bias, layer.strides, padding)
     factor = layer.strides[0]
     kernel, padding = sub_pixel_kernel(kernel, factor)
     return _Convolution(
@@ -213,8 +225,18 @@ class _Convolution(tf.keras.layers.Layer):
             # Not by conv2d's explicit padding, which the fused kernels lack.
             inputs = tf.pad(inputs, padding)
             padding = "VALID"
-        x = tf.nn.conv2d(inputs, self.kernel, self._strides, padding)
-        x = tf.nn.bias_add(x, self.bias)
+        x = tf.nn.bias_add(self._convolve(inputs, padding), self.bias)
         if self._slope is not None:
             x = tf.nn.leaky_relu(x, self._slope)
         return tf.nn.depth_to_space(x, self._factor) if self._factor > 1 else x
+
+    def _convolve(self, inputs, padding):
+        return tf.nn.conv2d(inputs, self.kernel, self._strides, padding)
+
+
+class _DepthwiseConvolution(_Convolution):
+    """The same of each channel by itself; the kernel is [h, w, in, multiplier]."""
+
+    def _convolve(self, inputs, padding):
+        strides = (1, *self._strides, 1)
+        return tf.nn.depthwise_conv2d(inputs, self.kernel, strides, padding)

@@ -14,7 +14,8 @@ class ConvolutionCount(NamedTuple):
       input_shape: (height, width, channels).
       output_shape: (height, width, channels).
       kernel_shape: as Keras keeps it: (height, width, in, out), of a transposed
-        convolution (height, width, out, in).
+        convolution (height, width, out, in), of a depthwise one (height, width, in,
+        multiplier).
       stride: along both axes; what a transposed convolution enlarges by.
       transposed: whether it is a transposed convolution.
       multiply_adds: products that are added up, those with padding among them.
@@ -57,9 +58,8 @@ def count_multiply_adds(
             f"{network.name} takes inputs of shape {expected}. Received: "
             f"{tuple(input_shape)}."
         )
-    convolutions = [
-        layer for layer in network.layers if isinstance(layer, tf.keras.layers.Conv2D)
-    ]
+    kinds = tf.keras.layers.Conv2D, tf.keras.layers.DepthwiseConv2D
+    convolutions = [layer for layer in network.layers if isinstance(layer, kinds)]
     # A transposed convolution is a Conv2D to Keras.
     ends = [(layer.input, layer.output) for layer in convolutions]
     shapes = tf.keras.Model(network.input, ends).compute_output_shape((1, *input_shape))
@@ -77,14 +77,16 @@ def total_multiply_adds(network: tf.keras.Model, input_shape: Sequence[int]) -> 
 
 
 def _count(
-    layer: tf.keras.layers.Conv2D,
+    layer: tf.keras.layers.Layer,
     input_shape: Tuple[int, int, int],
     output_shape: Tuple[int, int, int],
 ) -> ConvolutionCount:
     transposed = isinstance(layer, tf.keras.layers.Conv2DTranspose)
     # A kernel is applied once for every pixel of the smaller side.
     height, width, _ = input_shape if transposed else output_shape
-    kernel_shape = tuple(layer.kernel.shape)
+    depthwise = isinstance(layer, tf.keras.layers.DepthwiseConv2D)
+    kernel = layer.depthwise_kernel if depthwise else layer.kernel
+    kernel_shape = tuple(kernel.shape)
     return ConvolutionCount(
         layer.name,
         input_shape,

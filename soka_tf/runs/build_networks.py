@@ -1,13 +1,14 @@
 """The student's networks, built from the bindings, and where they start."""
 
 import functools
-from typing import Annotated, Any, Callable, Mapping, Sequence
+from typing import Annotated, Any, Callable, Mapping, Sequence, Union
 
 import gin
 import tensorflow as tf
 
 from soka_tf.errors import UserError
-from soka_tf.kinds import Flag, Path, configurable, whole
+from soka_tf.kinds import Flag, Path, configurable, either, one_of, whole
+from soka_tf.networks.applications import APPLICATIONS, Application
 from soka_tf.networks.backbone import Backbone
 from soka_tf.networks.decoder import OUTPUT_STRIDES, Decoder
 from soka_tf.networks.encoder import Encoder
@@ -23,14 +24,20 @@ bound_encoder = gin.external_configurable(
     Encoder, allowlist=["units", "width", "strides"]
 )
 bound_decoder = gin.external_configurable(Decoder, allowlist=["width", "min_filters"])
+bound_application = gin.external_configurable(
+    Application, allowlist=["width", "output_stride"]
+)
 
-_BACKBONE = configurable("a reference to a gin configurable, such as @Encoder")
+TASKONOMY = "taskonomy"
+_BACKBONE = either(
+    one_of((TASKONOMY, *APPLICATIONS)), configurable("a reference, @YourBackbone")
+)
 
 
 @gin.configurable
 def build_student(
     tasks: Sequence[str],
-    backbone: Annotated[Callable[..., Backbone], _BACKBONE] = bound_encoder,
+    backbone: Annotated[Union[str, Callable[..., Backbone]], _BACKBONE] = TASKONOMY,
     representation_channels: Annotated[int, whole(1, 65536)] = 8,
     synchronized_batch_norm: Flag = True,
     seed: int = 0,
@@ -39,8 +46,9 @@ def build_student(
 
     Args:
       tasks: its tasks.
-      backbone: makes the encoder of the keywords representation_channels and
-        synchronized: `Encoder`, or any other that gin knows.
+      backbone: "taskonomy", the bound `Encoder`; a network of
+        `soka_tf.networks.applications`; or what makes another backbone of the keywords
+        representation_channels and synchronized.
       representation_channels: of the shared representation.
       synchronized_batch_norm: whether BatchNorm is by the batch of all replicas.
       seed: of the initial values.
@@ -72,16 +80,20 @@ def build_student(
 
 
 def _make_encoder(backbone: Any, **arguments: Any) -> Backbone:
+    if backbone in APPLICATIONS:
+        backbone = functools.partial(bound_application, backbone)
+    elif backbone == TASKONOMY:
+        backbone = bound_encoder
     made, reason = backbone, ""
     try:
-        made = made_by("build_student", backbone, **arguments)
+        made = made_by("Application", backbone, **arguments)
     except TypeError as error:  # other arguments: a configurable of another kind
         reason = f": {error}"
     if not isinstance(made, Backbone):
         raise UserError(
-            "build_student.backbone must be a reference to a gin configurable that "
-            f"makes a {Backbone.__module__}.Backbone of the keywords "
-            f"{', '.join(arguments)}, such as @Encoder. Received: {made!r}{reason}"
+            f"build_student.backbone must be {_BACKBONE.words} that makes a "
+            f"{Backbone.__module__}.Backbone of the keywords {', '.join(arguments)}. "
+            f"Received: {made!r}{reason}"
         )
     if made.output_stride not in OUTPUT_STRIDES:
         raise UserError(
@@ -100,8 +112,9 @@ def initialize_student(
     decoders: Lenders = False,
     leading: Flag = False,
     teachers_dir: Path = None,
+    encoder_weights: Path = None,
 ) -> None:
-    """Starts parts of the student from teachers; random by default (Step 1).
+    """Starts parts of the student from trained ones; random by default (Step 1).
 
     Args:
       student: the student, changed in place.
@@ -113,10 +126,14 @@ def initialize_student(
         the first units of every block; BatchNorm with the batch's statistics makes up
         for the channels that fail.
       teachers_dir: where teachers are that are none of the run's; see `find_teachers`.
+      encoder_weights: a local file of the weights that Keras publishes, for a backbone
+        of `soka_tf.networks.applications`; None for none. Nothing is downloaded.
 
     Raises:
-      UserError: if there is no such teacher or the networks differ in size.
+      UserError: if there is no such teacher or file, or the networks differ in size.
     """
+    if encoder_weights is not None:
+        _read_encoder_weights(student.encoder, encoder_weights, encoder)
     if isinstance(decoders, Mapping):
         lenders = {get_task(k).name: get_task(v).name for k, v in decoders.items()}
     else:
@@ -149,6 +166,17 @@ def initialize_student(
             f"initialize_student, from the teacher of {lender!r}: ",
             functools.partial(assign_variables, network, values),
         )
+
+
+def _read_encoder_weights(encoder: Backbone, path: str, lender: Any) -> None:
+    if lender is not None or not isinstance(encoder, Application):
+        other = f"initialize_student.encoder = {lender!r}" if lender else repr(encoder)
+        raise UserError(
+            "initialize_student.encoder_weights is for an encoder of "
+            f"{', '.join(APPLICATIONS)} that starts from no teacher. Received: {path}, "
+            f"and {other}. Bind None."
+        )
+    encoder.read_weights(path)
 
 
 def count_trainable(network: Any) -> int:

@@ -16,10 +16,12 @@ from typing import (
 
 import gin
 import tensorflow as tf
+from absl import logging
 
 from soka_tf.errors import UserError
 from soka_tf.kinds import (
     TEXT,
+    Count,
     Flag,
     NonNegative,
     configurable,
@@ -45,7 +47,8 @@ from soka_tf.soka.student import Student
 from soka_tf.soka.variants import VARIANTS, Variant, find_variant
 from soka_tf.tasks import get_targets
 from soka_tf.teachers import pool
-from soka_tf.teachers.pool import TeacherPool
+from soka_tf.teachers.feature_statistics import Statistics
+from soka_tf.teachers.pool import TeacherPool, Wanted
 
 Optimizer = tf.keras.optimizers.Optimizer
 LearningRateSchedule = tf.keras.optimizers.schedules.LearningRateSchedule
@@ -85,6 +88,7 @@ _LAYERS = list_of(
 def build_amalgamation(
     student: Student,
     teachers: TeacherPool,
+    measure: Optional[Callable[[Wanted, int], Statistics]] = None,
     variant: Annotated[
         Union[None, str, Callable[[], Variant]], _VARIANT
     ] = "reconstruction",
@@ -92,21 +96,46 @@ def build_amalgamation(
         "block3",
         "representation",
     ),
+    standardize: Flag = False,
+    standardize_images: Count = 200,
 ) -> Optional[Amalgamation]:
     """Builds MIA for these networks, or nothing where `variant` is None.
+
+    Teachers without layers take no part; where none has any, nothing is built.
 
     Args:
       student: the student.
       teachers: its teachers.
+      measure: the teachers' layers, a number of images -> statistics of the features;
+        None where no step will be taken.
       variant: a name of `soka_tf.soka.variants`, or what makes another `Variant`.
       layers: a name that teachers and student share, or a pair (teachers' layer,
         student's layer). Of several pairs to one layer of the student a teacher
         takes the first that it has.
+      standardize: whether the teachers' features are brought to one scale by fixed
+        statistics, see `soka_tf.teachers.feature_statistics`.
+      standardize_images: how many images to train on these are measured on.
 
     Raises:
-      UserError: if a layer is missing, or a value is refused.
+      UserError: if a layer is missing, an auxiliary teacher has none, or a value is
+        refused.
     """
     if variant is None:
+        return None
+    mute = [
+        name for name, teacher in teachers.auxiliaries.items() if not teacher.layers
+    ]
+    if mute:
+        raise UserError(
+            f"The auxiliary teacher of {mute[0]!r} has no layers, and nothing else to "
+            "lend. Bind auxiliary = 'none' or others."
+        )
+    lenders = [teacher for teacher in teachers.teachers if teacher.layers]
+    if not lenders:
+        logging.info(
+            "No teacher has layers to amalgamate: the student learns from soft targets "
+            "alone."
+        )
         return None
     pairs = [(pair, pair) if isinstance(pair, str) else pair for pair in layers]
     own_layers = student.encoder.feature_layers
@@ -119,28 +148,37 @@ def build_amalgamation(
     chosen = {own: _layers_for(own, pairs, teachers) for _, own in pairs}
     made = variant() if callable(variant) else variant
     or_user_error("build_amalgamation: ", lambda: find_variant(made))
-    return or_user_error(
+    amalgamation = or_user_error(
         "Amalgamation: ",
         lambda: bound_amalgamation(
             {
-                own: [t.layers[k][0] for t, k in zip(teachers.teachers, names)]
+                own: [t.layers[k][0] for t, k in zip(teachers.teachers, names) if k]
                 for own, names in chosen.items()
             },
             {layer: own_layers[layer].channels for layer in chosen},
             made,
             auxiliaries=len(teachers.auxiliaries),
             teacher_layers=chosen,
+            standardized=standardize,
         ),
     )
+    if standardize and measure is not None:
+        amalgamation.standardize(
+            measure(amalgamation.teacher_layers, standardize_images)
+        )
+    return amalgamation
 
 
 def _layers_for(
     layer: str, pairs: Sequence[Tuple[str, str]], teachers: TeacherPool
-) -> List[str]:
-    """What each teacher lends to a layer of the student."""
+) -> List[Optional[str]]:
+    """What each teacher lends to a layer of the student; None of one without layers."""
     wanted = [theirs for theirs, own in pairs if own == layer]
-    chosen = []
+    chosen: List[Optional[str]] = []
     for teacher in teachers.teachers:
+        if not teacher.layers:
+            chosen.append(None)
+            continue
         names = [name for name in wanted if name in teacher.layers]
         if not names:
             raise UserError(

@@ -6,13 +6,14 @@ import functools
 import os
 import shutil
 import tempfile
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import gin
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.data.samples import Data
+from soka_tf.data.pipeline import Batches
+from soka_tf.data.samples import Data, Sample
 from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
 from soka_tf.runs import build_networks, build_parts
@@ -20,6 +21,7 @@ from soka_tf.runs.auxiliary import Selection, select_auxiliary
 from soka_tf.runs.build_data import build_data, default_cache_dir
 from soka_tf.runs.checkpoints import copy_state, last_step
 from soka_tf.runs.config import bound_values, operative_config, or_user_error
+from soka_tf.runs.feature_statistics import FeatureStatistics
 from soka_tf.runs.folder import refuse_differences, refuse_file
 from soka_tf.runs.gin_text import with_binding
 from soka_tf.runs.settings import Settings
@@ -122,7 +124,8 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
     teacher_files = build_parts.find_teachers(names, selection.names)
     with strategy.scope():
         teachers = build_parts.load_pool(teacher_files)
-        model = assemble_model(settings, teachers)
+        measure = _measure(settings, teachers, lambda: find_data().train, model_dir)
+        model = assemble_model(settings, teachers, measure)
         optimizers, learning_rate = build_parts.build_optimizers(settings.max_steps)
         model.compile(optimizers, settings.jit_compile)
     _advise(settings, model)
@@ -177,9 +180,10 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
     settings = dataclasses.replace(run.settings, seed=seed)
     config = with_binding(run.config, "seed", seed)
     refuse_differences(model_dir, config)
-    model = run.model
+    model, data = run.model, _find_data(settings, model_dir)
+    measure = _measure(settings, model.teachers, lambda: data.train, model_dir)
     with run.strategy.scope():
-        fresh = assemble_model(settings, model.teachers)
+        fresh = assemble_model(settings, model.teachers, measure)
         optimizers, _ = build_parts.build_optimizers(settings.max_steps)
         fresh.compile(optimizers, settings.jit_compile)
     copy_state(fresh, model)
@@ -189,7 +193,7 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
     return dataclasses.replace(
         run,
         settings=settings,
-        data=_find_data(settings, model_dir),
+        data=data,
         config=config,
         output_dir=model_dir,
     )
@@ -239,8 +243,30 @@ def _build_objective() -> Objective:
     )
 
 
-def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
-    """Builds the model of a run from the bindings, not yet compiled."""
+def _measure(
+    settings: Settings,
+    teachers: TeacherPool,
+    samples: Callable[[], Sequence[Sample]],
+    model_dir: str,
+) -> FeatureStatistics:
+    batches = Batches(
+        settings.image_size, settings.evaluation_batch_size, settings.antialias
+    )
+    return FeatureStatistics(teachers, samples, batches, model_dir)
+
+
+def assemble_model(
+    settings: Settings,
+    teachers: TeacherPool,
+    measure: Optional[FeatureStatistics] = None,
+) -> SokaModel:
+    """Builds the model of a run from the bindings, not yet compiled.
+
+    Args:
+      settings: of the run.
+      teachers: its teachers.
+      measure: of their features; None where no step will be taken.
+    """
     names = settings.task_names
     schedule, objective = _build_schedule(settings), _build_objective()
     with compute_in(settings.precision, "run.precision"):
@@ -248,7 +274,7 @@ def assemble_model(settings: Settings, teachers: TeacherPool) -> SokaModel:
         build_networks.initialize_student(student, teachers)
         parts = (
             build_parts.build_balancing(names),
-            build_parts.build_amalgamation(student, teachers),
+            build_parts.build_amalgamation(student, teachers, measure),
             build_parts.build_adversary(names, seed=settings.seed),
         )
         model = or_user_error(

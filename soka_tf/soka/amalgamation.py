@@ -1,12 +1,14 @@
 """MIA: the teachers' activations amalgamated into the student's target (Eqs. 1-4)."""
 
 import types
-from typing import Annotated, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Annotated, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import tensorflow as tf
 
 from soka_tf.kinds import NonNegative, check_arguments, one_of
 from soka_tf.soka.variants import AmalgamationLosses, Variant, find_variant
+from soka_tf.teachers.feature_statistics import Statistics
 
 MIXINGS = ("matrix", "diagonal")
 
@@ -20,6 +22,7 @@ class LayerAmalgamation(tf.keras.layers.Layer):
         channels: int,
         mixing: str = "matrix",
         reconstruct: bool = False,
+        standardized: bool = False,
         **kwargs,
     ):
         """Creates W_i, C and, to reconstruct, the linear heads V_i.
@@ -30,6 +33,7 @@ class LayerAmalgamation(tf.keras.layers.Layer):
           mixing: "matrix" (W_i is [c_i, c], a 1x1 convolution) or "diagonal" (W_i
             is one weight a channel; needs c_i = c).
           reconstruct: whether V_i [c, c_i] are needed.
+          standardized: whether the activations come in one scale.
           **kwargs: of the Keras layer.
         """
         super().__init__(autocast=False, **kwargs)
@@ -37,6 +41,7 @@ class LayerAmalgamation(tf.keras.layers.Layer):
         self.channels = channels
         self.mixing = mixing
         self.reconstruct = reconstruct
+        self.standardized = standardized
         if mixing == "diagonal" and set(teacher_channels) != {channels}:
             raise ValueError(
                 "mixing='diagonal' needs teachers as wide as the student. Received: "
@@ -77,6 +82,7 @@ class LayerAmalgamation(tf.keras.layers.Layer):
             "channels": self.channels,
             "mixing": self.mixing,
             "reconstruct": self.reconstruct,
+            "standardized": self.standardized,
         }
 
     def call(self, activations: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -105,14 +111,15 @@ class Amalgamation(tf.keras.layers.Layer):
         mixing: Annotated[str, one_of(MIXINGS)] = "matrix",
         auxiliaries: int = 0,
         auxiliary_weight: NonNegative = 0.1,
-        teacher_layers: Optional[Mapping[str, Sequence[str]]] = None,
+        teacher_layers: Optional[Mapping[str, Sequence[Optional[str]]]] = None,
+        standardized: bool = False,
         **kwargs,
     ):
         """Creates the module.
 
         Args:
-          teacher_channels: the student's layer -> channels of what every teacher gives
-            there, targets first, auxiliaries last.
+          teacher_channels: the student's layer -> channels of what every teacher that
+            takes part gives there, targets first, auxiliaries last.
           channels: layer -> channels of the student there.
           variant: of `find_variant`: how the student is drawn to sigma, and what
             trains W and C.
@@ -120,8 +127,11 @@ class Amalgamation(tf.keras.layers.Layer):
           auxiliaries: how many of the teachers, the last ones, are auxiliary.
           auxiliary_weight: weight of an auxiliary's reconstruction error, those of
             the targets' teachers being 1. Used by `reconstruction` only.
-          teacher_layers: layer -> what that activation is called in every teacher;
-            None where it is called as in the student.
+          teacher_layers: layer -> what that activation is called in every teacher of
+            the pool, None for one that takes no part; None where it is called as in the
+            student.
+          standardized: whether the teachers' activations are brought to one scale by
+            what `standardize` is given.
           **kwargs: of the Keras layer.
         """
         super().__init__(autocast=False, **{"name": "amalgamation", **kwargs})
@@ -146,16 +156,44 @@ class Amalgamation(tf.keras.layers.Layer):
                 for layer in channels
             }
         )
+        self.standardized = standardized
+        self._moments: Mapping[str, Sequence[Tuple[np.ndarray, np.float32]]] = (
+            types.MappingProxyType({})
+        )
         self.amalgamations = {
             layer: LayerAmalgamation(
                 teacher_channels[layer],
                 channels[layer],
                 mixing,
                 reconstruct=self._variant.reconstructs,
+                standardized=standardized,
                 name=f"{self.name}_{layer}",
             )
             for layer in channels
         }
+
+    def standardize(self, statistics: Statistics) -> None:
+        """Takes the statistics; graphs that are traced before do not see them.
+
+        Args:
+          statistics: layer -> moments of every teacher that takes part.
+
+        Raises:
+          ValueError: if they are of other layers or channels.
+        """
+        found = {k: tuple(len(m.mean) for m in of) for k, of in statistics.items()}
+        wanted = {k: part.teacher_channels for k, part in self.amalgamations.items()}
+        if found != wanted:
+            raise ValueError(
+                f"statistics of the teachers' features must be of {wanted} channels. "
+                f"Received: {found}."
+            )
+        self._moments = types.MappingProxyType(
+            {
+                layer: tuple((np.float32(m.mean), np.float32(m.deviation)) for m in of)
+                for layer, of in statistics.items()
+            }
+        )
 
     def get_config(self) -> Dict:
         """The constructor's arguments."""
@@ -169,6 +207,7 @@ class Amalgamation(tf.keras.layers.Layer):
             "auxiliaries": self.auxiliaries,
             "auxiliary_weight": self.auxiliary_weight,
             "teacher_layers": {k: list(v) for k, v in self.teacher_layers.items()},
+            "standardized": self.standardized,
         }
 
     def call(
@@ -187,18 +226,30 @@ class Amalgamation(tf.keras.layers.Layer):
         """
         losses = []
         for layer in self.layer_names:
+            given = self._standardized(layer, teachers[layer])
             # Norms and means lose too much in half precision; the products of
             # activations and W or V are computed in the layer's.
             mine = tf.cast(student[layer], tf.float32)
-            activations = [
-                resized(tf.stop_gradient(tf.cast(a, tf.float32)), mine)
-                for a in teachers[layer]
-            ]
+            activations = [resized(tf.stop_gradient(a), mine) for a in given]
             targets = len(activations) - self.auxiliaries
             weights = [1.0] * targets + [self.auxiliary_weight] * self.auxiliaries
             part = self.amalgamations[layer]
             losses.append(self._variant.losses(part, activations, mine, weights))
         return AmalgamationLosses(*map(tf.add_n, zip(*losses)))
+
+    def _standardized(
+        self, layer: str, activations: Sequence[tf.Tensor]
+    ) -> List[tf.Tensor]:
+        """A layer's activations in float32, as they are or of one scale."""
+        activations = [tf.cast(a, tf.float32) for a in activations]
+        if not self.standardized:
+            return activations
+        if not self._moments:
+            raise ValueError(
+                "Amalgamation: no statistics to standardise by were given."
+            )
+        moments = self._moments[layer]
+        return [(a - mean) / scale for a, (mean, scale) in zip(activations, moments)]
 
 
 def resized(activation: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

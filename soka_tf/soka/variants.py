@@ -101,6 +101,7 @@ class OuterProduct(Variant):
 class Reconstruction(Variant):
     """W, C and linear heads V_i minimise ||V_i sigma - A_i||^2, A_i of unit deviation.
 
+    The deviation is the batch's, unless fixed statistics have made it one.
     Thus sigma keeps what every teacher knows; the student sees it as a constant,
     compared as in `Normalized`.
     """
@@ -109,7 +110,8 @@ class Reconstruction(Variant):
 
     def losses(self, amalgamate, teachers, student, weights):
         """See `Variant`."""
-        teachers = unit_deviation(teachers)
+        if not amalgamate.standardized:
+            teachers = unit_deviation(teachers)
         sigma = amalgamate(teachers)
         errors = [
             weight * tf.reduce_mean(tf.square(read - activation))

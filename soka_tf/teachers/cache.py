@@ -215,7 +215,9 @@ class TeacherCache:
             }
             # Tuples: of lists tf.data makes one tensor.
             features = {
-                layer: tuple(said[name][own[layer]] for name, own in lent.items())
+                layer: tuple(
+                    said[k][own[layer]] for k, own in lent.items() if layer in own
+                )
                 for layer in self._layers
             }
             return Targets(maps, features)

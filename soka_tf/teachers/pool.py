@@ -43,8 +43,8 @@ Folders = Annotated[
     list_of(TEXT, "a list of one or more folders of a teacher each, e.g. ['runs/hed']"),
 ]
 # Layers that every teacher has; or a layer of the student -> that of each teacher, in
-# the pool's order.
-Wanted = Union[Sequence[str], Mapping[str, Sequence[str]]]
+# the pool's order, None where it lends nothing. Teachers without layers lend none.
+Wanted = Union[Sequence[str], Mapping[str, Sequence[Optional[str]]]]
 
 
 class TeacherPool:
@@ -126,7 +126,7 @@ class TeacherPool:
         outputs = {name: self.run(name, images, lent[name].values()) for name in lent}
         maps = {name: outputs[name]["prediction"] for name in self.targets}
         features = {
-            layer: [outputs[name][own[layer]] for name, own in lent.items()]
+            layer: [outputs[k][own[layer]] for k, own in lent.items() if layer in own]
             for layer in layers
         }
         return Targets(maps, features)
@@ -138,12 +138,15 @@ class TeacherPool:
 
     def layers_of_each(self, layers: Wanted) -> Dict[str, Dict[str, str]]:
         """Task -> layer wanted -> its name in that teacher, for all that are to run."""
-        names = [*self.targets, *(self.auxiliaries if layers else ())]
+        running = {**self.targets, **(self.auxiliaries if layers else {})}
         if not isinstance(layers, Mapping):
-            return {name: {layer: layer for layer in layers} for name in names}
+            return {
+                name: {layer: layer for layer in layers if teacher.layers}
+                for name, teacher in running.items()
+            }
         return {
-            name: {layer: own[i] for layer, own in layers.items()}
-            for i, name in enumerate(names)
+            name: {k: own[i] for k, own in layers.items() if own[i] is not None}
+            for i, name in enumerate(running)
         }
 
     def run(

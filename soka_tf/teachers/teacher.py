@@ -17,7 +17,7 @@ class Teacher:
     Attributes:
       task: a row of `soka_tf.tasks`, which defines a prediction's channels.
       layers: name -> channels and stride of each activation that can be amalgamated; a
-        plain pair will do.
+        plain pair will do. Empty for a teacher that gives soft targets only.
       has_prediction: False for a teacher that can be an auxiliary only.
       fingerprint: a text that changes with whatever changes the outputs, weights first;
         outputs kept on disk are found by it.

@@ -113,7 +113,7 @@ def test_what_cannot_be_folded_is_kept_with_its_weights():
     folded = fold(network)
     assert error(network, folded) < 1e-5 and folded.trainable_variables == []
     kinds = [type(layer) for layer in folded.layers]
-    assert kinds.count(BatchNorm) == 5  # all but that of "plain"
+    assert kinds.count(BatchNorm) == 4  # all but those of "plain" and "depthwise"
 
 
 def test_unknown_precision_is_refused(network):

@@ -134,12 +134,81 @@ def test_kept_outputs_are_found_by_the_fingerprint_and_train(pool, tiny, tmp_pat
         assert same == (name != "normal")
 
 
+class Mute(TwoConvolutions):
+    """It gives soft targets only."""
+
+    layers = {}
+
+    def __call__(self, images, layers=None):
+        assert not layers
+        return {"prediction": super().__call__(images)["prediction"]}
+
+
+def test_teacher_without_layers_takes_no_part_in_mia(pool, tiny, tmp_path):
+    targets = {"normal": Mute("normal"), TASKS[1]: pool.targets[TASKS[1]]}
+    pairs = ("block1", "representation", ("c8", "representation"), ("c/2", "block1"))
+    pool = TeacherPool(targets, pool.auxiliaries)
+    model = build_model(pool, pairs)
+    assert model.amalgamated_layers["block1"] == (None, "block1", "c/2")
+    parts = model.amalgamation.amalgamations
+    assert [len(p.mixing_weights) for p in parts.values()] == [2, 2]
+    images = small.batches(1)[0]
+    said = pool(images, model.amalgamated_layers)
+    assert list(said.maps) == list(TASKS)
+    np.testing.assert_allclose(
+        said.features["block1"][0], targets[TASKS[1]](images)["block1"], atol=1e-6
+    )
+    assert [len(activations) for activations in said.features.values()] == [2, 2]
+    logs = small.fit(model, small.batches(3))
+    assert np.isfinite(logs["loss/transfer"]).all()
+
+    samples = folder.find(tiny.images)
+    cache = TeacherCache(tmp_path, pool, small.SIZE, layers=model.amalgamated_layers)
+    assert list(cache.records["normal"].shapes) == ["prediction"]
+    cache.fill(samples, progress=False)
+    data = image_dataset(
+        samples, Batches(small.SIZE, 3), 0, targets=cache.reader(samples)
+    )
+    kept = next(iter(data))["targets"].features
+    assert [len(activations) for activations in kept.values()] == [2, 2]
+    losses = model.fit(data.take(2), verbose=0).history["loss/transfer"]
+    assert np.isfinite(losses).all()
+
+
+def test_teachers_without_layers_alone_give_soft_targets_alone(caplog):
+    caplog.set_level("INFO")
+    pool = TeacherPool({task: Mute(task) for task in TASKS})
+    model = build_model(pool, PAIRS)
+    assert model.amalgamation is None and not model.amalgamated_layers
+    told = [r.getMessage() for r in caplog.records if "layers" in r.getMessage()]
+    assert told == [
+        "No teacher has layers to amalgamate: the student learns from soft targets "
+        "alone."
+    ]
+    start = small.trained_state(model)
+    logs = small.fit(model, small.batches(3))
+    assert "loss/transfer" not in logs and np.isfinite(logs["loss/soft/normal"]).all()
+    moved = small.differences(start, small.trained_state(model))
+    assert any(v > 0 for k, v in moved.items() if k.startswith("encoder"))
+    assert list(pool(small.batches(1)[0]).features.values()) == [[], []]
+
+
+def test_auxiliary_without_layers_is_refused(pool):
+    pool = TeacherPool(pool.targets, {"edge_texture": Mute("edge_texture")})
+    with pytest.raises(UserError, match="auxiliary teacher of 'edge_texture' has no l"):
+        build_model(pool)
+
+
 def test_similarity_is_of_any_layer_that_a_teacher_has():
     images = small.batches(1, batch_size=4)
     rdm = compute_teacher_rdm(TwoConvolutions("normal"), images, 4, "c8")
     assert rdm.shape == (4, 4) and rdm[0, 1] > 0
     with pytest.raises(UserError, match="one of c/2, c8. Received: 'block3'"):
         compute_teacher_rdm(TwoConvolutions("normal"), images, 4, "block3")
+    with pytest.raises(
+        UserError, match="'normal' has no layers: it cannot be compared"
+    ):
+        compute_teacher_rdm(Mute("normal"), images, 4, "block3")
 
 
 def test_what_a_foreign_teacher_cannot_do_is_refused_by_name(pool):
