@@ -23,7 +23,7 @@ from soka_tf.errors import UserError, reason
 from soka_tf.kinds import Kind, Width
 from soka_tf.networks.backbone import Backbone
 from soka_tf.networks.batch_norm import BatchNorm
-from soka_tf.networks.building import check_integers, check_positive, scaled_filters
+from soka_tf.networks.building import check_declared, check_positive, scaled_filters
 from soka_tf.networks.encoder import convolution
 
 
@@ -110,12 +110,8 @@ class Application(Backbone):
                 f"Application: architecture must be one of {APPLICATIONS}. Received: "
                 f"{architecture!r}."
             )
-        check_integers("Application", "output_stride", (output_stride,), 1, STRIDES)
-        check_positive(
-            "Application",
-            width=width,
-            representation_channels=representation_channels,
-        )
+        check_declared(Application, width=width, output_stride=output_stride)
+        check_positive("Application", representation_channels=representation_channels)
         row = _ARCHITECTURES[architecture]
         images = tf.keras.Input((None, None, 3), name="images")
         theirs = _keras_network(architecture, width, _preprocessed(images, row))
