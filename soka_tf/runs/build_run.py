@@ -271,6 +271,7 @@ def assemble_model(
     schedule, objective = _build_schedule(settings), _build_objective()
     with compute_in(settings.precision, "run.precision"):
         student = build_networks.build_student(names, seed=settings.seed)
+        _check_image_size(settings, student.encoder.output_stride)
         build_networks.initialize_student(student, teachers)
         parts = (
             build_parts.build_balancing(names),
@@ -284,6 +285,15 @@ def assemble_model(
     if settings.by_labels:
         _check_label_losses(settings, model)
     return model
+
+
+def _check_image_size(settings: Settings, stride: int) -> None:
+    if settings.image_size % stride:
+        raise UserError(
+            f"image_size must be a multiple of the encoder's output stride, {stride}, "
+            "or the student's maps are of another size than the images. Received: "
+            f"{settings.image_size}."
+        )
 
 
 def _check_label_losses(settings: Settings, model: SokaModel) -> None:

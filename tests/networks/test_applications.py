@@ -32,11 +32,11 @@ KERAS = {
 SIZE = 32
 PAIRS = [("block3", "C4"), ("representation", "representation")]
 ONNX = all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "tf2onnx")))
-# Largest rms error of the maps, in parts of their spread, as README and tests of
-# tests/serving have it.
+# Largest rms error of the maps, in parts of their spread, as in tests/serving; but of
+# float16, as the maps of these decoders spread over a thousandth of full scale only.
 TOLERANCE = {
     "saved_model": 0.05,
-    "tflite_float16": 0.01,
+    "tflite_float16": 0.02,
     "tflite_int8": 0.15,
     "onnx": 1e-4,
 }
@@ -252,6 +252,7 @@ def test_weights_of_another_width_are_refused(tmp_path):
     ("build_student.backbone = 'MobileNetV3'", "must be one of taskonomy, MobileNetV2, "
      ".*, or a reference.*Received: 'MobileNetV3'; did you mean 'MobileNetV2'"),
     ("Application.output_stride = 32", "must be 4, 8 or 16. Received: 32"),
+    ("image_size = 18", "multiple of the encoder's output stride, 4, .*Received: 18"),
     ("Application.width = 0", r"must be a number in \(0, 100\]. Received: 0"),
     ("initialize_student.encoder_weights = 'a.h5'", "encoder_weights is for an encoder "
      "of MobileNetV2, .* starts from no teacher. Received: a.h5, and "),
