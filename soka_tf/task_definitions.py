@@ -11,7 +11,6 @@ import re
 from typing import (
     Annotated,
     Any,
-    List,
     Mapping,
     Optional,
     Sequence,
@@ -29,6 +28,8 @@ from soka_tf.task_rows import (
     Colour,
     Encoding,
     Task,
+    colours_of_map,
+    voc_colours,
 )
 
 # Of label files of classes: an index beyond the classes means "no label".
@@ -42,49 +43,54 @@ _TAKEN += ("none", "auto", "images", "mean")
 
 @dataclasses.dataclass(frozen=True)
 class _Rules:
-    """What tasks of a kind may have; of several values the first is the default.
+    """What tasks of a kind may have.
 
     Attributes:
-      channels: fewest and most; image files have no more than three.
-      losses: allowed ones; None for that of the run.
+      losses: allowed ones, the default first; None for that of the run.
       metrics: allowed ones.
-      default_metrics: how many of these, the first, are reported unless bound.
-      fields: those that only some kinds have.
-      unit: where the task does not say it.
+      reported: how many of them, the first, are the default.
+      channels: fewest, the default, and most; image files have no more than three.
+      range: of its values; None where the definition says it.
+      unit: the default.
     """
 
-    channels: Tuple[int, int]
     losses: Tuple[Optional[str], ...]
     metrics: Tuple[str, ...]
-    default_metrics: int
-    fields: Tuple[str, ...] = ()
+    reported: int
+    channels: Tuple[int, int] = (1, 3)
+    range: Optional[Tuple[float, float]] = (0.0, 1.0)
     unit: str = ""
 
 
 _ERRORS = ("rmse", "mean_absolute_error")
 _RATIOS = ("rel", "delta1", "delta2", "delta3")
 _RULES = {
-    "continuous": _Rules(
-        (1, 3), (None, "l1", "l2"), _ERRORS + _RATIOS, 2, ("range", "unit", "colours")
-    ),
+    "continuous": _Rules((None, "l1", "l2"), _ERRORS + _RATIOS, reported=2, range=None),
     "probability": _Rules(
-        (1, 3), ("bce", "l1", "l2"), _ERRORS, 2, ("colours",), "probability"
+        ("bce", "l1", "l2"), _ERRORS + _RATIOS, reported=2, unit="probability"
     ),
     "classes": _Rules(
-        *((2, MOST_CLASSES), ("kl", "l1", "l2"), CLASS_METRICS, 2),
-        *(("classes", "colours"), "probability"),
+        ("kl", "l1", "l2"),
+        CLASS_METRICS,
+        reported=2,
+        channels=(2, MOST_CLASSES),
+        unit="probability",
     ),
     "direction": _Rules(
-        (3, 3),
         ("cosine", "l1", "l2"),
         ("mean_angle_deg", *_ERRORS),
-        2,
-        (),
-        "unit vector",
+        reported=2,
+        channels=(3, 3),
+        range=(-1.0, 1.0),
+        unit="unit vector",
     ),
     "log_depth": _Rules(
-        *((1, 1), (None, "l1", "l2"), (*RATIO_METRICS, "mean_absolute_error"), 5),
-        *(("colours",), "m"),
+        (None, "l1", "l2"),
+        (*RATIO_METRICS, "mean_absolute_error"),
+        reported=5,
+        channels=(1, 1),
+        range=(0.0, 128.0),  # 2^16 / 512 m
+        unit="m",
     ),
 }
 KINDS = tuple(_RULES)
@@ -94,13 +100,14 @@ def _is_word(value: Any) -> bool:
     """A text that fits a line of a table, whoever wrote it."""
     return (
         isinstance(value, str)
-        and 0 < len(value.strip()) <= _MOST_LETTERS
+        and len(value) <= _MOST_LETTERS
         and value.isprintable()
+        and bool(value.strip())
     )
 
 
 _WORD = Kind(f"a text of 1 to {_MOST_LETTERS} printable characters", _is_word)
-_UNIT = Kind("such a text, or ''", lambda value: value == "" or _is_word(value))
+_UNIT = Kind(f"{_WORD.words}, or ''", lambda value: value == "" or _is_word(value))
 _COLOURS = Kind(
     "the name of a colour map, or a list of [red, green, blue], each of 0 to 255",
     lambda value: _is_word(value) or _are_colours(value),
@@ -151,21 +158,19 @@ def task_of(name: str, definition: Mapping[str, Any]) -> Task:
     place = f"task {name!r}: "
     given = _checked_fields(place, definition)
     rules = _RULES[given.kind]
-    for field in ("range", "classes", "colours"):
-        if getattr(given, field) is not None and field not in rules.fields:
-            having = [kind for kind, its in _RULES.items() if field in its.fields]
-            raise UserError(
-                f"{place}{field} belongs to the kinds {', '.join(having)}. Received: "
-                f"kind {given.kind!r}. Leave it out."
-            )
-    unit = given.unit if given.unit is not None else rules.unit
-    if "unit" not in rules.fields and unit != rules.unit:
+    if given.classes is not None and given.kind != "classes":
         raise UserError(
-            f"{place}unit of the kind {given.kind!r} must be {rules.unit!r}, or left "
-            f"out. Received: {unit!r}."
+            f"{place}classes belong to the kind 'classes'. Received: kind "
+            f"{given.kind!r}. Leave them out."
         )
+    if given.kind == "log_depth" and given.unit not in (None, rules.unit):
+        raise UserError(
+            f"{place}unit of the kind 'log_depth' must be {rules.unit!r}, or left out. "
+            f"Received: {given.unit!r}."
+        )
+    _check_loss(place, given, rules)
     channels = _channels(place, given, rules)
-    low, high = _range(place, given)
+    low, high = _range(place, given, rules)
     colormap, colours = _colours(place, given, channels)
     classes = tuple(given.classes or ())
     if given.kind == "classes" and not classes:
@@ -178,16 +183,16 @@ def task_of(name: str, definition: Mapping[str, Any]) -> Task:
             given.kind,  # type: ignore[arg-type]
             # Image files of three channels have 8 bits each.
             bits=16 if channels == 1 else 8,
-            low=low,
-            high=high,
+            low=0.0 if given.kind == "log_depth" else low,
+            high=1.0 if given.kind == "log_depth" else high,
             gaps=given.kind in ("log_depth", "direction", "classes"),
         ),
         released_input="plain",
-        unit=unit,
+        unit=rules.unit if given.unit is None else given.unit,
         loss=given.loss or rules.losses[0],
         metrics=_metrics(place, given, rules, low),
         # As of Taskonomy's: a tenth of a metre, or a twentieth of the range.
-        ratio_floor=0.1 if given.kind == "log_depth" else low or 0.05 * high,
+        ratio_floor=0.1 if given.kind == "log_depth" else max(low, 0.0) or 0.05 * high,
         colormap=colormap,
         display_range=(None, None) if given.kind == "log_depth" else (low, high),
         classes=classes,
@@ -197,10 +202,8 @@ def task_of(name: str, definition: Mapping[str, Any]) -> Task:
 
 
 def _check_name(name: Any) -> None:
-    sane = (
-        isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= _MOST_LETTERS
-    )
-    if not sane or name in _TAKEN or name.endswith("_float"):
+    sane = isinstance(name, str) and _NAME.fullmatch(name) and name not in _TAKEN
+    if not sane or len(name) > _MOST_LETTERS or name.endswith("_float"):
         raise UserError(
             "The name of a task must be small letters, digits and '_', begin with a "
             f"letter, have at most {_MOST_LETTERS} of them, not end in '_float' and "
@@ -261,17 +264,20 @@ def _channels(place: str, given: _Definition, rules: _Rules) -> int:
     return channels
 
 
-def _range(place: str, given: _Definition) -> Tuple[float, float]:
-    if given.kind == "direction":
-        return -1.0, 1.0
-    if given.kind != "continuous":
-        return 0.0, 1.0
+def _range(place: str, given: _Definition, rules: _Rules) -> Tuple[float, float]:
     if given.range is None:
-        raise UserError(
-            f"{place}the kind 'continuous' needs range, [lowest, highest] in its unit. "
-            "Received: none."
-        )
+        if rules.range is None:
+            raise UserError(
+                f"{place}the kind 'continuous' needs range, [lowest, highest] in its "
+                "unit. Received: none."
+            )
+        return rules.range
     low, high = map(float, given.range)
+    if rules.range not in (None, (low, high)):
+        raise UserError(
+            f"{place}range of the kind {given.kind!r} must be {list(rules.range)}, or "
+            f"left out. Received: {list(given.range)}."
+        )
     if low >= high:
         raise UserError(
             f"{place}range must begin below its end. Received: {list(given.range)}."
@@ -285,7 +291,7 @@ def _metrics(
     allowed = rules.metrics
     if given.kind == "continuous" and low < 0:  # a ratio needs positive numbers
         allowed = _ERRORS
-    metrics = tuple(given.metrics or allowed[: rules.default_metrics])
+    metrics = tuple(given.metrics or allowed[: rules.reported])
     wrong = [name for name in metrics if name not in allowed]
     if wrong or len(set(metrics)) < len(metrics):
         where = (
@@ -295,13 +301,16 @@ def _metrics(
             f"{place}metrics of the kind {given.kind!r}{where} must be some of "
             f"{', '.join(allowed)}, each once. Received: {short(list(metrics))}."
         )
+    return metrics
+
+
+def _check_loss(place: str, given: _Definition, rules: _Rules) -> None:
     losses = [loss for loss in rules.losses if loss]
     if given.loss is not None and given.loss not in losses:
         raise UserError(
             f"{place}loss of the kind {given.kind!r} must be one of "
             f"{', '.join(losses)}. Received: {given.loss!r}."
         )
-    return metrics
 
 
 def _colours(
@@ -309,43 +318,40 @@ def _colours(
 ) -> Tuple[Optional[str], Tuple[Colour, ...]]:
     """The colour map, or the colours of the classes."""
     colours = given.colours
-    if given.kind == "classes":
-        if isinstance(colours, str) or (colours and len(colours) != channels):
-            raise UserError(
-                f"{place}colours of classes must be a list of {channels} [red, green, "
-                f"blue]. Received: {short(colours)}."
-            )
-        chosen = colours or voc_colours(channels)
-        return None, tuple((int(r), int(g), int(b)) for r, g, b in chosen)
-    if channels > 1:  # shown as red, green and blue
-        if colours is not None:
-            raise UserError(
-                f"{place}colours belong to maps of one channel; {channels} are shown "
-                f"as red, green and blue. Received: {short(colours)}. Leave it out."
-            )
-        return None, ()
-    if colours is None:
-        return "magma" if given.kind == "log_depth" else "viridis", ()
     if isinstance(colours, str):
-        import matplotlib  # here, so that no worker process waits for it
+        _check_colormap(place, colours)
+    if given.kind == "classes":
+        if colours is None:
+            return None, tuple(voc_colours(channels))
+        if isinstance(colours, str):
+            return None, tuple(colours_of_map(colours, channels))
+        if len(colours) != channels:
+            raise UserError(
+                f"{place}colours of classes must be a colour map, or a list of "
+                f"{channels} [red, green, blue]. Received: {short(colours)}."
+            )
+        return None, tuple((int(r), int(g), int(b)) for r, g, b in colours)
+    if channels > 1 and colours is not None:
+        raise UserError(
+            f"{place}colours belong to maps of one channel; {channels} are shown as "
+            f"red, green and blue. Received: {short(colours)}. Leave them out."
+        )
+    if colours is not None and not isinstance(colours, str):
+        raise UserError(
+            f"{place}colours of the kind {given.kind!r} must be the name of a colour "
+            f"map of matplotlib, such as 'viridis'. Received: {short(colours)}."
+        )
+    if channels > 1:
+        return None, ()
+    return colours or ("magma" if given.kind == "log_depth" else "viridis"), ()
 
-        if colours in matplotlib.colormaps:
-            return colours, ()
-    raise UserError(
-        f"{place}colours must be the name of a colour map of matplotlib, such as "
-        f"'viridis'. Received: {short(colours)}."
-    )
 
+def _check_colormap(place: str, name: str) -> None:
+    import matplotlib  # here, so that no worker process waits for it
 
-def voc_colours(count: int) -> List[Colour]:
-    """The colour map of PASCAL VOC: distinct colours, the first is black."""
-    colours = []
-    for index in range(count):
-        red = green = blue = 0
-        for bit in range(8):
-            low = index >> (3 * bit)
-            red |= (low & 1) << (7 - bit)
-            green |= (low >> 1 & 1) << (7 - bit)
-            blue |= (low >> 2 & 1) << (7 - bit)
-        colours.append((red, green, blue))
-    return colours
+    if name not in matplotlib.colormaps:
+        near = did_you_mean(name, list(matplotlib.colormaps), repr)
+        raise UserError(
+            f"{place}colours must be the name of a colour map of matplotlib, such as "
+            f"'viridis'. Received: {name!r}{near or '.'}"
+        )

@@ -1,7 +1,7 @@
 """What a task is: a row of the table of tasks, and how its values are encoded."""
 
 import dataclasses
-from typing import Any, Dict, Literal, Optional, Tuple
+from typing import Any, Dict, List, Literal, Optional, Tuple
 
 RATIO_METRICS = ("rmse", "rel", "delta1", "delta2", "delta3")
 CLASS_METRICS = ("accuracy", "mean_iou")
@@ -145,10 +145,11 @@ class Task:
             "kind": encoding.kind,
             "title": self.title,
             "channels": self.channels,
+            "unit": self.unit,
             "metrics": list(self.metrics),
         }
         if encoding.kind == "continuous":
-            found.update(range=[encoding.low, encoding.high], unit=self.unit)
+            found["range"] = [encoding.low, encoding.high]
         if self.loss is not None:
             found["loss"] = self.loss
         if self.colormap is not None:
@@ -157,3 +158,29 @@ class Task:
             found["classes"] = list(self.classes)
             found["colours"] = [list(colour) for colour in self.class_colours]
         return found
+
+
+def colours_of_map(name: str, count: int) -> List[Colour]:
+    """Of a colour map of single colours the first ones, else evenly spaced ones."""
+    import matplotlib  # here, so that no worker process waits for it
+
+    colormap = matplotlib.colormaps[name]
+    single = count <= colormap.N < 256
+    found = [
+        colormap(i if single else i / (count - 1), bytes=True) for i in range(count)
+    ]
+    return [(int(r), int(g), int(b)) for r, g, b, _ in found]
+
+
+def voc_colours(count: int) -> List[Colour]:
+    """The colour map of PASCAL VOC: distinct colours, the first is black."""
+    colours = []
+    for index in range(count):
+        red = green = blue = 0
+        for bit in range(8):
+            low = index >> (3 * bit)
+            red |= (low & 1) << (7 - bit)
+            green |= (low >> 1 & 1) << (7 - bit)
+            blue |= (low >> 2 & 1) << (7 - bit)
+        colours.append((red, green, blue))
+    return colours

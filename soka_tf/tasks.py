@@ -9,8 +9,14 @@ from typing import Annotated, Any, Mapping, Optional, Sequence, Tuple, Union
 
 from soka_tf.errors import UserError, short
 from soka_tf.kinds import Kind
-from soka_tf.task_definitions import task_of, voc_colours
-from soka_tf.task_rows import CLASS_METRICS, RATIO_METRICS, Encoding, Task
+from soka_tf.task_definitions import task_of
+from soka_tf.task_rows import (
+    CLASS_METRICS,
+    RATIO_METRICS,
+    Encoding,
+    Task,
+    voc_colours,
+)
 
 __all__ = ["TASKS", "Encoding", "Task", "get_targets", "get_task", "register_task"]
 

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from soka_tf.errors import UserError
-from soka_tf.task_definitions import voc_colours
-from soka_tf.task_rows import RATIO_METRICS
+from soka_tf.task_rows import RATIO_METRICS, voc_colours
 from soka_tf.tasks import TASKS, get_targets, get_task, register_task
 from tests.own_tasks import DEFINITIONS
 
@@ -76,10 +75,18 @@ CLASSES = {"kind": "classes", "classes": ["road", "other"]}
         ({"kind": "continuous", "range": [0]}, r"range must be two .*Received: \[0\]"),
         ({"kind": "continuous", "range": [1, 1]}, "range must begin below its end"),
         ({"kind": "continuous", "range": [0, float("nan")]}, "Received: .0, nan"),
-        ({"kind": "log_depth", "range": [0, 1]}, "range belongs to the kinds contin"),
+        (
+            {"kind": "log_depth", "range": [0, 1]},
+            r"must be \[0.0, 128.0\], or left out",
+        ),
+        ({"kind": "probability", "range": [0, 2]}, r"must be \[0.0, 1.0\], or left"),
         ({"kind": "log_depth", "unit": "cm"}, "unit .* must be 'm', or left out"),
-        ({"kind": "log_depth", "classes": ["a", "b"]}, "classes belongs to the kinds"),
-        ({"kind": "direction", "colours": "gray"}, "colours belongs to the kinds"),
+        (
+            {"kind": "log_depth", "classes": ["a", "b"]},
+            "classes belong to the kind 'cl",
+        ),
+        ({"kind": "direction", "colours": "gray"}, "3 are shown as red, green"),
+        ({"kind": "direction", "unit": "a" * 61}, "unit must be a text of 1 to 60"),
         ({"kind": "direction", "loss": "huber"}, "loss must be one of l1, l2, bce"),
         ({"kind": "direction", "loss": "kl"}, "must be one of cosine, l1, l2. Rec"),
         ({"kind": "classes"}, "needs classes, their names, or channels"),
@@ -90,8 +97,11 @@ CLASSES = {"kind": "classes", "classes": ["road", "other"]}
         ({**CLASSES, "metrics": ["rmse"]}, "some of accuracy, mean_iou, each once"),
         ({**CLASSES, "metrics": ["accuracy"] * 2}, "each once. Received"),
         ({**CLASSES, "metrics": []}, r"metrics must be a list.*Received: \[\]"),
-        ({**CLASSES, "colours": "tab10"}, r"must be a list of 2 \[red, green, blue\]"),
-        ({**CLASSES, "colours": [[0, 0, 0]]}, "must be a list of 2 .*0, 0, 0"),
+        (
+            {**CLASSES, "colours": "tab1"},
+            "colour map of matplotlib.*'tab1'; did you me",
+        ),
+        ({**CLASSES, "colours": [[0, 0, 0]]}, "or a list of 2 .*0, 0, 0"),
         ({**CLASSES, "colours": [[0, 0, 256]] * 2}, "colours must be the name of"),
         ({"kind": "probability", "colours": "virids"}, "colour map of matplotlib"),
         ({"kind": "probability", "colours": [[0, 0, 0]]}, "colour map of matplotlib"),
@@ -133,6 +143,20 @@ def test_another_definition_of_a_name_is_refused_and_the_first_stays():
     with pytest.raises(UserError, match="differ in classes. Choose another name"):
         register_task("own", {**CLASSES, "classes": ["road", "rest"]})
     assert get_task("own") is task
+
+
+def test_fields_that_say_what_is_so_anyway_are_accepted():
+    said = {"kind": "probability", "range": [0, 1], "unit": "share", "channels": 1}
+    task = register_task("own", said)
+    assert task.unit == "share" and task.display_range == (0, 1)
+    register_task("far", {"kind": "log_depth", "unit": "m", "range": [0, 128]})
+
+
+def test_colours_of_classes_may_be_those_of_a_colour_map():
+    few = register_task("few", {"kind": "classes", "channels": 3, "colours": "tab10"})
+    assert few.class_colours == ((31, 119, 180), (255, 127, 14), (44, 160, 44))
+    many = {"kind": "classes", "channels": 12, "colours": "viridis"}
+    assert len(set(register_task("many", many).class_colours)) == 12
 
 
 def test_default_colours_of_classes_are_those_of_pascal_voc():

@@ -12,6 +12,7 @@ from soka_tf.tasks import Task
 
 _DELTA_BASE = 1.25
 _DELTAS = {"delta1": 1, "delta2": 2, "delta3": 3}
+_RATIOS = {"rel", *_DELTAS}
 _ERRORS = ("rmse", "mean_absolute_error", "mean_angle_deg")
 
 
@@ -88,7 +89,8 @@ class MetricAccumulator:
         predicted, wanted = predicted[chosen & finite], wanted[chosen & finite]
         self._squared += float(np.sum((predicted - wanted) ** 2))
         self._absolute += float(np.sum(np.abs(predicted - wanted)))
-        self._add_ratios(predicted, wanted)
+        if _RATIOS & set(self._task.metrics):  # others may have values around 0
+            self._add_ratios(predicted, wanted)
         if "mean_angle_deg" in self._task.metrics:
             self._angle_deg += float(np.sum(angle_deg(predicted, wanted)))
 

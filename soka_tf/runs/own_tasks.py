@@ -35,9 +35,8 @@ def define_tasks(definitions: Definitions = None) -> None:
     Raises:
       UserError: if one is wrong, or another task has its name.
     """
-    for name, definition in (
-        checked(DEFINITIONS, Definitions, definitions) or {}
-    ).items():
+    given = checked(DEFINITIONS, Definitions, definitions) or {}
+    for name, definition in given.items():
         register_task(name, definition)
 
 

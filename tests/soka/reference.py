@@ -273,13 +273,34 @@ def run_student(model, images, resting=None):
     return predictions, features
 
 
+def _cosine(mine, theirs):
+    lengths = tf.norm(mine, axis=-1) * tf.norm(theirs, axis=-1)
+    return tf.reduce_sum(mine * theirs, -1) / lengths
+
+
+def _divergence(mine, theirs):
+    return theirs * tf.math.log(theirs / mine)
+
+
+# Errors of the student to its teacher, by the name of the loss.
+_SIZES = {
+    "l1": lambda mine, theirs: tf.abs(mine - theirs),
+    "l2": lambda mine, theirs: tf.square(mine - theirs),
+    "kl": lambda mine, theirs: tf.reduce_sum(_divergence(mine, theirs), -1),
+    "bce": lambda mine, theirs: (
+        _divergence(mine, theirs) + _divergence(1 - mine, 1 - theirs)
+    ),
+    "cosine": lambda mine, theirs: 1 - _cosine(mine, theirs),
+}
+
+
 def soft_losses(model, taught, predictions):
     """Eq. 5, float32 [n]."""
     losses = []
     for task in model.tasks:
-        error = predictions[task] - taught[task]["prediction"]
-        size = tf.abs(error) if model.objective.soft_loss == "l1" else tf.square(error)
-        losses.append(tf.reduce_mean(size))
+        size = _SIZES[model.objective.loss_of(task)]
+        error = size(predictions[task], taught[task]["prediction"])
+        losses.append(tf.reduce_mean(error))
     return tf.stack(losses)
 
 

@@ -17,6 +17,7 @@ from soka_tf.soka.model import SokaModel
 from soka_tf.soka.objective import Objective
 from soka_tf.soka.schedule import Schedule
 from soka_tf.soka.student import Student
+from soka_tf.tasks import get_task
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 
@@ -26,6 +27,9 @@ CHANNELS = {
     "edge_texture": 1,
     "keypoints3d": 1,
     "edge_occlusion": 1,
+    "segment_semantic": 17,
+    "outline": 1,
+    "facing": 3,
 }
 TASKS = ("normal", "depth_zbuffer")  # not in alphabetical order, on purpose
 AUXILIARIES = ("keypoints3d", "edge_occlusion")
@@ -46,7 +50,12 @@ def encoder():
 
 def decoder(task):
     return Decoder(
-        CHANNELS[task], width=1 / 64, upsamplings=2, min_filters=3, name=f"d_{task}"
+        CHANNELS[task],
+        width=1 / 64,
+        upsamplings=2,
+        min_filters=3,
+        name=f"d_{task}",
+        activation=get_task(task).activation,
     )
 
 

@@ -8,6 +8,8 @@ from soka_tf.soka.balancing.fixed import Fixed
 from soka_tf.soka.balancing.gradnorm import gradnorm_gradient, renormalize
 from soka_tf.soka.balancing.uncertainty import Uncertainty
 from soka_tf.soka.balancing.upgrad import UPGrad
+from soka_tf.tasks import register_task
+from tests import own_tasks
 from tests.soka import reference, small
 
 THREE = (*small.TASKS, "edge_texture")
@@ -43,6 +45,9 @@ CASES = {
         frozen_statistics="moving",
         gradnorm=dict(layer="representation"),
         weighted_collaboration=True,
+    ),
+    "losses_of_their_own": dict(  # beside l2: kl, bce and cosine
+        tasks=("normal", "segment_semantic", "outline", "facing"), soft_weight=1.0
     ),
     "norms_of_activations": dict(gradnorm=dict(layer="representation"), gan=1),
     "adam": dict(optimizers="adam", weighted_collaboration=True),
@@ -101,6 +106,8 @@ def assert_every_step_is_equal(model, plain_step, steps, tolerance=1e-5):
 
 
 def build(case, **further):
+    for name in ("outline", "facing"):
+        register_task(name, own_tasks.DEFINITIONS[name])
     options = {**CASES[case], **further}
     if options.get("optimizers") == "adam":
         options["optimizers"] = small.adam_optimizers()

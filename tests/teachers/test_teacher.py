@@ -470,3 +470,25 @@ def test_damaged_headers_are_described_or_refused(saved, tmp_path):
             refused += 1
             assert str(error).isprintable() and len(str(error)) < 1000
     assert refused > 30
+
+
+def test_scores_of_classes_become_probabilities_and_keep_their_order():
+    encoder = Encoder((1, 1, 1, 1), 1 / 32, (2, 2, 1, 1))
+    images = tf.random.stateless_uniform((2, 16, 16, 3), (1, 2), -1, 1)
+    scores = Decoder(17, 1 / 64, 2, 2)
+    teacher = TaskonomyTeacher("segment_semantic", encoder, scores)
+    found = teacher(images)["prediction"].numpy()
+    raw = scores(encoder(images, training=False)["representation"]).numpy()
+    np.testing.assert_allclose(found.sum(-1), 1.0, rtol=1e-5)
+    assert found.min() > 0 and (found.argmax(-1) == raw.argmax(-1)).all()
+    wanted = (raw + 1) / (raw + 1).sum(-1, keepdims=True)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+    folded = teacher.folded("float32")(images)["prediction"]
+    np.testing.assert_allclose(folded, found, atol=1e-5)
+    # A decoder that ends in probabilities is left as it is.
+    own = Decoder(17, 1 / 64, 2, 2, activation="softmax")
+    own.set_weights(scores.get_weights())
+    teacher = TaskonomyTeacher("segment_semantic", encoder, own)
+    np.testing.assert_allclose(
+        teacher(images)["prediction"], tf.nn.softmax(tf.atanh(raw)), atol=1e-4
+    )
