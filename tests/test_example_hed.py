@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.data.filesystem import sha256_of
+from soka_tf.runs.finish import complete
 from soka_tf.teachers import load_teacher
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -105,6 +106,42 @@ def test_teacher_says_what_the_network_says_of_bgr_less_the_mean(exported, size)
         assert outputs[layer].shape == [2, side, side, block + 1]
     features = network.block3(network.block2(network.block1(by_hand)))
     np.testing.assert_allclose(outputs["conv3_3"], features, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.usefixtures("fresh_gin")
+@pytest.mark.parametrize("method, joint_steps", [("soka", 2), ("kd", "%max_steps")])
+def test_gin_files_train_on_the_teacher_of_the_script(
+    exported, tiny, tmp_path, method, joint_steps
+):
+    bound = (
+        f"find_teachers.folders = [{str(exported[1])!r}]",
+        f"run.teacher_cache_dir = {str(tmp_path / 'cache')!r}",
+        "initialize_student.encoder = None",  # the tiny ones are of another size
+        "max_steps = 4",
+        f"schedule.joint_steps = {joint_steps}",
+        "run.export = False",
+    )
+    files = [str(EXAMPLE / f"{method}.gin")]
+    run = tiny.build(tmp_path / "run", *bound, files=files)
+    lent = run.model.amalgamation and run.model.amalgamation.teacher_layers
+    assert (
+        lent
+        == {
+            "soka": {
+                "block3": ("conv3_3", "block3"),
+                "representation": ("conv4_3", "representation"),
+            },
+            "kd": None,
+        }[method]
+    )
+    before = [v.numpy() for v in run.model.student.trainable_variables]
+    table = complete(run, str(tmp_path / "run"))
+    after = [v.numpy() for v in run.model.student.trainable_variables]
+    moved = [np.abs(b - a).max() > 0 for a, b in zip(after, before)]
+    assert np.mean(moved) > 0.9
+    (line,) = [ln for ln in table.splitlines() if "probability" in ln]
+    row = [ln for ln in table.splitlines() if "student vs teacher" in ln][0]
+    assert re.fullmatch(r"-?\d+\.\d\d", row.split()[-1]) and line
 
 
 def test_export_that_differs_is_refused_and_leaves_nothing(script, tmp_path):
@@ -214,7 +251,8 @@ for name in TEACHERS:
 def test_recipe_for_keras_hub_writes_teachers_of_both_networks(tmp_path):
     python = _python_with("keras_hub")
     readme = (EXAMPLE / "README.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
+    (recipe,) = [block for block in blocks if "keras_hub" in block]
     (tmp_path / "run.py").write_text("\n".join((_TINY, recipe, _ASK)))
     pixels = np.random.default_rng(0).uniform(0, 255, [2, 84, 84, 3]).astype("f4")
     np.save(tmp_path / "pixels.npy", pixels)
