@@ -11,7 +11,7 @@ from soka_tf.atomic import write_json
 from soka_tf.data import encodings
 from soka_tf.errors import UserError
 from soka_tf.evaluation.class_metrics import ClassAccumulator
-from soka_tf.evaluation.metrics import MetricAccumulator, accumulator_of, main_error
+from soka_tf.evaluation.metrics import MetricAccumulator, accumulator_of, skill
 from soka_tf.tasks import Task
 
 # Ground truth kept in memory for the median image, per task.
@@ -51,7 +51,8 @@ def evaluate(
       "student", "baseline_median", of classes "baseline_commonest_class" (against
       truth; None without labels), and "student_vs_teacher", each with the task's
       metrics (docs/metrics.md); "teacher" and "student" with "skill" where there is a
-      baseline.
+      baseline. Without any label of a task also the constant answer of its teacher's
+      maps against these, "baseline_median_of_teacher".
 
     Raises:
       UserError: if a teacher is missing or the split is empty.
@@ -71,6 +72,7 @@ def evaluate(
         for task in tasks
     }
     constants = {task.name: _constant_answer(task) for task in tasks if baseline}
+    of_teachers = {task.name: _constant_answer(task) for task in tasks if baseline}
     labelled = {task.name: 0 for task in tasks}
     images = 0
     for batch in _progress(dataset, split):
@@ -82,6 +84,9 @@ def evaluate(
             entries["student_vs_teacher"].update(output["student"], output["teacher"])
             truth, valid = read_truth(task, batch)
             if truth is None:
+                if baseline and not labelled[task.name]:
+                    everywhere = np.ones(output["teacher"].shape[:3] + (1,), bool)
+                    of_teachers[task.name].update(output["teacher"], everywhere)
                 continue
             labelled[task.name] += int(np.count_nonzero(valid.any(axis=(1, 2, 3))))
             entries["teacher"].update(output["teacher"], truth, valid)
@@ -107,6 +112,8 @@ def evaluate(
             constant = constants[task.name]
             entries[constant.name] = constant.result()
             _add_skill(entries)
+            if not labelled[task.name]:
+                entries[f"{constant.name}_of_teacher"] = of_teachers[task.name].result()
         result["tasks"][task.name] = entries
         _warn_of_nonfinite(task, entries)
     return result
@@ -114,13 +121,11 @@ def evaluate(
 
 def _add_skill(entries: Mapping[str, Optional[Dict[str, Any]]]) -> None:
     """Adds how much smaller an error is than the constant answer's: 1 is perfect."""
-    trivial = next(main_error(entries[name]) for name in _CONSTANTS if name in entries)
+    constant = next(entries[name] for name in _CONSTANTS if name in entries)
     for name in ("teacher", "student"):
         entry = entries[name]
         if entry is not None:
-            error = main_error(entry)
-            defined = error is not None and trivial
-            entry["skill"] = 1.0 - error / trivial if defined else None
+            entry["skill"] = skill(entry, constant)
 
 
 def _prediction_function(student, teachers, dataset, tasks) -> Callable:

@@ -35,6 +35,22 @@ def main_error(metrics: Optional[Mapping[str, Any]]) -> Optional[float]:
     return class_error(metrics)
 
 
+def skill(
+    metrics: Optional[Mapping[str, Any]], constant: Optional[Mapping[str, Any]]
+) -> Optional[float]:
+    """How much smaller an error is than a constant answer's: 1 is perfect.
+
+    Args:
+      metrics: of `result`.
+      constant: those of the constant answer, against the same reference.
+
+    Returns:
+      At most 1; None where an error is missing, or the constant answer has none.
+    """
+    error, trivial = main_error(metrics), main_error(constant)
+    return 1.0 - error / trivial if error is not None and trivial else None
+
+
 class MetricAccumulator:
     """Compares maps of one task with a reference, batch after batch.
 

@@ -4,7 +4,7 @@ from typing import Any, List, Mapping, Optional
 
 from tabulate import SEPARATING_LINE, tabulate
 
-from soka_tf.evaluation.metrics import main_error
+from soka_tf.evaluation.metrics import main_error, skill
 from soka_tf.task_rows import CLASS_METRICS
 from soka_tf.tasks import Task, get_task
 
@@ -14,6 +14,8 @@ _ROWS = {
     "student_vs_teacher": "student vs teacher",
     "baseline_median": "median image",
     "baseline_commonest_class": "commonest class",
+    "baseline_median_of_teacher": "teacher's median",
+    "baseline_commonest_class_of_teacher": "teacher's commonest",
 }
 _COLUMNS = {
     "rmse": "rmse",
@@ -85,7 +87,7 @@ def _task_rows(task: Task, entries: Mapping[str, Any], columns: List[str]) -> Li
             continue
         entry = entries[key] or {}
         cells = [_number(c, entry.get(c)) if c in task.metrics else "" for c in columns]
-        rows.append(["", row_title, *cells, _skill(entry), _share(key, entries)])
+        rows.append(["", row_title, *cells, _skill(key, entries), _share(key, entries)])
     # The task and the unit of its errors stand in the first two rows only.
     has_unit = task.unit and any(name in task.metrics for name in _OF_UNITS)
     for row, text in zip(rows, (task.title, f"({task.unit})" if has_unit else "")):
@@ -104,9 +106,13 @@ def _number(metric: str, value: Optional[float]) -> str:
     return f"{value:#.3g}" if 1e-4 <= value < 1000 or value == 0 else f"{value:.2e}"
 
 
-def _skill(entry: Mapping[str, Any]) -> str:
-    skill = entry.get("skill")
-    return "" if skill is None else f"{skill:.2f}"
+def _skill(key: str, entries: Mapping[str, Any]) -> str:
+    """As measured; of the student against its teacher where no image has a label."""
+    value = (entries[key] or {}).get("skill")
+    if key == "student_vs_teacher":
+        constants = [e for name, e in entries.items() if name.endswith("_of_teacher")]
+        value = skill(entries[key], constants[0]) if constants else None
+    return "" if value is None else f"{value:.2f}"
 
 
 def _share(key: str, entries: Mapping[str, Any]) -> str:

@@ -144,6 +144,18 @@ def test_without_labels_only_student_against_teacher_remains(tmp_path):
     assert json.loads((tmp_path / "new" / "evaluation.json").read_text()) == result
 
 
+def test_without_labels_the_median_of_the_teachers_maps_is_measured_against_these():
+    data = examples(labelled=False)
+    raw = data["rgb"].mean(-1, keepdims=True)
+    result = evaluate(data, batch_size=2)["tasks"]
+    for task in TASKS:
+        maps = encodings.decode(task, raw)
+        expected = metrics.MetricAccumulator(task)
+        expected.update(np.broadcast_to(np.median(maps, 0), maps.shape), maps)
+        measured = result[task.name]["baseline_median_of_teacher"]
+        assert measured == pytest.approx(expected.result(), rel=1e-4)
+
+
 def test_student_vs_teacher_is_the_same_with_and_without_labels():
     with_labels, without = evaluate(examples()), evaluate(examples(labelled=False))
     for task in TASKS:

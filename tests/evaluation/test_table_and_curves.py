@@ -73,6 +73,13 @@ def test_table_without_labels_says_so_and_keeps_the_imitation():
     assert "2D edges: no labels" in table
 
 
+def test_table_without_labels_shows_the_students_skill_against_its_teacher():
+    entries = {**unlabelled(), "baseline_median_of_teacher": entry(0.0492)}
+    table = format_table(evaluation(edge_texture=entries))
+    assert line_of(table, "student vs teacher").split()[-1] == "0.75"
+    assert line_of(table, "teacher's median").split()[2] == "0.0492"
+
+
 def test_table_with_some_labels_counts_them():
     result = evaluation(depth_zbuffer=depth())
     result["labelled_images"]["depth_zbuffer"] = 300
