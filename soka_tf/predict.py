@@ -59,7 +59,8 @@ _TRUST_SAVED_MODEL = flags.DEFINE_bool(
 def main() -> None:
     """Runs the command."""
     # Here, so that --help need not wait for TensorFlow.
-    from soka_tf.serving import saved_model, untrusted
+    from soka_tf.networks import untrusted
+    from soka_tf.serving import saved_model
     from soka_tf.tasks import get_task
 
     folder = os.path.expanduser(_SAVED_MODEL.value)

@@ -17,8 +17,8 @@ import soka_tf
 from soka_tf.atomic import flush, locked, write_json
 from soka_tf.data.documents import read_json
 from soka_tf.errors import UserError
+from soka_tf.networks.untrusted import GRAPH
 
-GRAPH = "saved_model.pb"
 METADATA = os.path.join("assets.extra", "metadata.json")
 MANIFEST = "export_manifest.json"
 SAVED_MODEL_FILES = (

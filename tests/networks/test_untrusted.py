@@ -9,7 +9,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.python.framework import op_def_registry
 
 from soka_tf.errors import UserError
-from soka_tf.serving import export_folder, untrusted
+from soka_tf.networks import untrusted
 from soka_tf.serving.saved_model import export_student
 from soka_tf.tasks import get_task
 from tests.serving.test_saved_model import make_stand_in
@@ -44,7 +44,7 @@ def refusal(folder):
 
 
 def rewrite(folder, change):
-    path = os.path.join(folder, export_folder.GRAPH)
+    path = os.path.join(folder, untrusted.GRAPH)
     content = saved_model_pb2.SavedModel()
     with open(path, "rb") as file:
         content.ParseFromString(file.read())
@@ -161,7 +161,7 @@ def test_saved_model_of_tensorflow_1_is_refused(tmp_path):
 
 @pytest.mark.parametrize("content", [b"\xff\x00garbage", b""])
 def test_damaged_graph_is_refused(tmp_path, content):
-    (tmp_path / export_folder.GRAPH).write_bytes(content)
+    (tmp_path / untrusted.GRAPH).write_bytes(content)
     refusal(str(tmp_path))
 
 

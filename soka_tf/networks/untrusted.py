@@ -14,14 +14,14 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from soka_tf.errors import UserError, one_line
-from soka_tf.serving.export_folder import GRAPH
 
+GRAPH = "saved_model.pb"
 # Of every SavedModel: they save and load its variables. Python's loader does that by
 # itself, and never runs these.
 SAVER = {"MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"}
 # Families of operations by what their names hold: files, other processes and hosts,
 # Python, compiled code, and whatever of datasets, queues and devices leads there.
-# tests/serving/test_untrusted.py looks for gaps among all that TensorFlow has.
+# tests/networks/test_untrusted.py looks for gaps among all that TensorFlow has.
 _OUTSIDE = re.compile(
     r"Abort|Accumulator|Barrier|BoostedTrees|Cache|CandidateSampler|Checkpoint|"
     r"Collective|Dataset|Debug|Distributed|Dump|Event|Fdo|File|Heartbeat|Host|Infeed|"
@@ -32,11 +32,12 @@ _OUTSIDE = re.compile(
 )
 
 
-def refuse_programs(folder: str) -> None:
+def refuse_programs(folder: str, remedy: str = "Export the student again.") -> None:
     """Refuses a SavedModel that does more than compute.
 
     Args:
       folder: of the SavedModel.
+      remedy: what to do where it cannot be read, a sentence.
 
     Raises:
       UserError: if its graph cannot be read, is TensorFlow 1's (loading runs any of
@@ -44,7 +45,7 @@ def refuse_programs(folder: str) -> None:
         are allowed where nothing that is loaded can reach them.
     """
     path = os.path.join(folder, GRAPH)
-    graph = _read(path)
+    graph = _read(path, remedy)
     library = {one.signature.name: one for one in graph.graph_def.library.function}
     reached = _reached(graph, library.values())
     for name, function in library.items():
@@ -52,7 +53,7 @@ def refuse_programs(folder: str) -> None:
     _check(path, graph.graph_def.node, "the graph", True)
 
 
-def _read(path: str) -> "tf.compat.v1.MetaGraphDef":
+def _read(path: str, remedy: str) -> "tf.compat.v1.MetaGraphDef":
     content = saved_model_pb2.SavedModel()
     try:
         with open(path, "rb") as file:
@@ -61,8 +62,7 @@ def _read(path: str) -> "tf.compat.v1.MetaGraphDef":
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # protobuf's own, of no public name
         raise UserError(
-            f"{path} is damaged or no SavedModel ({one_line(error)}). Export the "
-            "student again."
+            f"{path} is damaged or no SavedModel ({one_line(error)}). {remedy}"
         ) from error
     graphs = content.meta_graphs
     if len(graphs) != 1 or not graphs[0].HasField("object_graph_def"):
