@@ -28,7 +28,22 @@ _MODEL_DIR = flags.DEFINE_string(
 _TEACHERS_DIR = flags.DEFINE_string(
     "teachers_dir",
     None,
-    "folder of <task>.safetensors; short for the binding teachers_dir",
+    "folder of <task>.safetensors and of teachers' folders; short for the binding "
+    "teachers_dir",
+    flag_values=FLAGS,
+)
+_TEACHER = flags.DEFINE_multi_string(
+    "teacher",
+    [],
+    "folder of a teacher (docs/teachers.md); repeatable; short for the binding "
+    "find_teachers.folders",
+    flag_values=FLAGS,
+)
+_TRUST_SAVED_MODEL = flags.DEFINE_bool(
+    "trust_saved_model",
+    False,
+    "Also run a teacher's SavedModel that does more than compute, such as read files; "
+    "short for the binding load_pool.trust_saved_model",
     flag_values=FLAGS,
 )
 _DRY_RUN = flags.DEFINE_bool(
@@ -49,6 +64,11 @@ def main() -> None:
     params = list(_GIN_PARAM.value)
     if _TEACHERS_DIR.value is not None:
         params.append(f"teachers_dir = {os.path.expanduser(_TEACHERS_DIR.value)!r}")
+    if _TEACHER.value:
+        folders = [os.path.expanduser(folder) for folder in _TEACHER.value]
+        params.append(f"find_teachers.folders = {folders!r}")
+    if _TRUST_SAVED_MODEL.value:
+        params.append("load_pool.trust_saved_model = True")
     parse_gin(_GIN_FILE.value, params, stored=resumed)
     if _DRY_RUN.value:
         print(describe(model_dir))

@@ -14,8 +14,8 @@ from soka_tf.networks.encoder import Encoder
 from soka_tf.runs.build_run import Run, build_run
 from soka_tf.runs.config import parse_gin
 from soka_tf.tasks import get_task
+from soka_tf.teachers import load_teacher, save_teacher
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
-from soka_tf.teachers.taskonomy.teacher_file import load_teacher, save_teacher
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TARGETS = ("depth_zbuffer", "edge_texture", "edge_occlusion", "normal")
@@ -130,5 +130,10 @@ def write_labelled(root: pathlib.Path, count: int, size: int = 16) -> None:
             Image.fromarray(values.squeeze()).save(path)
 
 
-# Frozen, so that all runs of a process may share them.
-load_teacher_once = functools.lru_cache(maxsize=None)(load_teacher)
+_load_file_once = functools.lru_cache(maxsize=None)(load_teacher)
+
+
+def load_teacher_once(path, *how):
+    """Teachers of files are frozen, so that all runs of a process may share them."""
+    is_file = str(path).endswith(".safetensors")
+    return (_load_file_once if is_file else load_teacher)(path, *how)

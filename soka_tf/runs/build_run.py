@@ -29,6 +29,7 @@ from soka_tf.soka.objective import Objective
 from soka_tf.soka.schedule import Schedule
 from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.pool import TeacherFiles, TeacherPool, Wanted
+from soka_tf.teachers.saved_model.manifest import FILE as TEACHER
 
 STEP = "the step to go on from"
 # Bindings that need not be the same on all workers.
@@ -67,6 +68,17 @@ class Run:
     selection: Selection
     strategy: tf.distribute.Strategy
     output_dir: str
+
+    @property
+    def fingerprints(self) -> Dict[str, Optional[str]]:
+        """Task -> fingerprint of its teacher, None of those that are one file."""
+        pool, files = self.model.teachers, self.teacher_files
+        known = {**pool.targets, **pool.auxiliaries}
+        paths = {**files.targets, **files.auxiliaries}
+        return {
+            name: teacher.fingerprint if paths[name].name == TEACHER else None
+            for name, teacher in known.items()
+        }
 
 
 def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None) -> Run:

@@ -1,19 +1,21 @@
-"""A run's folder: what is where, who trains there, and in which configuration."""
+"""A run's folder: who trains there, in which configuration and of which teachers."""
 
 import contextlib
 import os
 import shutil
-from typing import Iterator, List, Set
+from typing import Dict, Iterator, List, Mapping, Optional, Set
 
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.atomic import locked, write_text
+from soka_tf.atomic import locked, write_json, write_text
+from soka_tf.data.documents import read_json
 from soka_tf.errors import UserError
 from soka_tf.runs.cluster import is_chief
 from soka_tf.runs.gin_text import bindings_of, differing_bindings, read_text
 
 CONFIG_FILE = "operative_config.gin"
+TEACHERS_FILE = "teachers.json"
 _LOCK_FILE = "lock"
 _held: Set[str] = set()  # by this process
 # A run may be continued with other values of these: they change no result.
@@ -34,6 +36,7 @@ FREE_BINDINGS = (
     "run.validation_images",
     "build_data.check_files",
     "rooms.dir",
+    "load_pool.trust_saved_model",
     "build_strategy.name",
     "build_strategy.logical_cpus",
     "strategy",
@@ -136,6 +139,45 @@ def refuse_differences(model_dir: str, config: str, of_both: bool = False) -> No
             + "; ".join(differences)
             + ". Bind the stored values or choose another --model_dir."
         )
+
+
+def claim_teachers(
+    model_dir: str, fingerprints: Mapping[str, Optional[str]], chief: bool = True
+) -> None:
+    """Stores which teachers a run learns from (the chief does), or refuses others.
+
+    Args:
+      model_dir: the run's folder.
+      fingerprints: task -> fingerprint of its teacher; None where nobody asks.
+      chief: whether to store them, if they are not yet.
+
+    Raises:
+      UserError: naming each teacher that is another one than before.
+    """
+    path = os.path.join(model_dir, TEACHERS_FILE)
+    if not os.path.exists(path):
+        if chief and any(fingerprints.values()):
+            write_json(path, {"fingerprints": dict(fingerprints)})
+        return
+    shape = {"fingerprints": {str: (str, None)}}
+    stored: Dict[str, Optional[str]] = read_json(path, shape, "Restore it.")[
+        "fingerprints"
+    ]
+    differences = [
+        f"{task} (fingerprint {_short(stored.get(task))} -> {_short(now)})"
+        for task, now in fingerprints.items()
+        if stored.get(task) != now
+    ]
+    if differences:
+        raise UserError(
+            f"{model_dir} holds a run that learnt from another teacher of "
+            f"{', '.join(differences)}. Restore that teacher, its manifest included, or "
+            "choose another --model_dir."
+        )
+
+
+def _short(fingerprint: Optional[str]) -> str:
+    return fingerprint[:12] if fingerprint else "of a file, without"
 
 
 def _raised(stored: str, config: str) -> List[str]:

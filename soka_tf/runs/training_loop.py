@@ -26,7 +26,7 @@ from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
 from soka_tf.runs.callbacks.validate import Validation
 from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from soka_tf.runs.cluster import in_cluster
-from soka_tf.runs.folder import open_folder, training_in
+from soka_tf.runs.folder import claim_teachers, open_folder, training_in
 from soka_tf.runs.strategy import (
     compare_workers,
     count_workers,
@@ -51,12 +51,13 @@ def train(
         run, unless it is given.
 
     Raises:
-      UserError: if the folder's run has another configuration, a loss is no longer
-        finite, or no image can be read any more.
+      UserError: if the folder's run has another configuration or other teachers, a
+        loss is no longer finite, or no image can be read any more.
       Interrupted: after SIGINT or SIGTERM; the step is saved.
     """
     with training_in(model_dir):
         writer = writer or open_folder(model_dir, run.config, run.output_dir)
+        claim_teachers(model_dir, run.fingerprints, chief=run.output_dir == model_dir)
         _train(run, model_dir, callbacks, writer)
 
 

@@ -41,10 +41,22 @@ class Teacher:
 
         Returns:
           Each of them, float [B, h, w, c], by name, others are passed over; and, where
-          there is one, "prediction", float [B, H, W, C] in the range of the task's
-          encoding (`soka_tf.data.encodings`).
+          there is one, "prediction", float [B, H, W, C], which `in_student_range`
+          brings into the range of the task's encoding.
         """
         raise NotImplementedError
+
+    def in_student_range(self, prediction: tf.Tensor) -> tf.Tensor:
+        """Brings a prediction into the range of the task's encoding.
+
+        Args:
+          prediction: float [B, H, W, C] as the teacher gives it.
+
+        Returns:
+          The same shape, in the network range of `soka_tf.data.encodings`: by default
+          the argument, for teachers that answer in it.
+        """
+        return prediction
 
     def count_parameters(self) -> int:
         """Scalars that were trained once: all but moving statistics."""

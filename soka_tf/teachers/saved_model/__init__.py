@@ -1,0 +1,1 @@
+"""Teachers that are a folder: any SavedModel and a manifest, teacher.json."""
