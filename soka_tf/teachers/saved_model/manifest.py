@@ -144,7 +144,7 @@ class Manifest:
     def fingerprint(self) -> str:
         """The sha256 of the manifest and of all files that TensorFlow reads."""
         digest = hashlib.sha256(json.dumps(self.content, sort_keys=True).encode())
-        for file in _files_of(self.saved_model):
+        for file in files_of(self.saved_model):
             name = os.path.relpath(file, self.saved_model)
             digest.update(f"\n{name} {sha256_of(file)}".encode())
         return digest.hexdigest()
@@ -215,7 +215,7 @@ def _parse(path: str, content: Dict[str, Any]) -> Manifest:
             f"saved_model must be the folder of a SavedModel, with a {_GRAPH}. "
             f"Received: {short(given.saved_model)}."
         )
-    for file in _files_of(saved_model):
+    for file in files_of(saved_model):
         _inside(folder, os.path.relpath(file, folder), "saved_model")
     return Manifest(
         path=path,
@@ -320,7 +320,7 @@ def _inside(folder: str, relative: str, field: str) -> str:
     return path
 
 
-def _files_of(saved_model: str) -> List[str]:
+def files_of(saved_model: str) -> List[str]:
     """The files that TensorFlow reads of a SavedModel, sorted; links included."""
     files = [os.path.join(saved_model, _GRAPH)]
     for name in _FOLDERS:

@@ -8,6 +8,7 @@ from soka_tf.errors import UserError, did_you_mean, reason
 from soka_tf.networks.backbone import FeatureLayer
 from soka_tf.networks.untrusted import refuse_programs
 from soka_tf.teachers.saved_model.manifest import PREDICTION, Manifest
+from soka_tf.teachers.saved_model.preprocessing import prepared
 from soka_tf.teachers.saved_model.resizing import resize
 from soka_tf.teachers.saved_model.student_range import into_student_range
 from soka_tf.teachers.teacher import Teacher
@@ -50,7 +51,9 @@ class SavedModelTeacher(Teacher):
         self.manifest = manifest
         self.task = manifest.task
         self.fingerprint = manifest.fingerprint()
-        self._model = _load(manifest.saved_model)  # keeps the variables alive
+        self._model = load_saved_model(
+            manifest.saved_model
+        )  # keeps the variables alive
         self._function = self._signature()
         self._name, self._spec = self._argument()
         self._shapes: Dict[Tuple[int, int], Dict[str, List[int]]] = {}
@@ -100,6 +103,11 @@ class SavedModelTeacher(Teacher):
         variables = self._function.variables
         trainable = [v for v in variables if v.trainable] or variables
         return self._constants() + sum(v.shape.num_elements() for v in trainable)
+
+    @property
+    def takes_integers(self) -> bool:
+        """Whether the network is shown uint8."""
+        return self._spec.dtype.is_integer
 
     def _constants(self) -> int:
         """Scalars of weights that are constants of the graph or captured by it."""
@@ -221,7 +229,8 @@ class SavedModelTeacher(Teacher):
 
     def _run(self, images: tf.Tensor) -> Dict[str, tf.Tensor]:
         """Images of the network's size to its outputs, float32 [B, h, w, c]."""
-        said = self._function(**{self._name: self._prepared(images)})
+        ready = prepared(self.manifest.input, images, self._spec.dtype)
+        said = self._function(**{self._name: ready})
         outputs = {}
         for place, output in self._outputs().items():
             value = said[output.output]
@@ -230,32 +239,19 @@ class SavedModelTeacher(Teacher):
                     f"{place}.output must be floating-point numbers of 4 dimensions. "
                     f"Received: {output.output!r}, {value.dtype.name} {value.shape}."
                 )
-            value = tf.cast(value, tf.float32)
+            value = tf.ensure_shape(tf.cast(value, tf.float32), [None] * 4)
             if output.layout == "nchw":
                 value = tf.transpose(value, [0, 2, 3, 1])
             outputs[place.partition(".")[2] or PREDICTION] = value
         return outputs
 
-    def _prepared(self, images: tf.Tensor) -> tf.Tensor:
-        """Images in [-1, 1] as the manifest says that the network takes them."""
-        given = self.manifest.input
-        low, high = given.range
-        if [low, high] != [-1, 1]:
-            images = (images + 1.0) * ((high - low) / 2.0) + low
-        if given.channel_order == "bgr":
-            images = images[..., ::-1]
-        if given.mean is not None:
-            images -= tf.constant(given.mean, tf.float32)
-        if given.std is not None:
-            images /= tf.constant(given.std, tf.float32)
-        if given.layout == "nchw":
-            images = tf.transpose(images, [0, 3, 1, 2])
-        if self._spec.dtype == tf.uint8:
-            return tf.saturate_cast(tf.round(images), tf.uint8)
-        return tf.cast(images, self._spec.dtype)
 
+def load_saved_model(saved_model: str) -> Any:
+    """Loads a SavedModel.
 
-def _load(saved_model: str) -> Any:
+    Raises:
+      UserError: if TensorFlow cannot.
+    """
     try:
         return tf.saved_model.load(saved_model)
     except Exception as error:  # of damaged files TensorFlow raises nearly any
