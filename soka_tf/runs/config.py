@@ -34,8 +34,11 @@ import gin  # isort: skip (its absence is told by gin_text)
 from gin import config_parser  # isort: skip
 
 from soka_tf.runs import own_tasks
-from soka_tf.runs.declared import check_bound, parameters_named
+from soka_tf.runs.declared import check_bound, followed, parameters_named
 
+# What nobody's stored configuration may grant; see SECURITY.md.
+_NEVER_STORED = ("trust_saved_model",)
+_OF_TEACHERS = ("find_teachers.teachers_dir", "find_teachers.folders")
 # The bindings that `parse_gin` found in files.
 _in_files: Dict[str, Any] = {}
 # The modules that given files and bindings have imported.
@@ -88,6 +91,8 @@ def parse_gin(
         raise UserError(_describe_unset(str(error))) from error
     _refuse_unread([*defaults, *files, *single])
     own_tasks.register_bound(bound_values())
+    if stored is None:  # a run's own configuration has the tasks; teachers may be gone
+        _register_tasks_of_teachers(bound_values())
     for name, value in check_bound(bound_values()).items():
         gin.parse_config(f"{name} = {value!r}")
     _keep_definitions()
@@ -99,6 +104,19 @@ def _keep_definitions() -> None:
     if definitions:
         gin.parse_config(f"{own_tasks.DEFINITIONS} = {definitions!r}")
         own_tasks.define_tasks()
+
+
+def _register_tasks_of_teachers(bound: Dict[str, Any]) -> None:
+    """Has teachers' folders say which tasks there are, before bindings name these."""
+    values = {name: followed(name, bound.get(name), bound)[1] for name in _OF_TEACHERS}
+    try:
+        check_bound(values)
+    except UserError:
+        return  # to be refused with the place where it is bound
+    if any(values.values()):
+        from soka_tf.teachers.pool import teacher_folders  # with it comes TensorFlow
+
+        teacher_folders(*values.values())
 
 
 def _refuse_unread(placed: Sequence[Placed]) -> None:
@@ -138,7 +156,8 @@ def _of_stored(path: str) -> Iterator[Placed]:
     """Parses a stored configuration, which comes with weights: it is data."""
     for place, statement in parse(read_text(path), path):
         if isinstance(statement, config_parser.BindingStatement):
-            yield place, statement
+            if statement.arg_name not in _NEVER_STORED:
+                yield place, statement
         elif getattr(statement, "module", None) in _imported:
             continue  # of a version that stored imports, and imported by the user
         elif not isinstance(statement, config_parser.BlockDeclaration):

@@ -171,7 +171,7 @@ def claim_teachers(
     if differences:
         raise UserError(
             f"{model_dir} holds a run that learnt from another teacher of "
-            f"{', '.join(differences)}. Restore that teacher, its manifest included, or "
+            f"{', '.join(differences)}. Restore that teacher and its manifest, or "
             "choose another --model_dir."
         )
 

@@ -1,5 +1,6 @@
 """A teacher of a SavedModel, run as its manifest says."""
 
+import concurrent.futures
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import tensorflow as tf
@@ -253,7 +254,10 @@ def load_saved_model(saved_model: str) -> Any:
       UserError: if TensorFlow cannot.
     """
     try:
-        return tf.saved_model.load(saved_model)
+        # The scope of a strategy is its thread's, and what is loaded within one can be
+        # run by a replica only, not to be looked at.
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            return thread.submit(tf.saved_model.load, saved_model).result()
     except Exception as error:  # of damaged files TensorFlow raises nearly any
         raise UserError(
             f"{saved_model}: TensorFlow {tf.__version__} cannot load it "

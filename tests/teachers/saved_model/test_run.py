@@ -1,14 +1,23 @@
 """Runs that learn from a teacher that is a folder."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from soka_tf.data.pipeline import Batches, image_dataset
+from soka_tf.data.sources import folder as images_of
 from soka_tf.errors import UserError
-from soka_tf.runs.config import operative_config
+from soka_tf.runs.build_run import build_run
+from soka_tf.runs.config import bound_values, operative_config, parse_gin
 from soka_tf.runs.training_loop import train
+from soka_tf.teachers import load_teacher
+from soka_tf.teachers.cache import TeacherCache
+from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool
 from tests.teachers.saved_model import folders
+from tests.tools import run_command
 
 KD = (
     "tasks = ['depth_zbuffer', 'my_edges']",
@@ -45,10 +54,120 @@ def test_run_learns_from_a_folder_and_refuses_to_go_on_with_another(
     kept = stored["fingerprints"]["my_edges"]
     assert kept == run.fingerprints["my_edges"] and len(kept) == 64
 
-    folders.write(caffe, {**folders.CAFFE, "layers": None})
     run = tiny.build(tmp_path / "run", *bound, "max_steps = 3")
+    train(run, str(tmp_path / "run"))  # goes on with the same one
+    folders.write(caffe, {**folders.CAFFE, "layers": None})
+    run = tiny.build(tmp_path / "run", *bound, "max_steps = 4")
     with pytest.raises(UserError) as refused:
         train(run, str(tmp_path / "run"))
     message = str(refused.value)
     assert f"another teacher of my_edges (fingerprint {kept[:12]} ->" in message
     assert "\n" not in message
+
+
+def test_replicas_learn_from_a_folder(tiny, tmp_path, caffe):
+    bound = (*KD, f"find_teachers.folders = [{str(caffe)!r}]", "max_steps = 1")
+    parse_gin(["gin/rooms/soka.gin"], tiny.params(*bound))
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    run = build_run(str(tmp_path / "run"), strategy)
+    train(run, str(tmp_path / "run"))
+    trained = {id(v) for v in run.model.variables}
+    teacher = run.model.teachers.targets["my_edges"]
+    assert not trained & {id(v) for v in teacher._function.variables}
+
+
+def test_kept_outputs_are_what_the_teacher_says_and_follow_the_manifest(
+    tiny, tmp_path, caffe
+):
+    def cache_of(manifest):
+        folders.write(caffe, {**folders.CAFFE, **manifest})
+        pool = TeacherPool({"my_edges": load_teacher(caffe)})
+        return pool, TeacherCache(tmp_path / "kept", pool, 16, layers=("c/4",))
+
+    pool, cache = cache_of({})
+    samples = images_of.find(tiny.images)
+    cache.fill(samples, progress=False)
+    data = image_dataset(samples, Batches(16, 3), 0, targets=cache.reader(samples))
+    batch = next(iter(data))
+    kept, said = batch["targets"], pool(batch["rgb"], ("c/4",))
+    np.testing.assert_allclose(kept.maps["my_edges"], said.maps["my_edges"], atol=2e-3)
+    np.testing.assert_allclose(
+        kept.features["c/4"][0], said.features["c/4"][0], rtol=2e-3, atol=1e-3
+    )
+    changed = {**folders.CAFFE["input"], "channel_order": "rgb"}
+    _, other = cache_of({"input": changed})
+    assert other.records["my_edges"].folder != cache.records["my_edges"].folder
+
+
+def test_folders_stand_beside_files_in_teachers_dir(tiny, tmp_path, caffe):
+    place = tmp_path / "teachers"
+    place.mkdir()
+    shutil.copy(tiny.teachers / "normal.safetensors", place)
+    shutil.copytree(caffe, place / "whatever")
+    found = find_teachers(["my_edges", "normal"], (), place)
+    assert found.targets == {
+        "my_edges": place / "whatever" / "teacher.json",
+        "normal": place / "normal.safetensors",
+    }
+    pool = load_pool(found)
+    outputs = pool(tf.zeros([1, 16, 16, 3]), ())
+    assert outputs.maps["my_edges"].shape == (1, 16, 16, 1)
+    # The same folder by both ways is one teacher.
+    again = find_teachers(["my_edges"], (), place, [str(place / "whatever")])
+    assert again.targets == {"my_edges": place / "whatever" / "teacher.json"}
+
+    for two in ([str(caffe)], [str(caffe / "teacher.json")]):
+        with pytest.raises(UserError) as refused:
+            find_teachers(["normal"], (), place, two)
+        message = str(refused.value)
+        assert f"Received for my_edges: {caffe / 'teacher.json'} and {place}" in message
+    other = {"task": "normal", "task_definition": None}
+    folders.write(place / "whatever", {**folders.CAFFE, **other})
+    with pytest.raises(UserError) as refused:
+        find_teachers(["normal"], (), place)
+    assert f"{place / 'normal.safetensors'} and {place / 'whatever'}" in str(
+        refused.value
+    )
+
+
+def test_given_folder_comes_before_the_teacher_that_comes_with_soka_tf(caffe):
+    manifest = {"task": "edge_texture", "task_definition": None}
+    folders.write(caffe, {**folders.CAFFE, **manifest})
+    found = find_teachers(["edge2d", "normal"], (), None, [str(caffe)])
+    assert found.targets["edge_texture"] == caffe / "teacher.json"
+    assert found.targets["normal"].name == "normal.safetensors"
+
+
+def test_flag_names_folders_and_the_dry_run_shows_them(
+    tiny, tmp_path, caffe, capsys, monkeypatch
+):
+    done = run_command(
+        "train",
+        "--gin_file=gin/rooms/soka.gin",
+        *(f"--gin_param={line}" for line in tiny.params(*KD)),
+        f"--teacher={caffe}",
+        f"--model_dir={tmp_path / 'run'}",
+        "--dry_run",
+        capsys=capsys,
+        monkeypatch=monkeypatch,
+    )
+    assert done.code == 0
+    assert str(caffe / "teacher.json") in done.out and "MISSING" not in done.out
+    done = run_command(
+        "train",
+        f"--teacher={tmp_path / 'nowhere'}",
+        f"--model_dir={tmp_path / 'run'}",
+        capsys=capsys,
+        monkeypatch=monkeypatch,
+    )
+    assert done.code == 2 and "there is no such manifest of a teacher" in done.err
+
+
+def test_stored_configuration_cannot_grant_trust(tmp_path):
+    stored = tmp_path / "operative_config.gin"
+    stored.write_text("load_pool.trust_saved_model = True\nseed = 3\n")
+    parse_gin([], [], stored=str(stored))
+    assert bound_values()["load_pool.trust_saved_model"] is False
+    assert bound_values()["seed"] == 3
+    parse_gin([], ["load_pool.trust_saved_model = True"], stored=str(stored))
+    assert bound_values()["load_pool.trust_saved_model"] is True
