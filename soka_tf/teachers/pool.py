@@ -358,15 +358,19 @@ def _where_to_get(missing: Mapping[str, pathlib.Path]) -> str:
     folder = next(iter(missing.values())).parent
     there = sorted(path.stem for path in folder.glob("*.safetensors"))
     files = [file for name in missing for file in published_files_of(name)]
+    published = (
+        " Taskonomy's published networks are turned into such files by "
+        f"tools/convert_teacher.py, from PyTorch files ({', '.join(files)} at "
+        f"{visual_prior.WHERE_TO_GET}) or from TensorFlow 1 checkpoints "
+        f"({taskbank.WHERE_TO_GET})."
+    )
     return (
         f"Missing teachers: {', '.join(map(str, missing.values()))}. The folder has: "
         f"{', '.join(there) or 'none'}.{_earlier_files(missing)} teachers_dir may be "
-        "any local folder with one <task>.safetensors a task, or one folder with a "
-        f"{manifest.FILE}; --teacher=FOLDER adds one; None is the teachers for "
-        "drawn rooms that come with soka_tf. Taskonomy's published networks are turned "
-        "into such files by tools/convert_teacher.py, from PyTorch files "
-        f"({', '.join(files)} at {visual_prior.WHERE_TO_GET}) or from TensorFlow 1 "
-        f"checkpoints ({taskbank.WHERE_TO_GET})."
+        "any local folder with one <task>.safetensors a task; None is the teachers for "
+        "drawn rooms that come with soka_tf. tools/wrap_teacher.py makes a teacher of "
+        "your SavedModel, which --teacher=FOLDER names."
+        f"{published if files else ''}"
     )
 
 

@@ -247,3 +247,11 @@ def test_signature_of_two_arguments_is_refused(tmp_path):
     folders.write(tmp_path, {})
     with pytest.raises(UserError, match="takes images and nothing else. Received: "):
         load_teacher(tmp_path)
+
+
+def test_xla_compiles_it_as_of_a_compiled_step(caffe, images):
+    folder, _ = caffe
+    teacher = load_teacher(folder)
+    compiled = tf.function(teacher, jit_compile=True, autograph=False)(images)
+    for name, value in teacher(images).items():
+        np.testing.assert_allclose(compiled[name], value, atol=1e-5)

@@ -13,6 +13,7 @@ from soka_tf.errors import UserError
 from soka_tf.runs.build_run import build_run
 from soka_tf.runs.config import bound_values, operative_config, parse_gin
 from soka_tf.runs.training_loop import train
+from soka_tf.tasks import register_task
 from soka_tf.teachers import load_teacher
 from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool
@@ -171,3 +172,11 @@ def test_stored_configuration_cannot_grant_trust(tmp_path):
     assert bound_values()["seed"] == 3
     parse_gin([], ["load_pool.trust_saved_model = True"], stored=str(stored))
     assert bound_values()["load_pool.trust_saved_model"] is True
+
+
+def test_missing_teacher_of_a_task_of_ones_own_is_told_how_to_make(tmp_path):
+    register_task("my_edges", folders.EDGES)
+    with pytest.raises(UserError) as refused:
+        find_teachers(["my_edges"], (), tmp_path / "nowhere").require()
+    message = str(refused.value)
+    assert "tools/wrap_teacher.py" in message and "convert_teacher" not in message
