@@ -283,6 +283,11 @@ def _describe(teacher: Any, images: Any) -> None:
 
 def _draw(teacher: Any, images: Any, source: str, path: str) -> None:
     """A row an image: image, map, layers; the map of other inputs."""
+    if teacher.task.encoding is None:
+        raise UserError(
+            f"{teacher.task.name} has no units and no colours, and can be an auxiliary "
+            "only. Write another task into the manifest to see a picture."
+        )
     import numpy as np
 
     from soka_tf.data import encodings

@@ -74,6 +74,12 @@ class Input:
     layout: Layout = "nhwc"
     name: Annotated[Optional[str], TEXT] = None
 
+    def __post_init__(self):
+        check_fields(self, "input.")
+        if self.size is not None:  # of JSON, in which 100.0 is whole
+            height, width = map(int, self.size)
+            object.__setattr__(self, "size", (height, width))
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:

@@ -52,14 +52,13 @@ class SavedModelTeacher(Teacher):
         self.manifest = manifest
         self.task = manifest.task
         self.fingerprint = manifest.fingerprint()
-        self._model = load_saved_model(
-            manifest.saved_model
-        )  # keeps the variables alive
+        # A function alone does not keep its variables alive.
+        self._model = load_saved_model(manifest.saved_model)
         self._function = self._signature()
         self._name, self._spec = self._argument()
         self._shapes: Dict[Tuple[int, int], Dict[str, List[int]]] = {}
         size = manifest.input.size or (_TRIED_SIDE, _TRIED_SIDE)
-        height, width = (int(length) for length in size)
+        height, width = size
         shapes = self._shapes_at(height, width)
         received = [None, *shapes[PREDICTION]]
         if received[-1] != self.task.channels:
@@ -84,7 +83,7 @@ class SavedModelTeacher(Teacher):
         own_height, own_width = self.manifest.input.size or (height, width)
         outputs = self._run(resize(images, own_height, own_width))
         if images.shape[1:3].is_fully_defined():
-            for name, known in self._shapes_at(int(own_height), int(own_width)).items():
+            for name, known in self._shapes_at(own_height, own_width).items():
                 outputs[name] = tf.ensure_shape(outputs[name], [None, *known])
         prediction = _ACTIVATIONS[self.manifest.prediction.activation](
             outputs[PREDICTION]
