@@ -156,12 +156,12 @@ class Application(Backbone):
         config = self.get_config()
         architecture = config["architecture"]
         row = _ARCHITECTURES[architecture]
-        theirs = _keras_network(architecture, config["width"])
         if not row.scales and config["width"] != 1.0:
             raise UserError(
                 f"{path}: weights of {architecture} are of width 1. Received: "
                 f"Application.width = {config['width']}."
             )
+        theirs = _keras_network(architecture, config["width"])
         try:
             _check_hdf5(path)
             theirs.load_weights(path)

@@ -170,7 +170,8 @@ def initialize_student(
 
 def _read_encoder_weights(encoder: Backbone, path: str, lender: Any) -> None:
     if lender is not None or not isinstance(encoder, Application):
-        other = f"initialize_student.encoder = {lender!r}" if lender else repr(encoder)
+        of_class = f"an encoder of class {type(encoder).__name__}"
+        other = f"initialize_student.encoder = {lender!r}" if lender else of_class
         raise UserError(
             "initialize_student.encoder_weights is for an encoder of "
             f"{', '.join(APPLICATIONS)} that starts from no teacher. Received: {path}, "

@@ -229,10 +229,9 @@ def compute_teacher_rdm(
       UserError: as `compute_rdm`, naming teacher and layer; or if the disk is too
         small for the features.
     """
-    name = teacher.task.name
     if not teacher.layers:
         raise UserError(
-            f"The teacher of {name!r} has no layers: it cannot be compared with "
+            f"The teacher of {teacher.task.name!r} has no layers: it cannot be compared with "
             "others. Name the auxiliary teachers, or bind auxiliary = 'none'."
         )
     _check_settings(
@@ -309,10 +308,8 @@ def _room(
         yield mapped
 
 
-def _check_settings(
-    layer: str, inputs: str, layers: Sequence[str] = LAYERS, owner: str = ""
-) -> None:
-    checked(f"layer{owner}", Annotated[str, one_of(layers)], layer)
+def _check_settings(layer: str, inputs: str, layers: Sequence[str] = LAYERS) -> None:
+    checked("layer", Annotated[str, one_of(layers)], layer)
     checked("inputs", InputsShown, inputs)
 
 
