@@ -46,8 +46,9 @@ CASES = {
         gradnorm=dict(layer="representation"),
         weighted_collaboration=True,
     ),
-    "losses_of_their_own": dict(  # beside l2: kl, bce and cosine
-        tasks=("normal", "segment_semantic", "outline", "facing"), soft_weight=1.0
+    # Beside l2: kl, bce and cosine.
+    "losses_of_their_own": dict(
+        tasks=("normal", "segment_semantic", "outline", "facing"), auxiliaries=0
     ),
     "norms_of_activations": dict(gradnorm=dict(layer="representation"), gan=1),
     "adam": dict(optimizers="adam", weighted_collaboration=True),
