@@ -231,8 +231,9 @@ def compute_teacher_rdm(
     """
     if not teacher.layers:
         raise UserError(
-            f"The teacher of {teacher.task.name!r} has no layers: it cannot be compared "
-            "with others. Name the auxiliary teachers, or bind auxiliary = 'none'."
+            f"The teacher of {teacher.task.name!r} has no layers: it cannot be "
+            "compared with others. Name the auxiliary teachers, or bind auxiliary = "
+            "'none'."
         )
     _check_settings(layer, inputs, tuple(teacher.layers))
     _check_count(count)
