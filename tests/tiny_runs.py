@@ -137,3 +137,6 @@ def load_teacher_once(path, *how):
     """Teachers of files are frozen, so that all runs of a process may share them."""
     is_file = str(path).endswith(".safetensors")
     return (_load_file_once if is_file else load_teacher)(path, *how)
+
+
+forget_teachers = _load_file_once.cache_clear

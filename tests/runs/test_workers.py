@@ -129,9 +129,9 @@ def assert_same_weights(one, other, tolerance):
 @pytest.fixture
 def own_teachers():
     """Teachers with other activations are neither taken from other tests nor left."""
-    tiny_runs.load_teacher_once.cache_clear()
+    tiny_runs.forget_teachers()
     yield
-    tiny_runs.load_teacher_once.cache_clear()
+    tiny_runs.forget_teachers()
 
 
 def test_workers_train_as_one_process(tiny, tmp_path, fresh_gin, own_teachers):
