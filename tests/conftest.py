@@ -66,12 +66,12 @@ def fresh_gin():
     """No binding before, none left after; teachers are read once a process."""
     import gin
 
-    from soka_tf.teachers import pool
+    from soka_tf.teachers import finding
     from tests import tiny_runs
 
     gin.clear_config()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "load_teacher", tiny_runs.load_teacher_once)
+        patch.setattr(finding, "load_teacher", tiny_runs.load_teacher_once)
         yield
     gin.clear_config()
 

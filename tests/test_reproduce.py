@@ -7,7 +7,7 @@ import re
 import pytest
 
 from soka_tf.errors import UserError
-from soka_tf.teachers.pool import teachers_folder
+from soka_tf.teachers.finding import teachers_folder
 from tests.tiny_runs import ROOT
 from tests.tools import run_tool
 from tools.studies import definitions, methods, report, results

@@ -275,7 +275,7 @@ def _short(name: str) -> str:
 
 
 def _teachers() -> pathlib.Path:
-    from soka_tf.teachers.pool import teachers_folder  # with it comes TensorFlow
+    from soka_tf.teachers.finding import teachers_folder  # with it comes TensorFlow
 
     return teachers_folder(_path(_TEACHERS_DIR.value))
 

@@ -52,7 +52,7 @@ _SCORED = {
 
 def main() -> None:
     """Draws the rooms, then asks the teachers of them."""
-    from soka_tf.teachers.pool import read_teachers_manifest
+    from soka_tf.teachers.finding import read_teachers_manifest
     from soka_tf.teachers.taskonomy.teacher_file import load_teacher
     from tools.task_similarity import find_teachers
     from tools.teachers import rooms

@@ -202,7 +202,7 @@ def find_teachers(teachers: Optional[str]) -> Tuple[pathlib.Path, List[str]]:
     Raises:
       UserError: if there is no such folder, task or teacher, or fewer than two.
     """
-    from soka_tf.teachers.pool import SHIPPED_DIR
+    from soka_tf.teachers.finding import SHIPPED_DIR
 
     folder = SHIPPED_DIR
     given = os.path.expanduser(teachers or str(folder))
@@ -243,7 +243,7 @@ def _teachers_in(folder: pathlib.Path) -> List[str]:
 
 def _shipped_teachers(given: str) -> List[str]:
     from soka_tf.tasks import get_task
-    from soka_tf.teachers.pool import SHIPPED_DIR
+    from soka_tf.teachers.finding import SHIPPED_DIR
 
     try:
         names = [get_task(name).name for name in given.split(",")]

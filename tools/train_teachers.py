@@ -119,7 +119,7 @@ def _write(
     details: Dict[str, Any],
 ) -> None:
     """Writes a teacher's file, measures it, and enters both into the manifest."""
-    from soka_tf.teachers.pool import read_teachers_manifest
+    from soka_tf.teachers.finding import read_teachers_manifest
     from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
     from soka_tf.teachers.taskonomy.teacher_file import load_teacher, save_teacher
     from tools.teachers.scores import measure

@@ -32,7 +32,8 @@ from soka_tf.teachers.auxiliary_choice import (
     check_choice,
     choose_auxiliary,
 )
-from soka_tf.teachers.pool import InputsShown, teachers_folder
+from soka_tf.teachers.finding import teachers_folder
+from soka_tf.teachers.pool import InputsShown
 from soka_tf.teachers.similarity import (
     FEWEST_IMAGES,
     LAYERS,

@@ -16,7 +16,8 @@ from soka_tf.networks.named_variables import assign_variables, named_variables
 from soka_tf.runs.config import made_by, or_user_error
 from soka_tf.soka.student import Student
 from soka_tf.tasks import Lenders, TaskName, get_targets, get_task
-from soka_tf.teachers.pool import TeacherPool, load_teachers
+from soka_tf.teachers.finding import load_teachers
+from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.teachers.variable_matching import leading_part, shapes_of
 

@@ -46,15 +46,17 @@ from soka_tf.soka.schedule import Schedule
 from soka_tf.soka.student import Student
 from soka_tf.soka.variants import VARIANTS, Variant, find_variant
 from soka_tf.tasks import get_targets
-from soka_tf.teachers import pool
+from soka_tf.teachers import finding
 from soka_tf.teachers.feature_statistics import Statistics
 from soka_tf.teachers.pool import TeacherPool, Wanted
 
 Optimizer = tf.keras.optimizers.Optimizer
 LearningRateSchedule = tf.keras.optimizers.schedules.LearningRateSchedule
 
-find_teachers = gin.external_configurable(pool.find_teachers, "find_teachers")
-load_pool = gin.external_configurable(pool.load_pool, "load_pool", denylist=["found"])
+find_teachers = gin.external_configurable(finding.find_teachers, "find_teachers")
+load_pool = gin.external_configurable(
+    finding.load_pool, "load_pool", denylist=["found"]
+)
 schedule = gin.external_configurable(Schedule, "schedule", denylist=["max_steps"])
 objective = gin.external_configurable(Objective, "objective", denylist=["weight_decay"])
 decay = gin.external_configurable(WeightDecay, "decay")

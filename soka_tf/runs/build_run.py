@@ -30,7 +30,8 @@ from soka_tf.soka.model import SokaModel
 from soka_tf.soka.objective import Objective
 from soka_tf.soka.schedule import Schedule
 from soka_tf.teachers.cache import TeacherCache
-from soka_tf.teachers.pool import TeacherFiles, TeacherPool, Wanted
+from soka_tf.teachers.finding import TeacherFiles
+from soka_tf.teachers.pool import TeacherPool, Wanted
 from soka_tf.teachers.saved_model.manifest import FILE as TEACHER
 
 STEP = "the step to go on from"

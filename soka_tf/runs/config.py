@@ -117,7 +117,7 @@ def _register_tasks_of_teachers(bound: Dict[str, Any]) -> None:
     except UserError:
         return  # to be refused with the place where it is bound
     if any(values.values()):
-        from soka_tf.teachers.pool import teacher_folders  # with it comes TensorFlow
+        from soka_tf.teachers.finding import teacher_folders  # with it comes TensorFlow
 
         teacher_folders(*values.values())
 

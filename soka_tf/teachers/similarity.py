@@ -35,7 +35,8 @@ from soka_tf.data.samples import Sample
 from soka_tf.data.shard_store import in_units
 from soka_tf.errors import UserError
 from soka_tf.kinds import checked, one_of
-from soka_tf.teachers.pool import InputsShown, load_teachers, shown_images
+from soka_tf.teachers.finding import load_teachers
+from soka_tf.teachers.pool import InputsShown, shown_images
 from soka_tf.teachers.teacher import Teacher
 
 LAYERS = ("block1", "block2", "block3", "block4", "representation")

@@ -24,7 +24,7 @@ from soka_tf.errors import UserError
 from soka_tf.evaluation import curves
 from soka_tf.runs.gin_text import config_root, differing_bindings, read_gin
 from soka_tf.serving import saved_model
-from soka_tf.teachers import pool
+from soka_tf.teachers import finding
 from soka_tf.teachers.taskonomy import teacher_file
 
 fuzzed = settings(
@@ -128,7 +128,7 @@ def test_records(packed, data, edits):
         (folder / name).write_bytes(contents[name])
 
 
-SHIPPED = sorted(pool.SHIPPED_DIR.glob("*.safetensors"))
+SHIPPED = sorted(finding.SHIPPED_DIR.glob("*.safetensors"))
 
 
 @fuzzed
@@ -147,7 +147,7 @@ def test_headers_of_safetensors(tmp_path_factory, start, edits):
 JSON_FILES = {
     "manifest.json": (
         b'{"teachers": {"normal": {"file": "normal.safetensors", "sha256": "0"}}}',
-        pool.read_teachers_manifest,
+        finding.read_teachers_manifest,
     ),
     "assets.extra/metadata.json": (
         json.dumps(

@@ -13,7 +13,7 @@ from soka_tf.data.sources import taskonomy
 from soka_tf.errors import UserError
 from soka_tf.runs import auxiliary
 from soka_tf.runs.auxiliary import CHOICE_FILE, log_selection, select_auxiliary
-from soka_tf.teachers.pool import SHIPPED_DIR
+from soka_tf.teachers.finding import SHIPPED_DIR
 
 pytestmark = pytest.mark.usefixtures("fresh_gin")
 

@@ -17,11 +17,11 @@ from soka_tf.data import shard_store
 from soka_tf.data.pipeline import Batches, image_dataset
 from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
+from soka_tf.teachers import finding
 from soka_tf.teachers import kept_outputs as kept
-from soka_tf.teachers import pool as pools
 from soka_tf.teachers.cache import TeacherCache
+from soka_tf.teachers.finding import find_teachers, load_pool
 from soka_tf.teachers.kept_outputs import TeacherRecords
-from soka_tf.teachers.pool import find_teachers, load_pool
 from soka_tf.teachers.taskonomy.network import teacher_variables
 from soka_tf.teachers.taskonomy.teacher_file import load_teacher, save_teacher
 from tests import tiny_runs
@@ -64,7 +64,7 @@ def make(tiny, folder, tasks=PAIR, auxiliaries=(AUXILIARY,), **arguments):
 @pytest.fixture(scope="module", autouse=True)
 def teachers_read_once():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pools, "load_teacher", tiny_runs.load_teacher_once)
+        patch.setattr(finding, "load_teacher", tiny_runs.load_teacher_once)
         yield
     _made.clear()
 

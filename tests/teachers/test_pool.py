@@ -11,7 +11,8 @@ from soka_tf.data.filesystem import sha256_of
 from soka_tf.errors import UserError
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.encoder import Encoder
-from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool, load_teachers
+from soka_tf.teachers.finding import find_teachers, load_pool, load_teachers
+from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy import taskbank, visual_prior
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from soka_tf.teachers.taskonomy.teacher_file import save_teacher

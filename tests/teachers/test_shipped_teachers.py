@@ -8,7 +8,7 @@ import pytest
 from soka_tf.data import encodings
 from soka_tf.data.filesystem import sha256_of
 from soka_tf.data.rooms.room_files import render_room
-from soka_tf.teachers.pool import SHIPPED_DIR
+from soka_tf.teachers.finding import SHIPPED_DIR
 from soka_tf.teachers.taskonomy.teacher_file import load_teacher
 from tools.teachers import scores
 from tools.teachers.settings import read_settings

@@ -19,7 +19,8 @@ from soka_tf.errors import UserError
 from soka_tf.networks.encoder import Encoder
 from soka_tf.teachers import similarity as rsa
 from soka_tf.teachers.auxiliary_choice import choose_auxiliary
-from soka_tf.teachers.pool import load_teachers, shown_images
+from soka_tf.teachers.finding import load_teachers
+from soka_tf.teachers.pool import shown_images
 from soka_tf.teachers.similarity import (
     compute_rdm,
     compute_similarity,

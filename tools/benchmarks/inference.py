@@ -20,7 +20,7 @@ from soka_tf.networks.processor import has_amx
 from soka_tf.serving.saved_model import export_student
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
-from soka_tf.teachers.pool import load_teachers
+from soka_tf.teachers.finding import load_teachers
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from tools.benchmarks.measure import Measurement, relative_rmse, time_cases, wait
 

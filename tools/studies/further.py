@@ -102,7 +102,7 @@ def similarity(
 ) -> Further:
     """The similarity matrix of all teachers that there are."""
     from soka_tf.data.filesystem import sha256_of
-    from soka_tf.teachers.pool import teachers_folder
+    from soka_tf.teachers.finding import teachers_folder
 
     files = sorted(teachers_folder(teachers).glob("*.safetensors"))
     facts = [f"{images}", *(f"{file.name} {sha256_of(file)}" for file in files)]

@@ -16,7 +16,8 @@ from soka_tf.runs.training_loop import train
 from soka_tf.tasks import register_task
 from soka_tf.teachers import load_teacher
 from soka_tf.teachers.cache import TeacherCache
-from soka_tf.teachers.pool import TeacherPool, find_teachers, load_pool
+from soka_tf.teachers.finding import find_teachers, load_pool
+from soka_tf.teachers.pool import TeacherPool
 from tests.teachers.saved_model import folders
 from tests.tools import run_command
 
