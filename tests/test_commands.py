@@ -205,7 +205,8 @@ def test_train_help_shows_only_our_flags(tmp_path):
     assert "python -m soka_tf.train --gin_file=gin/rooms/demo.gin" in done.stdout
     flags = re.findall(r"^  --(?:\[no\])?(\w+)", done.stdout, re.M)
     assert sorted(flags) == [
-        *("debug", "dry_run", "gin_file", "gin_param", "model_dir", "teachers_dir")
+        *("debug", "dry_run", "gin_file", "gin_param", "model_dir"),
+        *("teacher", "teachers_dir", "trust_saved_model"),
     ]
 
 

@@ -190,8 +190,6 @@ class Decoder(tf.keras.Model):
         super().__init__(representation, prediction, name=name)
         synchronize(self, synchronized)
         # A plain object, because Keras would track a bare dictionary.
-        # What a layout has is not noted: fingerprints of teachers are made of this.
-        own = {} if activation == parts.activation else {"activation": activation}
         self._parts = _Parts(
             {
                 "channels": int(channels),
@@ -202,7 +200,7 @@ class Decoder(tf.keras.Model):
                 "layout": layout,
                 "synchronized": synchronized,
                 "name": name,
-                **own,
+                "activation": activation,
             }
         )
 
@@ -219,7 +217,7 @@ class Decoder(tf.keras.Model):
     @property
     def activation(self) -> str:
         """Of the output, by its Keras name."""
-        return self._parts.config.get("activation", _LAYOUTS[self.layout].activation)
+        return self._parts.config["activation"]
 
     @property
     def upsamplings(self) -> int:

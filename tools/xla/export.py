@@ -17,14 +17,8 @@ from tensorflow.python.util.nest import flatten_with_joined_string_paths
 from soka_tf.atomic import replacing, write_json
 from soka_tf.data.targets import Targets
 from soka_tf.errors import UserError
-from soka_tf.runs import (
-    auxiliary,
-    build_networks,
-    build_parts,
-    checkpoints,
-    config,
-    folder,
-)
+from soka_tf.runs import auxiliary, build_parts, checkpoints, config, folder
+from soka_tf.runs.build_networks import build_student
 from soka_tf.runs.build_run import assemble_model, build_run
 from soka_tf.runs.settings import Settings
 from soka_tf.soka.model import STAGES, Mode, SokaModel
@@ -123,14 +117,14 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
     if random_teachers:
         pools = [{}, {}]  # targets, auxiliaries
         for seed, task in enumerate([*tasks, *selection.names]):
-            student = build_networks.build_student(tasks, seed=seed)
+            student = build_student(tasks, seed=seed)
             networks = student.encoder, student.decoders.get(task)
             pools[task not in tasks][task] = TaskonomyTeacher(task, *networks, size)
-        teachers = TeacherPool(*pools, **gin.get_bindings("load_pool"))
+        bound = gin.get_bindings("load_pool")
+        teachers = TeacherPool(*pools, bound["inputs"], bound["precision"])
     else:
-        teachers = build_parts.load_pool(
-            build_parts.find_teachers(tasks, selection.names)
-        )
+        found = build_parts.find_teachers(tasks, selection.names)
+        teachers = build_parts.load_pool(found)
     model = assemble_model(settings, teachers)
     model.compile(build_parts.build_optimizers(settings.max_steps)[0])
     return model, settings
