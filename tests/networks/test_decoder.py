@@ -162,7 +162,6 @@ def test_activation_is_that_of_the_output(activation, applied):
     np.testing.assert_allclose(decoder(inputs), applied(before(inputs)), atol=1e-6)
     twin = Decoder.from_config(decoder.get_config())
     assert twin.activation == decoder.activation == (activation or "tanh")
-    # What a layout has by itself is not noted: fingerprints are made of the config.
     assert decoder.get_config()["activation"] == twin.activation
 
 

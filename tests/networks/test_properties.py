@@ -54,6 +54,7 @@ SMALL = {
             layout="map",
             synchronized=True,
             name="small_decoder",
+            activation="sigmoid",
         ),
     ),
     "decoder_of_colours": (
@@ -67,6 +68,7 @@ SMALL = {
             layout="colours",
             synchronized=False,
             name="small_decoder_of_colours",
+            activation="linear",
         ),
     ),
     "discriminator": (
