@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 from typing import Any, Iterator, Optional, Union
 
 from absl import logging
@@ -14,6 +15,8 @@ PathLike = Union[str, "os.PathLike[str]"]
 # What file systems answer that have no locks, or do not flush folders.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+# Names of `replacing`, of what is written into a run's folder.
+_TEMPORARY = re.compile(r".+\.(?:csv|gin|json|png)\.(\d+)\.tmp")
 
 
 @contextlib.contextmanager
@@ -42,6 +45,33 @@ def replacing(path: PathLike, flushed: bool = True) -> Iterator[str]:
     finally:
         with contextlib.suppress(OSError):  # gone already, or not to be removed
             os.remove(temporary)
+
+
+def remove_leftovers(folder: PathLike) -> None:
+    """Removes what processes that were killed within `replacing` left in a folder.
+
+    What a process that lives writes there, such as `evaluate`, stays.
+
+    Args:
+      folder: need not exist.
+
+    Raises:
+      OSError: if one cannot be removed.
+    """
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    for match in filter(None, map(_TEMPORARY.fullmatch, names)):
+        if not _lives(int(match[1])):
+            os.remove(os.path.join(folder, match[0]))
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def flush(path: PathLike) -> None:

@@ -8,7 +8,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Set
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.atomic import locked, write_json, write_text
+from soka_tf.atomic import locked, remove_leftovers, write_json, write_text
 from soka_tf.data.documents import read_json
 from soka_tf.errors import UserError
 from soka_tf.runs.cluster import is_chief
@@ -68,6 +68,8 @@ def training_in(model_dir: str) -> Iterator[None]:
     with locked(path, f"trains in {model_dir}", remedy):
         _held.add(path)
         try:
+            for folder in (model_dir, os.path.join(model_dir, "panels")):
+                remove_leftovers(folder)
             yield
         finally:
             _held.remove(path)

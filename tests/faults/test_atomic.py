@@ -5,6 +5,8 @@ import fcntl
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -24,6 +26,20 @@ def test_replacing_shows_the_new_file_only_once_it_is_whole(tmp_path):
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead, alive = process.pid, os.getpid()
+    gone = [f"curves.png.{dead}.tmp", f"metrics.csv.{dead}.tmp", "a.json.9" + "9" * 30]
+    gone[-1] += ".tmp"
+    stay = [f"curves.png.{alive}.tmp", f"notes.txt.{dead}.tmp", "curves.png", "a.tmp"]
+    for name in (*gone, *stay):
+        (tmp_path / name).write_text("half")
+    atomic.remove_leftovers(tmp_path)
+    atomic.remove_leftovers(tmp_path / "not_there")
+    assert sorted(os.listdir(tmp_path)) == sorted(stay)
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])

@@ -62,6 +62,17 @@ def test_two_commands_in_one_folder_one_is_refused_in_a_sentence(run):
     )
 
 
+def test_what_kills_left_of_pictures_and_tables_is_removed_at_the_start(run):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (run / "panels").mkdir()
+    left = [f"curves.png.{process.pid}.tmp", f"panels/step_1.png.{process.pid}.tmp"]
+    for name in left:
+        (run / name).write_bytes(b"half")
+    with training_in(str(run)):
+        assert not any((run / name).exists() for name in left)
+
+
 def test_folder_is_held_until_the_outermost_has_ended(run):
     def enter():
         with training_in(str(run)):
