@@ -10,6 +10,35 @@ import numpy as np
 from soka_tf.tasks import Task
 
 
+def pixels_to_count(
+    task: Task,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    valid: Optional[np.ndarray] = None,
+) -> np.ndarray:
+    """The valid pixels of a batch, bool [B, H, W], an array of its own.
+
+    Args:
+      task: whose maps these are.
+      prediction: [B, H, W, C].
+      reference: [B, H, W, C].
+      valid: bool [B, H, W] or [B, H, W, 1]; None for all.
+
+    Raises:
+      ValueError: if shapes differ.
+    """
+    expected = (*np.shape(reference)[:3], task.channels)
+    if np.shape(prediction) != expected or np.shape(reference) != expected:
+        raise ValueError(
+            f"{task.name}: prediction and reference must both be [B, H, W, "
+            f"{task.channels}]. Received: {np.shape(prediction)} and "
+            f"{np.shape(reference)}."
+        )
+    if valid is None:
+        return np.ones(expected[:3], bool)
+    return np.array(valid, bool).reshape(expected[:3])
+
+
 class ClassAccumulator:
     """Compares the likeliest classes of one task with a reference, batch after batch.
 
@@ -40,17 +69,9 @@ class ClassAccumulator:
         Raises:
           ValueError: if shapes differ.
         """
-        expected = (*np.shape(reference)[:3], self._task.channels)
-        if np.shape(prediction) != expected or np.shape(reference) != expected:
-            raise ValueError(
-                f"{self._task.name}: prediction and reference must both be [B, H, W, "
-                f"{self._task.channels}]. Received: {np.shape(prediction)} and "
-                f"{np.shape(reference)}."
-            )
+        chosen = pixels_to_count(self._task, prediction, reference, valid)
         predicted, wanted = np.asarray(prediction), np.asarray(reference)
-        chosen = np.isfinite(wanted).all(-1)
-        if valid is not None:
-            chosen &= np.asarray(valid, bool).reshape(expected[:3])
+        chosen &= np.isfinite(wanted).all(-1)
         finite = np.isfinite(predicted).all(-1)
         self._nonfinite_pixels += int(np.count_nonzero(chosen & ~finite))
         likeliest = np.where(finite, predicted.argmax(-1), self._task.channels)

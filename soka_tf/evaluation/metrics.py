@@ -7,7 +7,11 @@ from typing import Any, Dict, Mapping, Optional, Union
 
 import numpy as np
 
-from soka_tf.evaluation.class_metrics import ClassAccumulator, class_error
+from soka_tf.evaluation.class_metrics import (
+    ClassAccumulator,
+    class_error,
+    pixels_to_count,
+)
 from soka_tf.tasks import Task
 
 _DELTA_BASE = 1.25
@@ -85,19 +89,9 @@ class MetricAccumulator:
         Raises:
           ValueError: if shapes differ.
         """
-        expected = (*np.shape(reference)[:3], self._task.channels)
-        if np.shape(prediction) != expected or np.shape(reference) != expected:
-            raise ValueError(
-                f"{self._task.name}: prediction and reference must both be [B, H, W, "
-                f"{self._task.channels}]. Received: {np.shape(prediction)} and "
-                f"{np.shape(reference)}."
-            )
+        chosen = pixels_to_count(self._task, prediction, reference, valid)
         predicted = np.asarray(prediction, np.float64)
         wanted = np.asarray(reference, np.float64)
-        if valid is None:
-            chosen = np.ones(expected[:3], bool)
-        else:
-            chosen = np.asarray(valid, bool).reshape(expected[:3])
         finite = np.isfinite(predicted).all(-1) & np.isfinite(wanted).all(-1)
         self._nonfinite_pixels += int(np.count_nonzero(chosen & ~finite))
         self._pixels += int(np.count_nonzero(chosen))
