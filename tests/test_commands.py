@@ -114,7 +114,9 @@ def test_train_evaluate_export_and_predict_work_one_after_another(chain, tiny):
         for who, values in rows.items():
             assert again["tasks"][task][who] == pytest.approx(values, rel=1e-5), who
     table = done["train"].stdout.split("\n\nEverything")[0].strip()
-    assert done["evaluate"].stdout.strip() == table
+    page = os.path.join("measured", "report.html")
+    assert done["evaluate"].stdout.strip() == f"{table}\n\nThe page of the run: {page}"
+    assert "python -m soka_tf.export --model_dir=run " in (folder / page).read_text()
 
     for signature in ("serving_default", "representation", *TASKS):
         assert signature in done["export"].stdout
@@ -127,7 +129,8 @@ def test_train_evaluate_export_and_predict_work_one_after_another(chain, tiny):
 
 
 def check_folder(model_dir):
-    for name in ("operative_config.gin", "metrics.csv", "curves.png"):
+    names = ("operative_config.gin", "metrics.csv", "curves.png", "report.html")
+    for name in names:
         assert (model_dir / name).stat().st_size, name
     assert list((model_dir / "checkpoints").glob(f"ckpt-{STEPS}.index"))
     assert list((model_dir / "tensorboard").glob("events.*"))
