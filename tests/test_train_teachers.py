@@ -221,24 +221,6 @@ def test_teachers_begin_with_what_was_learnt_together(settings, arrays, tmp_path
                 np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_teachers_alone_have_a_loss_of_their_own_where_one_is_bound(
-    settings, arrays, tmp_path
-):
-    other = settings._replace(alone_losses={"normal": "l1"})
-    learnt = {
-        (task, i): training.train_teacher(
-            task, None, arrays, bound, tmp_path / f"{task}{i}"
-        )[0].encoder.get_weights()
-        for task in ("normal", "segment_semantic")
-        for i, bound in enumerate((settings, other))
-    }
-    same = {
-        task: all(map(np.array_equal, learnt[task, 0], learnt[task, 1]))
-        for task in ("normal", "segment_semantic")
-    }
-    assert same == {"normal": False, "segment_semantic": True}
-
-
 def test_gradients_are_a_part_of_the_loss_that_has_a_weight():
     flat = tf.zeros([1, 4, 4, 1])
     ramp = tf.reshape(tf.range(4.0), [1, 1, 4, 1]) * tf.ones([1, 4, 1, 1])

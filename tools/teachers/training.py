@@ -137,8 +137,7 @@ def train_teacher(
         if task in first.heads:
             networks.heads[task].set_weights(first.heads[task].get_weights())
     weight = settings.gradient_weights.get(task, 0.0)
-    kinds = {**settings.losses, **settings.alone_losses}
-    losses = {task: loss_of(task, kinds, weight)}
+    losses = {task: loss_of(task, settings.losses, weight)}
     name, steps = f"teacher of {task}", settings.steps[task]
     rate = settings.learning_rate
     minutes = _train(name, networks, losses, arrays, settings, steps, rate, folder)
