@@ -106,23 +106,23 @@ def _tell(student: "Exported", counts: Sequence[int], damaged: Sequence[int]) ->
     """Says what was done."""
     if sum(damaged) == sum(counts):
         raise UserError(
-            f"None of the {sum(counts):,} images in {', '.join(_IMAGES.value)} could be "
-            "read; the warnings have the reasons."
+            f"None of the {sum(counts):,} images in {', '.join(_IMAGES.value)} could "
+            "be read; the warnings have the reasons."
         )
     done = [
         f"{count - lost:,} {what}"
         for count, lost, what in zip(counts, damaged, ("images", "videos"))
         if count - lost
     ]
-    size = f"at the network's {student.image_size} x {student.image_size} pixels"
+    size = f"the network's {student.image_size} x {student.image_size} pixels"
     if _SIZE.value == "input":
-        size = f"at their images' sizes, from {size} (--size=network keeps these)"
+        size = f"their images' sizes, resized from {size} (--size=network keeps them)"
     logging.info(
         "Predicted %s for %s into %s%s.",
         ", ".join(task.name for task in student.tasks),
         " and ".join(done),
         os.path.expanduser(_OUT_DIR.value),
-        f", raw maps {size}" if counts[0] - damaged[0] else "",
+        f"; raw maps have {size}" if counts[0] - damaged[0] else "",
     )
     for lost, what in zip(damaged, ("images", "videos")):
         if lost:

@@ -388,7 +388,10 @@ def test_command_predicts_with_an_export(tmp_path):
     ]
     assert "bad.jpg is left out" in done.stderr
     assert "1 images could not be read" in done.stderr
-    assert "raw maps at their images' sizes, from at the network's 16 x" in done.stderr
+    assert (
+        "raw maps have their images' sizes, resized from the network's 16"
+        in done.stderr
+    )
     assert not re.search(r"Traceback|cuda|Warning", done.stderr)
     with Image.open(tmp_path / "out" / "a_domain_depth_zbuffer.png") as raw:
         assert raw.size == (40, 20)
