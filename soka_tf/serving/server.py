@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import socket
 from typing import Any, Callable, Iterator, NamedTuple
 
 from soka_tf.errors import UserError, reason
@@ -41,11 +42,10 @@ def listening(app: Any, host: str, port: int, most_bytes: int) -> Iterator[Serve
 
     # Requests that wait for the one lock are no news.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    try:
+    with _bound(host, port) as bound:
         server = waitress.create_server(
             app,
-            host=host,
-            port=port,
+            sockets=[bound],
             threads=_THREADS,
             connection_limit=_CONNECTIONS,
             channel_timeout=_SILENT_SECONDS,
@@ -55,20 +55,25 @@ def listening(app: Any, host: str, port: int, most_bytes: int) -> Iterator[Serve
             outbuf_overflow=_ON_DISK,
             ident=None,
         )
-    except (OSError, OverflowError, ValueError) as error:
+        try:
+            yield Server(_address(host, bound.getsockname()[1]), server.run)
+        finally:
+            server.close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        (family, *_, address), *_ = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        return socket.create_server(address[:2], family=family)
+    except (OSError, UnicodeError) as error:
         raise UserError(
             f"Cannot listen on --host {host!r}, --port {port} ({reason(error)}). Give "
             "another --port (0 for any that is free) or --host."
         ) from error
-    try:
-        yield Server(_address(host, server), server.run)
-    finally:
-        server.close()
 
 
-def _address(host: str, server: Any) -> str:
-    # With several addresses of one name the first one's port is theirs.
-    listens = getattr(server, "effective_listen", None)
-    port = listens[0][1] if listens else server.effective_port
+def _address(host: str, port: int) -> str:
     shown = {"0.0.0.0": "localhost", "::": "localhost"}.get(host, host)
     return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/"
