@@ -1,4 +1,4 @@
-"""The four commands as users start them: one chain of tiny runs, and mistakes."""
+"""The commands as users start them: one chain of tiny runs, and mistakes."""
 
 import csv
 import json
@@ -210,7 +210,7 @@ def test_train_help_shows_only_our_flags(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export", "predict"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "export", "predict", "serve"])
 def test_command_is_imported_without_tensorflow(name):
     """So `--help` and the workers that draw rooms start at once."""
     program = (

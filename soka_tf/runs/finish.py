@@ -1,5 +1,6 @@
 """A run from where it stands to its end: trained, measured, exported."""
 
+import dataclasses
 import os
 from typing import Any, Sequence
 
@@ -11,7 +12,9 @@ from soka_tf.runs.build_run import Run
 from soka_tf.runs.callbacks.draw_panels import PanelCallback
 from soka_tf.runs.folder import open_folder, training_in
 from soka_tf.runs.run_evaluation import evaluate_run, fixed_batch
+from soka_tf.runs.run_origin import origin_of
 from soka_tf.runs.training_loop import train
+from soka_tf.serving.origin import write_origin
 from soka_tf.serving.saved_model import export_student
 
 
@@ -47,6 +50,8 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
         settings.panel_every_steps,
         writer,
     )
+    origin = origin_of(run)
+    write_origin(origin, folder)
     train(run, model_dir, [panels, *callbacks], writer)
     logging.info(
         "Measuring teachers and student on %d images ...", len(run.data.validation)
@@ -68,6 +73,7 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
             export_dir,
             settings.antialias,
             settings.export_precision,
+            dataclasses.replace(origin, step=result["step"], metrics=result),
         )
         lines.append(f"  SavedModel    {export_dir}")
     return "\n".join(lines)
