@@ -58,6 +58,7 @@ setup(
     package_dir={"soka_tf.configs.gin": "gin"},
     package_data={
         "soka_tf.configs.gin": ["*.gin", "**/*.gin"],
+        "soka_tf.evaluation": ["*.jinja"],
         "soka_tf.teachers": ["weights/*", "weights/**/*"],
         "soka_tf.teachers.taskonomy": ["*.txt"],
     },

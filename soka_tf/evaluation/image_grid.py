@@ -40,6 +40,8 @@ class Scale:
       high: value at the right end.
       label: the unit, or the sentence.
       names: what single colours stand for, in place of both: (name, colour) each.
+      clipped: whether the colour of the right end stands for more, too, and its value
+        is marked so.
     """
 
     colormap: Optional[str]
@@ -47,6 +49,12 @@ class Scale:
     high: float = 1.0
     label: str = ""
     names: Tuple[Tuple[str, Tuple[int, int, int]], ...] = ()
+    clipped: bool = False
+
+    @property
+    def ends(self) -> Tuple[str, str]:
+        """The values at both ends, in words."""
+        return f"{self.low:.3g}", f"{'≥ ' if self.clipped else ''}{self.high:.3g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +221,7 @@ def _draw_scale(page, draw, scale: Scale, span: Tuple[int, int], top: int) -> No
     page.paste(Image.fromarray(bar), (left, top))
     draw.rectangle((left, top, right - 1, top + _BAR_HEIGHT - 1), outline=_FAINT_INK)
     font = _font(_SMALL_SIZE)
-    low, high = f"{scale.low:.3g}", f"{scale.high:.3g}"
+    low, high = scale.ends
     y = top + _BAR_HEIGHT + 3
     draw.text((left, y), low, _INK, font)
     draw.text((right - draw.textlength(high, font), y), high, _INK, font)

@@ -11,8 +11,10 @@ from soka_tf.runs.auxiliary import log_selection
 from soka_tf.runs.build_run import Run
 from soka_tf.runs.callbacks.draw_panels import PanelCallback
 from soka_tf.runs.folder import open_folder, training_in
+from soka_tf.runs.report import REPORT_FILE, Measured, write_report
 from soka_tf.runs.run_evaluation import evaluate_run, fixed_batch
 from soka_tf.runs.run_origin import origin_of
+from soka_tf.runs.strategy import describe_devices
 from soka_tf.runs.training_loop import train
 from soka_tf.serving.origin import write_origin
 from soka_tf.serving.saved_model import export_student
@@ -44,7 +46,7 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
     panels = PanelCallback(
         student,
         run.model.teachers.answers,
-        fixed_batch(run),
+        fixed_batch(run.data, settings),
         settings.targets,
         os.path.join(folder, "panels"),
         settings.panel_every_steps,
@@ -76,4 +78,16 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
             dataclasses.replace(origin, step=result["step"], metrics=result),
         )
         lines.append(f"  SavedModel    {export_dir}")
+    measured = Measured(
+        student,
+        run.model.teachers,
+        run.data,
+        settings,
+        run.config,
+        result,
+        describe_devices(run.strategy, settings.batch_size),
+    )
+    page = write_report(measured, model_dir, folder, folder)
+    if page is not None:
+        lines.append(f"  all on a page {os.path.join(model_dir, REPORT_FILE)}")
     return "\n".join(lines)
