@@ -33,7 +33,7 @@ _UNDEFINED = "-"
 
 
 def format_table(result: Mapping[str, Any]) -> str:
-    """Returns an evaluation as a text table, four rows a task.
+    """Returns an evaluation as a text table, four rows a task, two without labels.
 
     Args:
       result: what `soka_tf.evaluation.evaluator.evaluate` returned, or the content of
@@ -50,20 +50,26 @@ def format_table(result: Mapping[str, Any]) -> str:
         for metric in entry or ()
     }
     columns = [name for name in _COLUMNS if name in reported]
+    ratios = ["skill", "vs teacher"] if any(_labelled(result)) else ["skill"]
     # The names of the columns are the first row: tabulate pads true headers widely.
-    rows: List[Any] = [
-        ["task", "", *(_COLUMNS[c] for c in columns), "skill", "vs teacher"],
-    ]
+    rows: List[Any] = [["task", "", *(_COLUMNS[c] for c in columns), *ratios]]
     for name, entries in result["tasks"].items():
         rows.append(SEPARATING_LINE)
-        rows.extend(_task_rows(get_task(name), entries, columns))
+        for row in _task_rows(get_task(name), entries, columns):
+            rows.append(row[: len(rows[0])])
     table = tabulate(
         rows,
         tablefmt="simple",
-        colalign=("left", "left", *("right" for _ in columns), "right", "right"),
+        colalign=("left", "left", *("right" for _ in (*columns, *ratios))),
         disable_numparse=True,
     )
     return "\n".join([_heading(result), "", table, "", *_notes(result, columns)])
+
+
+def _labelled(result: Mapping[str, Any]) -> List[int]:
+    """How many images have a label of each task."""
+    counts = result.get("labelled_images", {})
+    return [counts.get(name, result["images"]) for name in result["tasks"]]
 
 
 def _heading(result: Mapping[str, Any]) -> str:
@@ -83,14 +89,17 @@ def _heading(result: Mapping[str, Any]) -> str:
 def _task_rows(task: Task, entries: Mapping[str, Any], columns: List[str]) -> List[Any]:
     rows: List[Any] = []
     for key, row_title in _ROWS.items():
-        if key not in entries:
+        entry = entries.get(key)
+        if entry is None:  # against labels, of which there are none
             continue
-        entry = entries[key] or {}
         cells = [_number(c, entry.get(c)) if c in task.metrics else "" for c in columns]
         rows.append(["", row_title, *cells, _skill(key, entries), _share(key, entries)])
     # The task and the unit of its errors stand in the first two rows only.
     has_unit = task.unit and any(name in task.metrics for name in _OF_UNITS)
-    for row, text in zip(rows, (task.title, f"({task.unit})" if has_unit else "")):
+    names = [task.title, f"({task.unit})" if has_unit else ""]
+    if has_unit and len(rows) == 1:
+        rows.append([""] * len(rows[0]))
+    for row, text in zip(rows, names):
         row[0] = text
     return rows
 
@@ -140,9 +149,11 @@ def _notes(result: Mapping[str, Any], columns: List[str]) -> List[str]:
         notes.append(
             "higher is better; their skill is that of the share of wrong pixels."
         )
-    labelled = result.get("labelled_images", {})
-    for name in result["tasks"]:
-        count = labelled.get(name, result["images"])
+    counts = dict(zip(result["tasks"], _labelled(result)))
+    if not any(counts.values()):
+        notes.append("No labels: the student is compared with its teachers only.")
+        counts = {}
+    for name, count in counts.items():
         if count == 0:
             notes.append(
                 f"{get_task(name).title}: no labels, so only student vs teacher."
