@@ -25,6 +25,7 @@ from soka_tf.kinds import (
     one_of,
     whole,
 )
+from soka_tf.runs.advice import of_comparison
 from soka_tf.tasks import TASKS, AuxiliaryNames, get_task
 from soka_tf.teachers.auxiliary_choice import (
     DEFAULT_THRESHOLD,
@@ -134,6 +135,8 @@ def select_auxiliary(
         check_choice(there, targets, comparison.threshold)
         readable, _ = drop_damaged(sample_images(samples(), comparison.images), [RGB])
         count = len(readable)
+        for sentence in of_comparison(count):
+            logging.warning(sentence)
         logging.info("Comparing %d teachers on %d images ...", len(there), count)
         shown = {"layer": comparison.layer, "inputs": comparison.inputs}
         similarity = compare_teachers(

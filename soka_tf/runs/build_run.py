@@ -16,7 +16,7 @@ from soka_tf.data.pipeline import Batches
 from soka_tf.data.samples import Data, Sample
 from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
-from soka_tf.runs import build_networks, build_parts
+from soka_tf.runs import advice, build_networks, build_parts
 from soka_tf.runs.auxiliary import Selection, select_auxiliary
 from soka_tf.runs.build_data import build_data, default_cache_dir
 from soka_tf.runs.checkpoints import copy_state, last_step
@@ -106,6 +106,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         )
     logging.info(describe_devices(strategy, settings.batch_size))
     check_parts(settings)
+    _warn(advice.of_steps(bound_values()))
     # Before rooms are drawn or a split is read that another configuration would need.
     refuse_differences(model_dir, gin.config_str(), of_both=True)
     names = settings.task_names
@@ -113,7 +114,9 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
 
     @functools.cache
     def find_data() -> Data:
-        return _find_data(settings, model_dir)
+        data = _find_data(settings, model_dir)
+        _warn(advice.of_images(len(data.train), settings.batch_size))
+        return data
 
     selection = select_auxiliary(
         names,
@@ -150,6 +153,11 @@ def _facts(model_dir: str) -> Dict[str, str]:
     for name in _OF_EACH_MACHINE:
         values.pop(name, None)
     return {**values, STEP: str(last_step(model_dir))}
+
+
+def _warn(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        logging.warning(sentence)
 
 
 def _advise(settings: Settings, model: SokaModel) -> None:
