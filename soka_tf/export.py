@@ -62,6 +62,7 @@ def main() -> None:
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import import_modules, parse_gin
     from soka_tf.runs.folder import config_of
+    from soka_tf.runs.next_command import predict_command
     from soka_tf.runs.settings import Settings
     from soka_tf.serving import formats
     from soka_tf.serving.saved_model import export_student
@@ -111,6 +112,9 @@ def main() -> None:
         report = formats.compare(*exported, _FORMAT.value, images)
         formats.write_report({"step": step, **report}, exported[-1])
         print(formats.format_table(report))
+
+    if formats.SAVED_MODEL in _FORMAT.value:
+        print(f"\nNext:\n  {predict_command(export_dir)}")
 
 
 if __name__ == "__main__":

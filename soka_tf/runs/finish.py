@@ -10,6 +10,7 @@ from soka_tf.runs.auxiliary import log_selection
 from soka_tf.runs.build_run import Run
 from soka_tf.runs.callbacks.draw_panels import PanelCallback
 from soka_tf.runs.folder import open_folder, training_in
+from soka_tf.runs.next_command import command, predict_command
 from soka_tf.runs.run_evaluation import evaluate_run, fixed_batch
 from soka_tf.runs.training_loop import train
 from soka_tf.serving.saved_model import export_student
@@ -70,4 +71,9 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
             settings.export_precision,
         )
         lines.append(f"  SavedModel    {export_dir}")
+        following = predict_command(export_dir, run.data.validation)
+    else:
+        exported = f"{model_dir.rstrip('/')}_export"
+        following = command("export", model_dir=model_dir, export_dir=exported)
+    lines += ["", "Next:", f"  {following}"]
     return "\n".join(lines)
