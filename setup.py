@@ -61,6 +61,11 @@ setup(
             "onnx==1.18.0; python_version >= '3.10'",
             "onnxruntime>=1.19,<2; python_version >= '3.10'",
         ],
+        # For `make docs`; mkdocstrings needs Python 3.10.
+        "docs": [
+            "mkdocs-material>=9.7,<10; python_version >= '3.10'",
+            "mkdocstrings-python>=2,<3; python_version >= '3.10'",
+        ],
     },
     # The folder gin/ holds data only. It is installed inside the package: a
     # top-level `gin` would hide gin-config.
@@ -69,6 +74,7 @@ setup(
     package_dir={"soka_tf.configs.gin": "gin", "soka_tf.tools": "tools"},
     package_data={
         "soka_tf.configs.gin": ["*.gin", "**/*.gin"],
+        "soka_tf.evaluation": ["*.jinja"],
         "soka_tf.teachers": ["weights/*", "weights/**/*"],
         "soka_tf.teachers.taskonomy": ["*.txt"],
     },

@@ -16,7 +16,7 @@ PathLike = Union[str, "os.PathLike[str]"]
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 # Names of `replacing`, of what is written into a run's folder.
-_TEMPORARY = re.compile(r".+\.(?:csv|gin|json|png)\.(\d+)\.tmp")
+_TEMPORARY = re.compile(r".+\.(?:csv|gin|html|json|png)\.(\d+)\.tmp")
 
 
 @contextlib.contextmanager

@@ -4,8 +4,9 @@ For example
 
     python -m soka_tf.evaluate --model_dir=runs/demo
 
-prints a table and writes runs/demo/evaluation.json (docs/metrics.md defines all). On
-other images, such as rooms that no run has seen, and beside what the run has measured:
+prints a table and writes runs/demo/evaluation.json (docs/metrics.md defines all) and
+the page runs/demo/report.html. On other images, such as rooms that no run has seen, and
+beside what the run has measured:
 
     python -m soka_tf.evaluate --model_dir=runs/demo --out_dir=runs/demo_unseen \
         --gin_param="rooms.seed = 3" --gin_param="rooms.count = 20"
@@ -29,7 +30,7 @@ _GIN_PARAM = flags.DEFINE_multi_string(
 _OUT_DIR = flags.DEFINE_string(
     "out_dir",
     None,
-    "folder for evaluation.json and curves.png; the run's unless given",
+    "folder for evaluation.json, curves.png and report.html; the run's unless given",
     flag_values=FLAGS,
 )
 
@@ -48,9 +49,12 @@ def main() -> None:
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import import_modules, parse_gin
     from soka_tf.runs.folder import claim_teachers, config_of
-    from soka_tf.runs.next_command import command
+    from soka_tf.runs.gin_text import read_text
+    from soka_tf.runs.next_command import export_command
+    from soka_tf.runs.report import Measured, write_report
     from soka_tf.runs.run_evaluation import evaluate_student
     from soka_tf.runs.settings import Settings
+    from soka_tf.runs.strategy import describe_machine
 
     import_modules(_GIN_FILE.value)
     parse_gin([], _GIN_PARAM.value, base=None, stored=config_of(model_dir))
@@ -71,11 +75,21 @@ def main() -> None:
     result = evaluate_student(
         student, teachers, data, settings, step, model_dir, out_dir
     )
-    print(format_table(result))
-    export = dict(model_dir=model_dir, export_dir=f"{model_dir.rstrip('/')}_export")
-    if _CHECKPOINT.value != "last":
-        export["checkpoint"] = _CHECKPOINT.value
-    print(f"\nNext:\n  {command('export', **export)}")
+    following = export_command(model_dir, _CHECKPOINT.value)
+    lines = [format_table(result), "", "Next:", f"  {following}"]
+    measured = Measured(
+        student,
+        teachers,
+        data,
+        settings,
+        read_text(config_of(model_dir)),
+        result,
+        describe_machine(),
+    )
+    page = write_report(measured, model_dir, model_dir, out_dir)
+    if page is not None:
+        lines += ["", f"The page of the run: {page}"]
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,15 @@ def tiny(tmp_path_factory):
     return tiny_runs.write(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A headless browser, see tests/browser.py; skips where there is none."""
+    from tests.browser import open_browser
+
+    with open_browser() as opened:
+        yield opened
+
+
 @pytest.fixture
 def fresh_gin():
     """No binding before, none left after; teachers are read once a process."""

@@ -1,4 +1,4 @@
-"""The four commands as users start them: one chain of tiny runs, and mistakes."""
+"""The commands as users start them: one chain of tiny runs, and mistakes."""
 
 import csv
 import json
@@ -119,12 +119,10 @@ def test_train_evaluate_export_and_predict_work_one_after_another(chain, tiny):
     for task, rows in by_train["tasks"].items():
         for who, values in rows.items():
             assert again["tasks"][task][who] == pytest.approx(values, rel=1e-5), who
-    table = done["train"].stdout.split("\n\nEverything")[0].strip()
-    printed, _, following = done["evaluate"].stdout.strip().rpartition("\n\nNext:\n")
-    assert printed == table
     exporting = "python -m soka_tf.export --model_dir=run --export_dir=run_export"
-    assert following.strip() == done["train"].stdout.splitlines()[-1].strip()
-    assert following.strip() == exporting
+    table, following = done["train"].stdout.strip().split("\n\nNext:\n  ")
+    assert following.startswith(f"{exporting}\n\nEverything is in run")
+    assert done["evaluate"].stdout.startswith(f"{table}\n\nNext:\n  {exporting}\n")
     predicting = shlex.split(done["export"].stdout.splitlines()[-1])
     assert predicting[:4] == ["python", "-m", "soka_tf.predict", "--saved_model=export"]
 
@@ -222,7 +220,7 @@ def test_train_help_shows_only_our_flags(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "export", "predict"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "export", "predict", "serve"])
 def test_command_is_imported_without_tensorflow(name):
     """So `--help` and the workers that draw rooms start at once."""
     program = (

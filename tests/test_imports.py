@@ -28,7 +28,7 @@ ROOMS = (
     "runs",
 )
 # Beside the rooms: the start-up shared by the commands, and the commands.
-COMMANDS = ("__main__", "train", "evaluate", "export", "predict", "list")
+COMMANDS = ("__main__", "train", "evaluate", "export", "predict", "serve", "list")
 WITHOUT_TENSORFLOW = (
     "__init__.py",
     "stack.py",

@@ -83,7 +83,7 @@ def test_wheel_metadata_tells_version_pythons_and_requirements(wheel):
         assert f'{requirement}; python_version < "3.12"' in requirements
     for requirement in ("tensorflow==2.21.0", "tf_keras==2.21.0"):
         assert f'{requirement}; python_version >= "3.12"' in requirements
-    assert set(metadata.get_all("Provides-Extra")) == {"convert", "gpu", "onnx"}
+    assert set(metadata.get_all("Provides-Extra")) == {"convert", "docs", "gpu", "onnx"}
     with_cuda = [line for line in requirements if line.startswith("tensorflow[and-")]
     assert [line.split(";")[0].strip() for line in with_cuda] == [
         f"tensorflow[and-cuda]=={version}" for version in ("2.15.1", "2.21.0")

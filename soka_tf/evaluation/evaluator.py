@@ -202,6 +202,7 @@ class _MedianImage:
 
     It has seen the very images it is measured on, which favours it. At most
     `_KEPT_BYTES` of truth are kept; of a larger split every second, fourth, ... image.
+    Of a single image it would be that image itself: there is none.
     """
 
     name = _CONSTANTS[0]
@@ -224,7 +225,7 @@ class _MedianImage:
             self._seen += 1
 
     def result(self) -> Optional[Dict[str, Optional[float]]]:
-        if not self._truths:
+        if len(self._truths) < 2:
             return None
         median = median_image(self._truths)[None]
         measured = MetricAccumulator(self._task)

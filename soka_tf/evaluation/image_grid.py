@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import io
 import math
 import os
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import matplotlib
 import numpy as np
@@ -39,6 +40,8 @@ class Scale:
       high: value at the right end.
       label: the unit, or the sentence.
       names: what single colours stand for, in place of both: (name, colour) each.
+      clipped: whether the colour of the right end stands for more, too, and its value
+        is marked so.
     """
 
     colormap: Optional[str]
@@ -46,6 +49,12 @@ class Scale:
     high: float = 1.0
     label: str = ""
     names: Tuple[Tuple[str, Tuple[int, int, int]], ...] = ()
+    clipped: bool = False
+
+    @property
+    def ends(self) -> Tuple[str, str]:
+        """The values at both ends, in words."""
+        return f"{self.low:.3g}", f"{'≥ ' if self.clipped else ''}{self.high:.3g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,12 +159,27 @@ def write_png(path: str, image: np.ndarray) -> None:
       path: the file to write or replace; its folder is made if need be.
       image: uint8 [h, w, 3], or uint8 or uint16 [h, w] or [h, w, 1].
     """
-    if image.ndim == 3 and image.shape[-1] == 1:
-        image = image[..., 0]
     path = os.path.abspath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG")
+        _picture(image).save(temporary, format="PNG")
+
+
+def encoded(image: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """The content of an image's file.
+
+    Args:
+      image: as in `write_png`.
+      kind: "PNG" or "JPEG".
+      **options: of Pillow.
+    """
+    content = io.BytesIO()
+    _picture(image).save(content, format=kind, **options)
+    return content.getvalue()
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
 
 
 def _lefts(groups: Sequence[Group], width: int) -> List[List[int]]:
@@ -197,7 +221,7 @@ def _draw_scale(page, draw, scale: Scale, span: Tuple[int, int], top: int) -> No
     page.paste(Image.fromarray(bar), (left, top))
     draw.rectangle((left, top, right - 1, top + _BAR_HEIGHT - 1), outline=_FAINT_INK)
     font = _font(_SMALL_SIZE)
-    low, high = f"{scale.low:.3g}", f"{scale.high:.3g}"
+    low, high = scale.ends
     y = top + _BAR_HEIGHT + 3
     draw.text((left, y), low, _INK, font)
     draw.text((right - draw.textlength(high, font), y), high, _INK, font)

@@ -2,7 +2,16 @@
 
 import dataclasses
 import math
-from typing import Callable, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import numpy as np
 import tensorflow as tf
@@ -11,11 +20,12 @@ from PIL import Image
 from soka_tf.data import encodings
 from soka_tf.evaluation import image_grid
 from soka_tf.evaluation.evaluator import read_truth, to_units
-from soka_tf.evaluation.metrics import angle_deg
+from soka_tf.evaluation.metrics import accumulator_of, angle_deg, main_error
 from soka_tf.tasks import Task
 
 # Where there is no reading: a colour that no colour map here contains.
 MISSING_COLOUR = (96, 125, 139)
+CONSTANT = "one value everywhere"
 
 _CELL_PX = 192
 _PREDICTION_PX = 256
@@ -52,6 +62,25 @@ class Panel:
 
     images: np.ndarray
     maps: Mapping[str, TaskMaps]
+
+
+class Views(NamedTuple):
+    """The maps of one task as pictures.
+
+    Attributes:
+      reference: what errors are to, "truth", or "teacher" where no row has a label.
+      maps: "teacher", "student" and, where there is one, "truth" -> uint8 [h, w, 3] a
+        row; None where the row has no value.
+      scale: of the maps.
+      errors: the same of the student's error.
+      error_scale: of the errors, the same for all rows.
+    """
+
+    reference: str
+    maps: Mapping[str, Sequence[Optional[np.ndarray]]]
+    scale: image_grid.Scale
+    errors: Sequence[Optional[np.ndarray]]
+    error_scale: image_grid.Scale
 
 
 def compute_panel(
@@ -93,8 +122,10 @@ def draw_panel(
 
     Errors are absolute, in the task's unit (directions: the angle in degrees; classes:
     1 where they differ), against the truth, or against the teacher where no row has a
-    label. Their scale is fixed: a third of the maps' scale, 60 degrees, 1. Truth
-    columns are left out without labels; pixels without a reading have `MISSING_COLOUR`.
+    label. Their scale is fixed: a third of the maps' scale, 60 degrees, 1; what is
+    beyond has the colour of its end. Truth columns are left out without labels; pixels
+    without a reading have `MISSING_COLOUR`. The heading names the tasks that the
+    student is no good at, see `no_better_than_constant`.
 
     Args:
       panel: what `compute_panel` returned.
@@ -108,10 +139,13 @@ def draw_panel(
     images = [image_grid.enlarge(image, _CELL_PX) for image in panel.images]
     groups = [image_grid.Group("", [image_grid.Column("rgb", images)])]
     groups += [_task_group(task, panel.maps[task.name]) for task in tasks]
+    remarks = [heading] if heading else []
+    untrained = no_better_than_constant(panel, tasks)
+    if untrained:
+        remarks.append(f"barely trained, {CONSTANT} is as good: {', '.join(untrained)}")
     if any(_has_gaps(panel.maps[task.name].truth) for task in tasks):
-        heading = f"{heading}; " if heading else heading
-        heading += "blue-grey: no reading"
-    drawn = image_grid.compose(groups, heading)
+        remarks.append("blue-grey: no reading")
+    drawn = image_grid.compose(groups, "; ".join(remarks))
     if path is not None:
         image_grid.write_png(path, drawn)
     return drawn
@@ -124,23 +158,78 @@ def _has_gaps(truth: Optional[np.ndarray]) -> bool:
     return any(0 < np.isnan(row).sum() < row.size for row in truth)
 
 
-def _task_group(task: Task, maps: TaskMaps) -> image_grid.Group:
-    reference = maps.teacher if maps.truth is None else maps.truth
-    low, high = display_range(task, reference)
-    shown = {"teacher": maps.teacher, "student": maps.student}
+def no_better_than_constant(panel: Panel, tasks: Sequence[Task]) -> List[str]:
+    """Titles of tasks whose student errs no less than one value everywhere.
+
+    That value is the median of all pixels of the truth, or of the teacher's maps where
+    no row has a label; of classes the commonest one.
+    """
+    titles = []
+    for task in tasks:
+        maps = panel.maps[task.name]
+        reference = maps.teacher if maps.truth is None else maps.truth
+        valid = np.isfinite(reference).all(axis=-1)
+        seen = reference[valid]
+        if not len(seen):
+            continue
+        if task.has_classes:
+            commonest = np.bincount(seen.argmax(-1), minlength=task.channels).argmax()
+            value = np.eye(task.channels)[commonest]
+        else:
+            value = np.median(seen, axis=0)
+        errors = []
+        for answer in (maps.student, np.broadcast_to(value, reference.shape)):
+            measured = accumulator_of(task)
+            measured.update(answer, reference, valid)
+            errors.append(main_error(measured.result()))
+        if errors[0] is None or errors[0] >= errors[1]:
+            titles.append(task.title)
+    return titles
+
+
+def task_views(task: Task, maps: TaskMaps) -> Views:
+    """Returns the maps and errors of a task as pictures, a pixel a pixel."""
+    reference = "teacher" if maps.truth is None else "truth"
+    shown: Dict[str, np.ndarray] = {"teacher": maps.teacher, "student": maps.student}
     if maps.truth is not None:
         shown["truth"] = maps.truth
-    columns = map_columns(task, shown, low, high)
+    low, high = display_range(task, shown[reference])
     most, unit = _error_range(task, low, high)
-    errors = _errors(task, maps.student, reference)
-    columns.append(
-        image_grid.Column(
-            "error" if maps.truth is not None else "error to teacher",
-            [_cell(row, lambda r: _colorize_error(r, most)) for row in errors],
-            image_grid.Scale(_ERROR_COLORMAP, 0.0, most, unit),
-        )
+    errors = _errors(task, maps.student, shown[reference])
+
+    def coloured(row: np.ndarray) -> np.ndarray:
+        return colorize(task, row, low, high)
+
+    return Views(
+        reference,
+        {
+            title: [_picture(row, coloured) for row in rows]
+            for title, rows in shown.items()
+        },
+        map_scale(task, low, high),
+        [_picture(row, lambda r: _colorize_error(r, most)) for row in errors],
+        image_grid.Scale(
+            _ERROR_COLORMAP, 0.0, most, unit, clipped=not task.has_classes
+        ),
     )
+
+
+def _task_group(task: Task, maps: TaskMaps) -> image_grid.Group:
+    views = task_views(task, maps)
+    columns = [
+        image_grid.Column(title, _cells(pictures), views.scale)
+        for title, pictures in views.maps.items()
+    ]
+    errors = _cells(views.errors)
+    title = f"error to {views.reference}"
+    columns.append(image_grid.Column(title, errors, views.error_scale))
     return image_grid.Group(task.title, columns)
+
+
+def _cells(
+    pictures: Sequence[Optional[np.ndarray]], cell_px: int = _CELL_PX
+) -> List[Optional[np.ndarray]]:
+    return [None if p is None else image_grid.enlarge(p, cell_px) for p in pictures]
 
 
 def map_columns(
@@ -165,18 +254,16 @@ def map_columns(
         return colorize(task, row, low, high)
 
     return [
-        image_grid.Column(title, [_cell(row, coloured, cell_px) for row in rows], scale)
+        image_grid.Column(
+            title, _cells([_picture(row, coloured) for row in rows], cell_px), scale
+        )
         for title, rows in maps.items()
     ]
 
 
-def _cell(
-    row: np.ndarray, colour: Callable, cell_px: int = _CELL_PX
-) -> Optional[np.ndarray]:
-    """Returns the enlarged colours of a map; None if it has no value at all."""
-    if np.isnan(row).all():
-        return None
-    return image_grid.enlarge(colour(row), cell_px)
+def _picture(row: np.ndarray, colour: Callable) -> Optional[np.ndarray]:
+    """Returns the colours of a map; None if it has no value at all."""
+    return None if np.isnan(row).all() else colour(row)
 
 
 def display_range(task: Task, reference: np.ndarray) -> Tuple[float, float]:
@@ -272,7 +359,10 @@ def _colorize_error(error: np.ndarray, most: float) -> np.ndarray:
 
 
 def draw_prediction(
-    image: np.ndarray, maps: Mapping[str, np.ndarray], tasks: Sequence[Task]
+    image: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    tasks: Sequence[Task],
+    ranges: Optional[Mapping[str, Tuple[float, float]]] = None,
 ) -> np.ndarray:
     """Draws one image beside its predicted maps, at the image's aspect ratio.
 
@@ -280,20 +370,40 @@ def draw_prediction(
       image: uint8 [height, width, 3].
       maps: task name -> float [S, S, C] in the task's unit.
       tasks: the tasks to draw, from left to right.
+      ranges: task name -> values at the ends of its scale; None for each map's own.
 
     Returns:
       uint8 [height, width, 3].
     """
     size = _shown_size(*image.shape[:2])
-    groups = [image_grid.Group("rgb", [image_grid.Column("", [_resize(image, size)])])]
+    shown = image_grid.Column("", [resize_picture(image, size)])
+    groups = [image_grid.Group("rgb", [shown])]
     for task in tasks:
-        low, high = display_range(task, maps[task.name])
-        colours = colorize(task, maps[task.name], low, high)
-        # Between the colours of two classes is none, or a third one's.
-        colours = _resize(colours, size, smooth=not task.has_classes)
-        column = image_grid.Column("", [colours], map_scale(task, low, high))
+        values = maps[task.name]
+        ends = ranges[task.name] if ranges else display_range(task, values)
+        colours = draw_map(task, values, ends, size)
+        column = image_grid.Column("", [colours], map_scale(task, *ends))
         groups.append(image_grid.Group(task.title, [column]))
     return image_grid.compose(groups)
+
+
+def draw_map(
+    task: Task, values: np.ndarray, ends: Tuple[float, float], size: Tuple[int, int]
+) -> np.ndarray:
+    """Draws one map at the size of a picture.
+
+    Args:
+      task: the task.
+      values: float [S, S, C] in the task's unit.
+      ends: values at the ends of its scale, of `display_range`.
+      size: width and height of the result in pixels.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    colours = colorize(task, values, *ends)
+    # Between the colours of two classes is none, or a third one's.
+    return resize_picture(colours, size, smooth=not task.has_classes)
 
 
 def _shown_size(height: int, width: int) -> Tuple[int, int]:
@@ -302,8 +412,9 @@ def _shown_size(height: int, width: int) -> Tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _resize(
+def resize_picture(
     image: np.ndarray, size: Tuple[int, int], smooth: bool = True
 ) -> np.ndarray:
+    """Resizes uint8 [height, width, 3] to (width, height)."""
     how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(image).resize(size, how))

@@ -1,6 +1,8 @@
 """An evaluation as a table to read."""
 
-from typing import Any, List, Mapping, Optional
+import textwrap
+from itertools import zip_longest
+from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from tabulate import SEPARATING_LINE, tabulate
 
@@ -28,20 +30,58 @@ _COLUMNS = {
     "accuracy": "acc.",
     "mean_iou": "mIoU",
 }
+LAST_COLUMNS = ("skill", "vs teacher")
 _OF_UNITS = ("rmse", "mean_absolute_error")
 _UNDEFINED = "-"
+_NOTE_WIDTH = 88
 
 
-def format_table(result: Mapping[str, Any]) -> str:
-    """Returns an evaluation as a text table, four rows a task, two without labels.
+class Row(NamedTuple):
+    """One row of a task.
+
+    Attributes:
+      title: who was measured against what.
+      cells: a number a column; "-" where it is undefined, "" where the task has none.
+      skill: as measured, "" for none.
+      share: the error in percent of the teacher's, "" for none.
+    """
+
+    title: str
+    cells: Tuple[str, ...]
+    skill: str
+    share: str
+
+
+class TaskRows(NamedTuple):
+    """The rows of a task; its title, and the unit of its errors, "" for none."""
+
+    title: str
+    unit: str
+    rows: Tuple[Row, ...]
+
+
+class Table(NamedTuple):
+    """An evaluation in words and numbers that are ready to be shown.
+
+    Attributes:
+      heading: what was measured, and the parameters, a line each.
+      columns: their titles, without those of skill and share.
+      tasks: the rows.
+      notes: sentences on how it is read.
+    """
+
+    heading: Tuple[str, ...]
+    columns: Tuple[str, ...]
+    tasks: Tuple[TaskRows, ...]
+    notes: Tuple[str, ...]
+
+
+def evaluation_table(result: Mapping[str, Any]) -> Table:
+    """Returns an evaluation as a table.
 
     Args:
       result: what `soka_tf.evaluation.evaluator.evaluate` returned, or the content of
         evaluation.json.
-
-    Returns:
-      Several lines without a final newline, at most 100 characters wide with
-      Taskonomy's tasks.
     """
     reported = {
         metric
@@ -50,29 +90,65 @@ def format_table(result: Mapping[str, Any]) -> str:
         for metric in entry or ()
     }
     columns = [name for name in _COLUMNS if name in reported]
-    ratios = ["skill", "vs teacher"] if any(_labelled(result)) else ["skill"]
+    return Table(
+        _heading(result),
+        tuple(_COLUMNS[name] for name in columns),
+        tuple(
+            _task_rows(get_task(name), entries, columns)
+            for name, entries in result["tasks"].items()
+        ),
+        tuple(_notes(result, columns)),
+    )
+
+
+def format_table(result: Mapping[str, Any]) -> str:
+    """Returns an evaluation as a text table, four rows a task, two without labels.
+
+    Args:
+      result: as in `evaluation_table`.
+
+    Returns:
+      Several lines without a final newline, at most 100 characters wide with
+      Taskonomy's tasks.
+    """
+    table = evaluation_table(result)
     # The names of the columns are the first row: tabulate pads true headers widely.
-    rows: List[Any] = [["task", "", *(_COLUMNS[c] for c in columns), *ratios]]
-    for name, entries in result["tasks"].items():
+    has_shares = any(row.share for task in table.tasks for row in task.rows)
+    last = LAST_COLUMNS if has_shares else LAST_COLUMNS[:1]
+    rows: List[Any] = [["task", "", *table.columns, *last]]
+    for task in table.tasks:
         rows.append(SEPARATING_LINE)
-        for row in _task_rows(get_task(name), entries, columns):
-            rows.append(row[: len(rows[0])])
-    table = tabulate(
+        # The task and the unit of its errors stand in the first two rows only.
+        first = (task.title, f"({task.unit})" if task.unit else "")
+        for row, text in zip_longest(task.rows, first):
+            cells = [row.title, *row.cells, row.skill, row.share] if row else []
+            rows.append([text or "", *cells][: len(rows[0])])
+    text = tabulate(
         rows,
         tablefmt="simple",
-        colalign=("left", "left", *("right" for _ in (*columns, *ratios))),
+        colalign=("left", "left", *("right" for _ in rows[0][2:])),
         disable_numparse=True,
     )
-    return "\n".join([_heading(result), "", table, "", *_notes(result, columns)])
+    notes = [textwrap.fill(note, _NOTE_WIDTH) for note in table.notes]
+    return "\n".join([*table.heading, "", text, "", *notes])
 
 
-def _labelled(result: Mapping[str, Any]) -> List[int]:
-    """How many images have a label of each task."""
-    counts = result.get("labelled_images", {})
-    return [counts.get(name, result["images"]) for name in result["tasks"]]
+def no_better_than_constant(result: Mapping[str, Any]) -> List[str]:
+    """Titles of tasks whose student errs as much as the constant answer, or more.
+
+    Against the truth, or the teacher where no image has a label; a task without a
+    constant answer is none of them.
+    """
+    titles = []
+    for name, entries in result["tasks"].items():
+        values = [(entries.get("student") or {}).get("skill"), _skill_of_copy(entries)]
+        known = [value for value in values if value is not None]
+        if known and known[0] <= 0:
+            titles.append(get_task(name).title)
+    return titles
 
 
-def _heading(result: Mapping[str, Any]) -> str:
+def _heading(result: Mapping[str, Any]) -> Tuple[str, str]:
     parameters = result["parameters"]
     teachers, student = parameters["teachers"], parameters["student"]
     share = f"{student / teachers:.0%}" if teachers else ""
@@ -80,28 +156,26 @@ def _heading(result: Mapping[str, Any]) -> str:
     if smallest:
         share += f"; {student / smallest:.0%} of the smallest teacher"
     return (
-        f"{result['split']}: {result['images']:,} images, step {result['step']:,}\n"
+        f"{result['split']}: {result['images']:,} images, step {result['step']:,}",
         f"parameters: teachers {teachers:,}, student {student:,}"
-        + (f" ({share})" if share else "")
+        + (f" ({share})" if share else ""),
     )
 
 
-def _task_rows(task: Task, entries: Mapping[str, Any], columns: List[str]) -> List[Any]:
-    rows: List[Any] = []
-    for key, row_title in _ROWS.items():
+def _task_rows(
+    task: Task, entries: Mapping[str, Any], columns: Sequence[str]
+) -> TaskRows:
+    rows = []
+    for key, title in _ROWS.items():
         entry = entries.get(key)
-        if entry is None:  # against labels, of which there are none
+        if entry is None:  # mostly for want of labels
             continue
         cells = [_number(c, entry.get(c)) if c in task.metrics else "" for c in columns]
-        rows.append(["", row_title, *cells, _skill(key, entries), _share(key, entries)])
-    # The task and the unit of its errors stand in the first two rows only.
-    has_unit = task.unit and any(name in task.metrics for name in _OF_UNITS)
-    names = [task.title, f"({task.unit})" if has_unit else ""]
-    if has_unit and len(rows) == 1:
-        rows.append([""] * len(rows[0]))
-    for row, text in zip(rows, names):
-        row[0] = text
-    return rows
+        rows.append(
+            Row(title, tuple(cells), _skill(key, entries), _share(key, entries))
+        )
+    has_unit = any(name in task.metrics for name in _OF_UNITS)
+    return TaskRows(task.title, task.unit if has_unit else "", tuple(rows))
 
 
 def _number(metric: str, value: Optional[float]) -> str:
@@ -119,9 +193,14 @@ def _skill(key: str, entries: Mapping[str, Any]) -> str:
     """As measured; of the student against its teacher where no image has a label."""
     value = (entries[key] or {}).get("skill")
     if key == "student_vs_teacher":
-        constants = [e for name, e in entries.items() if name.endswith("_of_teacher")]
-        value = skill(entries[key], constants[0]) if constants else None
+        value = _skill_of_copy(entries)
     return "" if value is None else f"{value:.2f}"
+
+
+def _skill_of_copy(entries: Mapping[str, Any]) -> Optional[float]:
+    """Of the student against its teacher; None where an image has a label."""
+    constants = [e for name, e in entries.items() if name.endswith("_of_teacher")]
+    return skill(entries["student_vs_teacher"], constants[0]) if constants else None
 
 
 def _share(key: str, entries: Mapping[str, Any]) -> str:
@@ -135,21 +214,18 @@ def _share(key: str, entries: Mapping[str, Any]) -> str:
 def _notes(result: Mapping[str, Any], columns: List[str]) -> List[str]:
     notes = [
         "Lower is better for rmse (in the task's unit), rel and angle; higher for "
-        "<1.25, its powers",
-        "and skill (1: no error; 0: that of the constant answer). Definitions: "
-        "docs/metrics.md.",
+        "<1.25, its powers and skill (1: no error; 0: that of the constant answer). "
+        "Definitions: docs/metrics.md.",
     ]
     if "mean_absolute_error" in columns:
         notes.append("mae: mean absolute error, in the task's unit; lower is better.")
     if set(CLASS_METRICS) & set(columns):
         notes.append(
             "acc.: share of pixels with the right class; mIoU: mean intersection over "
-            "union;",
+            "union; higher is better; their skill is that of the share of wrong pixels."
         )
-        notes.append(
-            "higher is better; their skill is that of the share of wrong pixels."
-        )
-    counts = dict(zip(result["tasks"], _labelled(result)))
+    labelled = result.get("labelled_images", {})
+    counts = {name: labelled.get(name, result["images"]) for name in result["tasks"]}
     if not any(counts.values()):
         notes.append("No labels: the student is compared with its teachers only.")
         counts = {}
@@ -164,6 +240,12 @@ def _notes(result: Mapping[str, Any], columns: List[str]) -> List[str]:
                 "have a label."
             )
     for name, entries in result["tasks"].items():
+        alone = (labelled.get(name) or result["images"]) == 1
+        if alone and any(key.startswith("baseline_median") for key in entries):
+            notes.append(
+                f"{get_task(name).title}: a single image was compared, and the median "
+                "image of that would be itself: there is none."
+            )
         for key, row_title in _ROWS.items():
             count = (entries.get(key) or {}).get("nonfinite_pixels")
             if count:

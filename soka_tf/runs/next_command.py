@@ -9,15 +9,11 @@ from soka_tf.data.samples import Sample
 _SOME_IMAGES = "path/to/photos"
 
 
-def command(name: str, **flags: str) -> str:
-    """A command of soka_tf with its flags, quoted for the shell.
-
-    Args:
-      name: "export" of `python -m soka_tf.export`.
-      **flags: value of each.
-    """
-    words = ["python", "-m", f"soka_tf.{name}"]
-    return shlex.join([*words, *(f"--{flag}={value}" for flag, value in flags.items())])
+def export_command(model_dir: str, checkpoint: str = "last") -> str:
+    """Exports the student of a run, into a folder beside the run's."""
+    chosen = {} if checkpoint == "last" else {"checkpoint": checkpoint}
+    export_dir = f"{model_dir.rstrip('/')}_export"
+    return _command("export", model_dir=model_dir, export_dir=export_dir, **chosen)
 
 
 def predict_command(saved_model: str, samples: Sequence[Sample] = ()) -> str:
@@ -29,9 +25,14 @@ def predict_command(saved_model: str, samples: Sequence[Sample] = ()) -> str:
     """
     folders = {os.path.dirname(sample.files["rgb"]) for sample in samples}
     images = os.path.commonpath(folders) if folders else ""
-    return command(
+    return _command(
         "predict",
         saved_model=saved_model,
         images=images if os.path.isdir(images) else _SOME_IMAGES,
         out_dir=f"{saved_model.rstrip('/')}_maps",
     )
+
+
+def _command(name: str, **flags: str) -> str:
+    words = ["python", "-m", f"soka_tf.{name}"]
+    return shlex.join([*words, *(f"--{flag}={value}" for flag, value in flags.items())])

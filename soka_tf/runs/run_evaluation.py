@@ -17,15 +17,17 @@ from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 
 EVALUATION_FILE = "evaluation.json"
+CURVES_FILE = "curves.png"
+METRICS_FILE = "metrics.csv"
 
 
-def fixed_batch(run: Run) -> Mapping[str, tf.Tensor]:
+def fixed_batch(data: Data, settings: Settings) -> Mapping[str, tf.Tensor]:
     """The validation images of the panels, spread evenly and always the same."""
-    samples = spread(run.data.validation, run.settings.panel_images)
+    samples = spread(data.validation, settings.panel_images)
     dataset = labelled_dataset(
         samples,
-        run.settings.targets,
-        Batches(run.settings.image_size, len(samples), run.settings.antialias),
+        settings.targets,
+        Batches(settings.image_size, len(samples), settings.antialias),
     )
     return next(iter(dataset))
 
@@ -90,7 +92,7 @@ def evaluate_student(
     out_dir = out_dir or model_dir
     os.makedirs(out_dir, exist_ok=True)
     write_evaluation(os.path.join(out_dir, EVALUATION_FILE), result)
-    metrics = os.path.join(model_dir, "metrics.csv")
+    metrics = os.path.join(model_dir, METRICS_FILE)
     if os.path.exists(metrics):
-        draw_curves(metrics, os.path.join(out_dir, "curves.png"))
+        draw_curves(metrics, os.path.join(out_dir, CURVES_FILE))
     return result

@@ -106,13 +106,7 @@ def describe_devices(strategy: tf.distribute.Strategy, batch_size: int) -> str:
             f"batch_size must be a multiple of the {replicas} replicas, for each takes "
             f"an equal share of it. Received: {batch_size}."
         )
-    gpus = tf.config.list_physical_devices("GPU")
-    kinds = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
-        for gpu in gpus
-    ]
-    here = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)))
-    here = here or f"CPU, {os.cpu_count()} cores"
+    here = describe_machine()
     if replicas == 1:
         return f"One device ({here}), {batch_size} images a step."
     workers = count_workers(strategy)
@@ -121,6 +115,16 @@ def describe_devices(strategy: tf.distribute.Strategy, batch_size: int) -> str:
         f"{replicas} replicas{machines if workers > 1 else ''} ({here}), "
         f"{batch_size // replicas} of {batch_size} images a step each."
     )
+
+
+def describe_machine() -> str:
+    """The GPUs that TensorFlow sees, or the processor, in words."""
+    kinds = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+    here = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)))
+    return here or f"CPU, {os.cpu_count()} cores"
 
 
 def count_workers(strategy: tf.distribute.Strategy) -> int:

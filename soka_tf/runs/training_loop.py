@@ -18,7 +18,8 @@ from soka_tf.evaluation.soft_errors import MEAN, both, soft_errors
 from soka_tf.processes import Interruption
 from soka_tf.runs import build_parts, checkpoints
 from soka_tf.runs.build_run import STEP, Run, teacher_cache
-from soka_tf.runs.callbacks.metric_log import MetricLog, text_summaries
+from soka_tf.runs.callbacks.events import code_block, write_texts
+from soka_tf.runs.callbacks.metric_log import MetricLog
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.progress import Progress
 from soka_tf.runs.callbacks.save_checkpoints import Checkpoints
@@ -90,7 +91,7 @@ def _train(
         len(run.data.train),
         run.data.source,
     )
-    text_summaries(writer, {"gin/operative_config": run.config}, start)
+    write_texts(writer, {"gin/operative_config": code_block(run.config)}, start)
     not_finite = NotFinite(
         model,
         saved.last_step,

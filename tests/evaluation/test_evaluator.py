@@ -8,6 +8,7 @@ import tensorflow as tf
 from soka_tf.data import encodings
 from soka_tf.errors import UserError
 from soka_tf.evaluation import evaluator, metrics
+from soka_tf.evaluation.table import format_table
 from soka_tf.tasks import get_task
 
 DEPTH, EDGES = get_task("depth_zbuffer"), get_task("edge_texture")
@@ -182,6 +183,21 @@ def test_baseline_is_the_median_image_measured_on_valid_pixels():
     expected = math.sqrt(np.nanmean((truth - median) ** 2))
     entry = evaluate(data)["tasks"]["depth_zbuffer"]["baseline_median"]
     assert entry["rmse"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_single_image_has_no_median_image_and_no_skill(labelled):
+    result = evaluate(examples(count=1, labelled=labelled))
+    entries = result["tasks"]["edge_texture"]
+    assert entries["baseline_median"] is None
+    if labelled:
+        assert entries["student"]["skill"] is None
+    else:
+        assert entries["baseline_median_of_teacher"] is None
+    table = format_table(result)
+    assert "2D edges: a single image was compared" in table
+    medians = [line for line in table.splitlines() if "median  " in line]
+    assert all("0.00" not in line for line in medians) and len(medians) % 2 == 0
 
 
 def test_baseline_can_be_left_out():

@@ -233,8 +233,8 @@ def test_callback_writes_one_tensorboard_image_a_task(tmp_path):
         for value in event.summary.value:
             width, height, png = tf.make_ndarray(value.tensor)
             images[value.tag] = (event.step, tf.io.decode_png(png).numpy())
-    assert set(images) == {"panels/depth_zbuffer", "panels/edge_texture"}
-    step, pixels = images["panels/edge_texture"]
+    assert set(images) == {"3_panels/depth_zbuffer", "3_panels/edge_texture"}
+    step, pixels = images["3_panels/edge_texture"]
     panel = panels.compute_panel(student, TEACHERS, make_batch(), TASKS)
     assert step == 7
     np.testing.assert_array_equal(pixels, panels.draw_panel(panel, [EDGES]))
@@ -276,15 +276,68 @@ def test_classes_have_their_colours_and_errors_where_they_differ():
 
     maps = panels.TaskMaps(teacher, student, truth)
     columns = {c.title: c for c in panels._task_group(GROUND, maps).columns}
-    assert list(columns) == ["teacher", "student", "truth", "error"]
+    assert list(columns) == ["teacher", "student", "truth", "error to truth"]
     names = (("a", (10, 200, 30)), ("b", (250, 0, 120)), ("c", (0, 0, 255)))
     assert columns["truth"].scale.names == names
-    errors = columns["error"].cells[0][::96, ::96]
+    errors = columns["error to truth"].cells[0][::96, ::96]
     right, wrong = (matplotlib.colormaps["Reds"](end)[:3] for end in (0.0, 1.0))
     np.testing.assert_allclose(errors[0, 0], np.multiply(right, 255), atol=0.5)
     np.testing.assert_allclose(errors[0, 1], np.multiply(wrong, 255), atol=0.5)
     np.testing.assert_allclose(errors[1, 0], np.multiply(wrong, 255), atol=0.5)
     assert errors[1, 1].tolist() == missing
+
+
+def test_error_says_to_what_and_marks_that_its_scale_ends():
+    for labelled, reference in (((True, False), "truth"), ((False, False), "teacher")):
+        panel = panels.compute_panel(
+            student, TEACHERS, make_batch(2, 16, labelled), TASKS
+        )
+        last = panels._task_group(EDGES, panel.maps["edge_texture"]).columns[-1]
+        assert last.title == f"error to {reference}"
+        assert last.scale.ends == ("0", "≥ 0.03") and last.scale.label == EDGES.unit
+    # Pictures of every row have one scale: a tenth of the error has a tenth of it.
+    truth = np.full((2, 8, 8, 1), 0.02, np.float32)
+    maps = panels.TaskMaps(truth, truth + np.float32([[[[0.03]]], [[[0.003]]]]), truth)
+    views = panels.task_views(EDGES, maps)
+    reds = panels.image_grid.apply_colormap(np.array([1.0, 0.1]), "Reds")
+    assert [picture[0, 0].tolist() for picture in views.errors] == reds.tolist()
+
+
+def test_student_that_one_value_could_replace_is_called_barely_trained():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 0.08, (1, 8, 8, 1)).astype(np.float32)
+    truth[0, :2] = np.nan
+    pixels = np.zeros((1, 8, 8, 3), np.uint8)
+
+    def judged(student, truth=truth, teacher=truth, task=EDGES):
+        panel = panels.Panel(
+            pixels, {task.name: panels.TaskMaps(teacher, student, truth)}
+        )
+        return panels.no_better_than_constant(panel, [task])
+
+    median = np.full_like(truth, np.nanmedian(truth))
+    assert judged(median) == ["2D edges"] == judged(truth[:, ::-1])
+    near = np.where(np.isnan(truth), 0, 0.9 * truth + 0.1 * median)
+    assert not judged(near)
+    assert judged(np.full_like(truth, np.nan)) == ["2D edges"]
+    # Without labels the teacher is what it is compared with.
+    assert not judged(near, truth=None, teacher=near)
+    classes = np.eye(3)[np.array([[[0, 1], [1, 1]]])]
+    ground = {"task": GROUND, "truth": classes, "teacher": classes}
+    assert judged(np.eye(3)[np.array([[[1, 1], [1, 1]]])], **ground) == [GROUND.title]
+    assert not judged(classes, **ground)
+
+
+def test_heading_names_the_tasks_that_are_barely_trained(monkeypatch):
+    headings = []
+    monkeypatch.setattr(
+        panels.image_grid, "compose", lambda groups, heading: headings.append(heading)
+    )
+    panel = panels.compute_panel(student, TEACHERS, make_batch(), TASKS)
+    panels.draw_panel(panel, [EDGES], heading="step 2")
+    assert headings == [
+        "step 2; barely trained, one value everywhere is as good: 2D edges"
+    ]
 
 
 def test_prediction_of_classes_has_no_colours_between_them():

@@ -167,13 +167,71 @@ def test_curves_show_every_loss_every_weight_and_the_stage(metrics_csv, tmp_path
     assert rows[right].mean() > rows[left].mean() + 50
 
 
-def test_curves_of_a_single_report_are_points(tmp_path):
+@pytest.fixture
+def drawn(monkeypatch):
+    """Every figure that is drawn."""
+    figures = []
+
+    class Recorded(curves.Figure):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            figures.append(self)
+
+    monkeypatch.setattr(curves, "Figure", Recorded)
+    return figures
+
+
+def lines_of(axis):
+    """Label -> (steps, values, line style) of the curves."""
+    return {
+        line.get_label(): (*map(list, line.get_data()), line.get_linestyle())
+        for line in axis.lines
+        if not line.get_label().startswith("_")
+    }
+
+
+def test_curves_of_a_single_report_are_lines_over_its_steps(tmp_path, drawn):
     path, picture = tmp_path / "metrics.csv", tmp_path / "curves.png"
-    path.write_text("step,stage,loss/soft/normal\n3,joint,0.5\n")
+    path.write_text("step,stage,loss/soft/normal\n5,joint,0.5\n")
     curves.draw_curves(str(path), str(picture))
-    colour = tuple(bytes.fromhex(curves._COLOURS[0][1:]))
-    pixels = np.asarray(Image.open(picture).convert("RGB"))[100:, 100:-100]
-    assert (pixels == colour).all(axis=-1).sum() > 20
+    (axis,) = drawn[0].axes
+    assert lines_of(axis) == {"soft targets: surface normal": ([0, 5], [0.5, 0.5], "-")}
+    assert drawn[0].get_suptitle() == "5 steps of training"
+    drawn[0].draw_without_rendering()
+    ticks = [label.get_text() for label in axis.get_xticklabels()]
+    shown = [text for text in ticks if text]
+    assert "5" in shown and len(shown) == len(set(shown)) <= 7
+
+
+def test_curves_have_validation_styles_and_the_step_at_which_cycles_begin(
+    tmp_path, drawn
+):
+    path, picture = tmp_path / "metrics.csv", tmp_path / "curves.png"
+    names = ["loss/soft/{}", "task_weight/{}", "validation/soft/{}"]
+    columns = [n.format(t) for n in names for t in ("normal", "edge_texture")]
+    path.write_text(
+        ",".join(["step", "stage", *columns])
+        + "\n10,joint,1,2,0.5,0.5,0.9,0.8\n20,cycle,1,2,0.7,0.3,0.4,0.2\n"
+    )
+    curves.draw_curves(str(path), str(picture))
+    losses, validation, weights = drawn[0].axes
+    assert lines_of(validation) == {
+        "validation: surface normal": ([10, 20], [0.9, 0.4], "-"),
+        "validation: 2D edges": ([10, 20], [0.8, 0.2], "-"),
+    }
+    assert [style for _, _, style in lines_of(weights).values()] == ["-", "--"]
+    for axis in drawn[0].axes:
+        marks = [line.get_xdata()[0] for line in axis.lines if line.get_ls() == ":"]
+        assert marks == [0, 10]
+        assert [t.get_text() for t in axis.texts] == ["joint start", "cycles begin"]
+
+
+def test_curves_of_a_title_with_dollars_show_it_as_it_is(tmp_path, drawn):
+    register_task("price", {"kind": "continuous", "range": [0, 1], "title": "$x^$"})
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss/soft/price\n1,0.5\n2,0.4\n")
+    curves.draw_curves(str(path), str(tmp_path / "curves.png"))
+    assert list(lines_of(drawn[0].axes[0])) == [r"soft targets: \$x^\$"]
 
 
 def test_curves_of_an_untrained_run_are_refused_by_name(tmp_path):

@@ -15,12 +15,15 @@ import tensorflow as tf
 
 from soka_tf.errors import UserError
 from soka_tf.runs.callbacks import metric_log
-from soka_tf.runs.callbacks.metric_log import MetricLog, text_summaries
+from soka_tf.runs.callbacks.events import code_block, tag, write_texts
+from soka_tf.runs.callbacks.metric_log import MetricLog
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.progress import Progress
 from soka_tf.runs.callbacks.save_checkpoints import Checkpoints
 from soka_tf.runs.callbacks.step import Every
 from soka_tf.runs.checkpoint_folder import CheckpointFolder
+from soka_tf.runs.movement import StageMovement, read_movement
+from soka_tf.soka.ledger import PHASES
 
 
 class Model:
@@ -221,7 +224,7 @@ def test_metric_log_folder_not_writable_is_refused_at_the_start(log, tmp_path):
         run(log(model), model, 1)
 
 
-def test_metric_log_writes_scalars_and_movement_for_tensorboard(tmp_path):
+def test_metric_log_writes_scalars_and_a_table_of_movement_for_tensorboard(tmp_path):
     writer = tf.summary.create_file_writer(str(tmp_path))
     path, model = str(tmp_path / "metrics.csv"), Model()
     not_finite = NotFinite(model)
@@ -235,10 +238,30 @@ def test_metric_log_writes_scalars_and_movement_for_tensorboard(tmp_path):
     run(log, model, 2, logs)
     writer.close()
     assert summaries(tmp_path) == {
-        (1, "movement/joint/encoder"): 0.25,
-        (2, "loss"): 0.5,
-        (2, "learning_rate"): pytest.approx(0.2),
+        (1, "movement"): (
+            b"step 1, joint: relative change of each player a phase\n\n"
+            b"player | joint\n--- | ---\nencoder | 2.5e-01"
+        ),
+        (2, "1_loss"): 0.5,
+        (2, "6_learning_rate"): pytest.approx(0.2),
     }
+    assert read_movement(tmp_path / "movement.json") == [
+        StageMovement("joint", 1, ("joint",), {"encoder": (0.25,)})
+    ]
+
+
+def test_tensorboard_opens_on_losses_validation_and_panels(tmp_path):
+    names = ["gradient_norm/normal", "learning_rate", "loss/soft/normal"]
+    names += ["task_weight/normal", "validation/mean", "panels/normal"]
+    names += ["encoder_share/normal", "loss/transfer"]
+    assert sorted(map(tag, names)) == [
+        *("1_loss/soft/normal", "1_loss/transfer", "2_validation/mean"),
+        *("3_panels/normal", "4_task_weight/normal", "5_encoder_share/normal"),
+        *("5_gradient_norm/normal", "6_learning_rate"),
+    ]
+    # Every kind that the model logs has its place; movement is a text.
+    kinds = {name for name in PHASES if name != "loss/competition"}
+    assert all(tag(kind)[0].isdigit() for kind in kinds)
 
 
 def summaries(folder):
@@ -424,7 +447,7 @@ def test_progress_closed_before_it_began_and_twice_is_quiet(capsys):
 
 def test_text_summaries_are_code_blocks(tmp_path):
     writer = tf.summary.create_file_writer(str(tmp_path))
-    text_summaries(writer, {"gin/config": "a = 1\nb = 2"}, 7)
+    write_texts(writer, {"gin/config": code_block("a = 1\nb = 2")}, 7)
     writer.close()
     (path,) = tmp_path.glob("events.*")
     events = [

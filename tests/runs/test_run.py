@@ -160,10 +160,10 @@ def test_run_leaves_configuration_checkpoints_events_and_metrics(plain):
             event = tf.compat.v1.Event.FromString(record.numpy())
             tags.update(value.tag for value in event.summary.value)
     assert tags["gin/operative_config"] == 1
-    for kind in ("loss/soft", "task_weight"):
+    for kind in ("1_loss/soft", "4_task_weight"):
         assert tags[f"{kind}/depth_zbuffer"] == STEPS
-    assert tags["gradient_norm/edge_texture"] == STEPS - 2
-    assert tags["learning_rate"] == STEPS
+    assert tags["5_gradient_norm/edge_texture"] == STEPS - 2
+    assert tags["6_learning_rate"] == STEPS
     assert not [path for path in model_dir.rglob("*.tmp")]
 
 

@@ -8,6 +8,7 @@ from absl import logging
 
 from soka_tf.errors import reason
 from soka_tf.evaluation.panels import compute_panel, draw_panel
+from soka_tf.runs.callbacks.events import tag
 from soka_tf.runs.callbacks.step import FAILURES
 from soka_tf.runs.strategy import raise_if_worker_lost
 from soka_tf.tasks import Task
@@ -17,7 +18,7 @@ class PanelCallback(tf.keras.callbacks.Callback):
     """Draws the panel every N steps and at the end of training.
 
     Writes `<out_dir>/step_0000700.png` and one TensorBoard image a task,
-    "panels/<task>". The trained model must carry its step in an integer variable
+    "3_panels/<task>". The trained model must carry its step in an integer variable
     `step`, so that a resumed run goes on counting.
     """
 
@@ -100,7 +101,7 @@ class PanelCallback(tf.keras.callbacks.Callback):
             with self._writer.as_default(step=step):
                 for task in self._tasks:
                     drawn = draw_panel(panel, [task])
-                    tf.summary.image(f"panels/{task.name}", drawn[None])
+                    tf.summary.image(tag(f"panels/{task.name}"), drawn[None])
         return path
 
     def _model_step(self) -> int:

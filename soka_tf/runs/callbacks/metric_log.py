@@ -1,4 +1,4 @@
-"""metrics.csv and TensorBoard's events of a run."""
+"""metrics.csv, movement.json and TensorBoard's events of a run."""
 
 import csv
 import io
@@ -12,13 +12,16 @@ from absl import logging
 from soka_tf.atomic import replacing
 from soka_tf.data.documents import finite, read_csv
 from soka_tf.errors import UserError, reason
+from soka_tf.runs.callbacks.events import write_scalars, write_texts
 from soka_tf.runs.callbacks.not_finite import NotFinite
-from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
+from soka_tf.runs.callbacks.step import Every, StepCallback
+from soka_tf.runs.movement import MOVEMENT_FILE, as_markdown, record_movement
 
 
 class MetricLog(StepCallback):
     """Means since the last report, to metrics.csv and TensorBoard; stops at NaN.
 
+    Movement goes to movement.json, beside metrics.csv, at the steps that measure it.
     metrics.csv has the columns step, stage, seconds, learning_rate, and every log
     of `SokaModel`; a resumed run first drops the rows it is about to make again.
     Rows that cannot be written are kept and tried again with the next one.
@@ -48,6 +51,7 @@ class MetricLog(StepCallback):
         """
         super().__init__()
         self._path = path
+        self._movement_path = os.path.join(os.path.dirname(path), MOVEMENT_FILE)
         self._columns = ["step", "stage", "seconds", "learning_rate", *columns]
         self._every = every
         self._learning_rate = learning_rate
@@ -83,15 +87,16 @@ class MetricLog(StepCallback):
     def on_step(self, logs: Mapping[str, Any]) -> None:
         """Reports where that is due, and wherever more was measured."""
         movement = {k: v for k, v in logs.items() if k.startswith("movement")}
-        if movement:
-            self._write_summaries(movement)
+        stage = self.model.stage_at(self.step - 1)
+        moved = record_movement(self._movement_path, stage, self.step, movement)
+        if moved is not None:
+            write_texts(self._writer, {"movement": as_markdown(moved)}, self.step)
         further = self._further(self.step)
         if not self._every.due(self.step) and not further:
             return
         values = {k: float(v) for k, v in logs.items() if k not in movement}
         self.model.reset_metrics()
         self._not_finite.check(self.step, values)
-        stage = self.model.stage_at(self.step - 1)
         values.update(further)
         values["learning_rate"] = float(self._learning_rate(self.step))
         seconds = self._seconds_before + time.monotonic() - self._began
@@ -99,7 +104,7 @@ class MetricLog(StepCallback):
         row.update({name: f"{value:.6g}" for name, value in values.items()})
         self._unwritten += self._lines([row])
         self._append()
-        self._write_summaries(values)
+        write_scalars(self._writer, values, self.step)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Tries once more to write what could not be written."""
@@ -134,34 +139,3 @@ class MetricLog(StepCallback):
             writer.writeheader()
         writer.writerows(rows)
         return text.getvalue().encode("utf-8")
-
-    def _write_summaries(self, values: Mapping[str, Any]) -> None:
-        try:
-            with self._writer.as_default(step=self.step):
-                for name, value in values.items():
-                    tf.summary.scalar(name, value)
-        except FAILURES as error:
-            warn_of_tensorboard(self.step, error)
-
-
-def warn_of_tensorboard(step: int, error: Exception) -> None:
-    """Says that events are missing, and that it does not matter."""
-    logging.warning(
-        "TensorBoard's events were not written at step %d (%s). Training goes on; "
-        "metrics.csv has the same values.",
-        step,
-        reason(error),
-    )
-
-
-def text_summaries(
-    writer: tf.summary.SummaryWriter, texts: Mapping[str, str], step: int
-) -> None:
-    """Shows texts (the bound configuration) in TensorBoard, as code blocks."""
-    try:
-        with writer.as_default(step=step):
-            for name, text in texts.items():
-                indented = "\n".join("    " + line for line in text.splitlines())
-                tf.summary.text(name, indented)
-    except FAILURES as error:
-        warn_of_tensorboard(step, error)

@@ -7,7 +7,7 @@ from absl import logging
 
 from soka_tf.errors import Interrupted, UserError
 from soka_tf.processes import Interruption
-from soka_tf.runs.callbacks.metric_log import warn_of_tensorboard
+from soka_tf.runs.callbacks.events import warn_of_tensorboard
 from soka_tf.runs.callbacks.not_finite import NotFinite
 from soka_tf.runs.callbacks.step import FAILURES, StepCallback
 from soka_tf.runs.checkpoint_folder import CheckpointFolder
