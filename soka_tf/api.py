@@ -43,5 +43,85 @@ def train_student(
     return train_run(folder)
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadedStudent:
+    """A student of an export, made by `load_student`.
+
+    Attributes:
+      exported: its SavedModel, and what it was made for.
+    """
+
+    exported: Exported
+
+    @property
+    def tasks(self) -> Tuple[str, ...]:
+        """Names of what it predicts."""
+        return tuple(task.name for task in self.exported.tasks)
+
+    def predict(
+        self, image: Union[np.ndarray, PathLike], full_size: bool = False
+    ) -> Dict[str, np.ndarray]:
+        """Predicts all tasks.
+
+        Args:
+          image: uint8 [H, W, 3] or [B, H, W, 3], red, green, blue in 0..255, of any
+            size; or the path of an image file.
+          full_size: whether maps are resized to H x W.
+
+        Returns:
+          Task -> float32 [S, S, C] in the task's unit, metres, unit vectors, a
+          probability a class and so on, S the student's image size; [H, W, C] with
+          `full_size`; with the dimension B first where the image has it.
+
+        Raises:
+          UserError: if it is another array, or a file that cannot be read.
+        """
+        if isinstance(image, (str, os.PathLike)):
+            image = _read(os.path.expanduser(os.fspath(image)))
+        pixels = np.asarray(image)
+        if (
+            pixels.dtype != np.uint8
+            or pixels.shape[-1:] != (3,)
+            or not (pixels.ndim in (3, 4) and pixels.size)
+        ):
+            raise UserError(
+                "An image must be uint8 [height, width, 3] or [batch, height, width, "
+                f"3], in 0..255, or a path. Received: {pixels.dtype} "
+                f"{list(pixels.shape)}."
+            )
+        outputs = self.exported(pixels if pixels.ndim == 4 else pixels[None])
+        maps = {}
+        for task in self.exported.tasks:
+            values = outputs[task.name].numpy()
+            if full_size:
+                height, width = pixels.shape[-3:-1]
+                size = (height, width, (0, height))
+                values = np.stack([resized(task, one, *size) for one in values])
+            maps[task.name] = values if pixels.ndim == 4 else values[0]
+        return maps
+
+
+def load_student(folder: PathLike, trust_saved_model: bool = False) -> LoadedStudent:
+    """Loads an exported student.
+
+    Args:
+      folder: a SavedModel of soka_tf, or the folder of a run that has exported one.
+      trust_saved_model: whether it may do more than compute, such as write files. One
+        that does is refused otherwise, before it is loaded.
+
+    Raises:
+      UserError: if there is none, or it is damaged or refused.
+    """
+    found = find_export(os.fspath(folder))
+    return LoadedStudent(load_exported(found, trust_saved_model))
+
+
+def _read(path: str) -> np.ndarray:
+    try:
+        return read_file(path, RGB)
+    except DamagedFile as error:
+        raise UserError(f"{error.path}: {error.reason}.") from error
+
+
 def _listed(values: Union[str, Sequence[str]]) -> Sequence[str]:
     return [values] if isinstance(values, str) else list(values)

@@ -1,5 +1,6 @@
 """Commands to give next, as a shell takes them."""
 
+import contextlib
 import os
 import shlex
 from typing import Sequence
@@ -24,7 +25,9 @@ def predict_command(saved_model: str, samples: Sequence[Sample] = ()) -> str:
       samples: of the run.
     """
     folders = {os.path.dirname(sample.files["rgb"]) for sample in samples}
-    images = os.path.commonpath(folders) if folders else ""
+    images = ""
+    with contextlib.suppress(ValueError):  # none, or of several roots
+        images = os.path.commonpath(folders)
     return _command(
         "predict",
         saved_model=saved_model,
