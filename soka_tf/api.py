@@ -1,16 +1,22 @@
-"""What a notebook needs: a run trained, networks loaded and asked.
+"""What a notebook needs: a run trained, a student loaded and asked.
 
 `soka_tf` has these names itself, and imports TensorFlow when one is first used. The
 function that trains is `train_student`, for `soka_tf.train` is the command's module.
 """
 
+import dataclasses
 import os
-from typing import Sequence, Union
+from typing import Dict, Sequence, Tuple, Union
 
 import gin
+import numpy as np
 
 from soka_tf.atomic import PathLike
+from soka_tf.data.image_files import RGB, DamagedFile, read_file
+from soka_tf.errors import UserError
 from soka_tf.runs.start import bind_run, train_run
+from soka_tf.serving.exported import Exported, find_export, load_exported
+from soka_tf.serving.full_size import resized
 
 
 def train_student(
@@ -89,7 +95,7 @@ class LoadedStudent:
                 f"3], in 0..255, or a path. Received: {pixels.dtype} "
                 f"{list(pixels.shape)}."
             )
-        outputs = self.exported(pixels if pixels.ndim == 4 else pixels[None])
+        outputs = self.exported(pixels if is_batch else pixels[None])
         maps = {}
         for task in self.exported.tasks:
             values = outputs[task.name].numpy()
@@ -97,7 +103,7 @@ class LoadedStudent:
                 height, width = pixels.shape[-3:-1]
                 size = (height, width, (0, height))
                 values = np.stack([resized(task, one, *size) for one in values])
-            maps[task.name] = values if pixels.ndim == 4 else values[0]
+            maps[task.name] = values if is_batch else values[0]
         return maps
 
 
