@@ -85,11 +85,9 @@ class LoadedStudent:
         if isinstance(image, (str, os.PathLike)):
             image = _read(os.path.expanduser(os.fspath(image)))
         pixels = np.asarray(image)
-        if (
-            pixels.dtype != np.uint8
-            or pixels.shape[-1:] != (3,)
-            or not (pixels.ndim in (3, 4) and pixels.size)
-        ):
+        is_batch = pixels.ndim == 4
+        fits = pixels.ndim in (3, 4) and pixels.shape[-1] == 3 and pixels.size
+        if pixels.dtype != np.uint8 or not fits:
             raise UserError(
                 "An image must be uint8 [height, width, 3] or [batch, height, width, "
                 f"3], in 0..255, or a path. Received: {pixels.dtype} "
