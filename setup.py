@@ -6,6 +6,16 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).resolve().parent
+# Those of tools/ that who has no checkout needs, installed as soka_tf.tools.NAME. They
+# import nothing but soka_tf.
+TOOLS = (
+    "convert_teacher",
+    "count_parameters",
+    "prepare_records",
+    "task_similarity",
+    "wrap_teacher",
+    "write_teacher_files",
+)
 
 
 def _version() -> str:
@@ -60,7 +70,8 @@ setup(
     # The folder gin/ holds data only. It is installed inside the package: a
     # top-level `gin` would hide gin-config.
     packages=find_packages(include=["soka_tf", "soka_tf.*"]) + ["soka_tf.configs.gin"],
-    package_dir={"soka_tf.configs.gin": "gin"},
+    py_modules=[f"soka_tf.tools.{name}" for name in TOOLS],
+    package_dir={"soka_tf.configs.gin": "gin", "soka_tf.tools": "tools"},
     package_data={
         "soka_tf.configs.gin": ["*.gin", "**/*.gin"],
         "soka_tf.evaluation": ["*.jinja"],

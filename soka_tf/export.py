@@ -63,6 +63,7 @@ def main() -> None:
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import import_modules, parse_gin
     from soka_tf.runs.folder import config_of
+    from soka_tf.runs.next_command import predict_command
     from soka_tf.runs.run_evaluation import EVALUATION_FILE
     from soka_tf.runs.settings import Settings
     from soka_tf.serving import formats
@@ -117,6 +118,8 @@ def main() -> None:
         formats.write_report({"step": step, **report}, exported[-1])
         print(formats.format_table(report))
         print(_which_images(report["images"], len(data.validation), data.source))
+    if formats.SAVED_MODEL in _FORMAT.value:
+        print(f"\nNext:\n  {predict_command(export_dir)}")
 
 
 def _which_images(compared: int, validation: int, source: str) -> str:

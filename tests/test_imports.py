@@ -28,7 +28,7 @@ ROOMS = (
     "runs",
 )
 # Beside the rooms: the start-up shared by the commands, and the commands.
-COMMANDS = ("train", "evaluate", "export", "predict", "serve")
+COMMANDS = ("__main__", "train", "evaluate", "export", "predict", "serve", "list")
 WITHOUT_TENSORFLOW = (
     "__init__.py",
     "stack.py",
@@ -74,6 +74,8 @@ def wrong_imports(file: str, tree: ast.AST) -> list:
     room = room_of(file)
     if room in COMMANDS:
         allowed = {*ROOMS, "cli"}
+    elif room == "api":
+        allowed = {*ROOMS}
     elif room == "cli":
         allowed = {"stack", "errors"}
     elif room == "__init__":

@@ -74,14 +74,25 @@ class Run:
 
     @property
     def fingerprints(self) -> Dict[str, Optional[str]]:
-        """Task -> fingerprint of its teacher, None of those that are one file."""
-        pool, files = self.model.teachers, self.teacher_files
-        known = {**pool.targets, **pool.auxiliaries}
-        paths = {**files.targets, **files.auxiliaries}
-        return {
-            name: teacher.fingerprint if paths[name].name == TEACHER else None
-            for name, teacher in known.items()
-        }
+        """Of its teachers, see `fingerprints_of`."""
+        return fingerprints_of(self.model.teachers, self.teacher_files)
+
+
+def fingerprints_of(
+    teachers: TeacherPool, files: TeacherFiles
+) -> Dict[str, Optional[str]]:
+    """Task -> fingerprint of its teacher, None of those that are one file.
+
+    Args:
+      teachers: loaded from the files.
+      files: of `find_teachers`.
+    """
+    known = {**teachers.targets, **teachers.auxiliaries}
+    paths = {**files.targets, **files.auxiliaries}
+    return {
+        name: teacher.fingerprint if paths[name].name == TEACHER else None
+        for name, teacher in known.items()
+    }
 
 
 def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None) -> Run:

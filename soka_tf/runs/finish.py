@@ -11,6 +11,7 @@ from soka_tf.runs.auxiliary import log_selection
 from soka_tf.runs.build_run import Run
 from soka_tf.runs.callbacks.draw_panels import PanelCallback
 from soka_tf.runs.folder import open_folder, training_in
+from soka_tf.runs.next_command import export_command, predict_command
 from soka_tf.runs.report import REPORT_FILE, Measured, write_report
 from soka_tf.runs.run_evaluation import evaluate_run, fixed_batch
 from soka_tf.runs.run_origin import origin_of
@@ -59,15 +60,20 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
         "Measuring teachers and student on %d images ...", len(run.data.validation)
     )
     result = evaluate_run(run, folder)
-    lines = ["", format_table(result), "", f"Everything is in {model_dir}:"]
+    export_dir = os.path.join(folder, "saved_model")
+    following = export_command(model_dir)
+    if settings.export:
+        following = predict_command(export_dir, run.data.validation)
+    lines = ["", format_table(result), "", "Next:", f"  {following}"]
     lines += [
+        "",
+        f"Everything is in {model_dir}:",
         f"  pictures      {os.path.join(model_dir, 'panels')}, "
         f"{os.path.join(model_dir, 'curves.png')}",
         f"  TensorBoard   tensorboard --logdir={model_dir}",
     ]
     if settings.export:
         logging.info("Exporting the student ...")
-        export_dir = os.path.join(folder, "saved_model")
         export_student(
             student,
             settings.targets,
