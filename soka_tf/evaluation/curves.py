@@ -18,7 +18,13 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _TRANSFER = "representation transfer"
 _TRANSFER_COLOUR = "#777777"
 _FEWEST_FOR_A_LINE = 10
-_STAGE_TITLES = {"joint": "joint", "cycle": "cycles", "cycle_gan": "cycles + GAN"}
+_STAGE_TITLES = {
+    "joint": "joint",
+    "cycle": "cycles",
+    "cycle_gan": "cycles + GAN",
+    "tail": "decoders",
+    "tail_gan": "decoders + GAN",
+}
 
 
 def draw_curves(metrics_csv_path: str, out_png: str) -> None:
