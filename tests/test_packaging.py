@@ -65,6 +65,11 @@ def test_wheel_carries_the_teachers(wheel):
     assert "soka_tf/teachers/taskonomy/visual_prior_files.txt" in names
 
 
+def test_wheel_carries_the_template_of_the_page(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "soka_tf/evaluation/report.html.jinja" in names
+
+
 def test_wheel_installs_nothing_at_the_top_but_the_package(wheel):
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert tops == {"soka_tf", f"soka_tf-{soka_tf.__version__}.dist-info"}
