@@ -51,6 +51,10 @@ setup(
             "onnx==1.18.0; python_version >= '3.10'",
             "onnxruntime>=1.19,<2; python_version >= '3.10'",
         ],
+        # For `soka_tf.serve`; both have releases for Python 3.9.
+        "serve": ["flask>=3,<4", "waitress>=3.0.1,<4"],
+        # For videos in `soka_tf.predict`: a wheel with ffmpeg inside.
+        "video": ["imageio-ffmpeg>=0.5,<1"],
     },
     # The folder gin/ holds data only. It is installed inside the package: a
     # top-level `gin` would hide gin-config.
@@ -58,6 +62,7 @@ setup(
     package_dir={"soka_tf.configs.gin": "gin"},
     package_data={
         "soka_tf.configs.gin": ["*.gin", "**/*.gin"],
+        "soka_tf.serving": ["templates/*", "static/*"],
         "soka_tf.teachers": ["weights/*", "weights/**/*"],
         "soka_tf.teachers.taskonomy": ["*.txt"],
     },
