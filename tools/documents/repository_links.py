@@ -1,4 +1,4 @@
-"""A hook of mkdocs.yml: links to files of the repository, on the pages of its documents.
+"""A hook of mkdocs.yml: links to files of the repository, on the documents' pages.
 
 Documents link to each other and to files as a code host shows them, by relative paths.
 On a page a link to a document leads to its page, and is called by its title where its
