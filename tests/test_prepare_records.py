@@ -35,7 +35,7 @@ def test_prepare_records_packs_and_says_how_to_train(run, tmp_path):
         ),
         (
             ["--taskonomy_dir=a", "--domains=my_edges"],
-            "task of your own are not packed",
+            "your own are not packed",
         ),
     ],
 )
