@@ -18,6 +18,8 @@ On Taskonomy's images with its networks, converted, at the paper's size:
 It trains what is missing, each run in a process of its own, and shares runs between
 studies; called again, it goes on where it was stopped. Every study leaves
 <study>.json, <study>.md and pictures in --model_dir; the runs are in its folder runs/.
+Its tasks are the paper's: students of others, and of tasks of your own, are trained by
+python -m soka_tf.train.
 """
 
 import functools
