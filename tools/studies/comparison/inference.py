@@ -66,7 +66,8 @@ def two_level(
     """Estimates the mean of a statistic over seeds and rooms.
 
     A bootstrap of n seeds sees (n - 1) / n of the variance of their mean; the rest is
-    added. Rooms are many.
+    added. What seeds and rooms have together counts three times when both are drawn
+    (Owen, 2007): where that is much, intervals are too wide rather than too narrow.
 
     Args:
       statistic: of all seeds.

@@ -26,10 +26,11 @@ PAGE, PICTURE = "comparison.md", "comparison.png"
 # Depth's network range is log(512 m + 1) / log(65536): errors in natural logarithms.
 _LOG_SCALE = math.log(2**16)
 _TEXT = """\
-Protocol: [protocol.md](protocol.md), written before any run. In brackets: 95 % intervals
-over seeds and rooms; those of teachers and median image are over rooms. Errors are lower
-when better. log-rmse is of natural logarithms of depth. Skill is (median image -
-student) / (median image - teacher) of rmse: 0 is the median image, 1 the teacher. By
+Protocol: [protocol.md](protocol.md), written before any run. In brackets: 95 %
+intervals over seeds and rooms; those of teachers and median image are over rooms.
+Errors are lower when better. log-rmse is of natural logarithms of depth. Skill is
+(median image - student) / (median image - teacher) of rmse: 0 is the median image, 1
+the teacher. By
 
     python tools/reproduce.py --study=comparison --report_only
 """
@@ -275,7 +276,7 @@ def _number(estimate: TwoLevel) -> str:
 
 def _with_interval(value: float, low: float = math.nan, high: float = math.nan) -> str:
     """Rounded to two digits of half the interval."""
-    if not high > low:
+    if not high - low > 1e-9 * abs(value):  # no interval, or one of rounding
         return f"{value:#.3g}"
     digits = 0
     while digits < 7 and (high - low) / 2 * 10**digits < 9.5:

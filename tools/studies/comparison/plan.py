@@ -21,7 +21,7 @@ from tools.studies.records import (
 from tools.studies.training import Runs, Training
 
 # Before any cost is known: CPU seconds of a step, reckoned, see the protocol.
-_STEP_SECONDS = 0.09
+_STEP_SECONDS = 0.083
 # CPU seconds beside the steps: to start, to trace, to measure on the rooms.
 _BESIDE_SECONDS = 40.0
 _RUN_SHAPE = {
