@@ -11,7 +11,7 @@ python := $(VENV)/bin/python
 setup := requirements.txt setup.py pyproject.toml tools/setup_venv.sh
 pytest := $(python) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-full faults fuzz lint clean
+.PHONY: help demo test test-full faults fuzz lint docs clean
 
 help:
 	@echo "make demo    train, evaluate and export a small student on rooms (minutes)"
@@ -20,6 +20,7 @@ help:
 	@echo "make faults  repeat every fault of docs/reliability.md (minutes)"
 	@echo "make fuzz    damage what is parsed, kill runs at random (long)"
 	@echo "make lint    check style and format"
+	@echo "make docs    build the documents as web pages, in build/docs"
 	@echo "make clean   remove $(VENV) and everything built; runs/ stays"
 
 demo: $(VENV)/ready
@@ -42,6 +43,12 @@ fuzz: $(VENV)/ready-dev
 lint: $(VENV)/ready-dev
 	@$(python) -m ruff check .
 	@$(python) -m ruff format --check .
+
+# Material's notice of its successor is no fault of a page.
+docs: $(VENV)/ready-dev
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --quiet
+	@echo "Open build/docs/index.html; its search needs a server:"
+	@echo "$(python) -m http.server --directory build/docs"
 
 # The environment for tests serves for running, too.
 $(VENV)/ready: $(setup)

@@ -6,6 +6,16 @@ import re
 from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).resolve().parent
+# Those of tools/ that who has no checkout needs, installed as soka_tf.tools.NAME. They
+# import nothing but soka_tf.
+TOOLS = (
+    "convert_teacher",
+    "count_parameters",
+    "prepare_records",
+    "task_similarity",
+    "wrap_teacher",
+    "write_teacher_files",
+)
 
 
 def _version() -> str:
@@ -51,14 +61,25 @@ setup(
             "onnx==1.18.0; python_version >= '3.10'",
             "onnxruntime>=1.19,<2; python_version >= '3.10'",
         ],
+        # For `make docs`; mkdocstrings needs Python 3.10.
+        "docs": [
+            "mkdocs-material>=9.7,<10; python_version >= '3.10'",
+            "mkdocstrings-python>=2,<3; python_version >= '3.10'",
+        ],
+        # For `soka_tf.serve`; both have releases for Python 3.9.
+        "serve": ["flask>=3,<4", "waitress>=3.0.1,<4"],
+        # For videos in `soka_tf.predict`: a wheel with ffmpeg inside.
+        "video": ["imageio-ffmpeg>=0.5,<1"],
     },
     # The folder gin/ holds data only. It is installed inside the package: a
     # top-level `gin` would hide gin-config.
     packages=find_packages(include=["soka_tf", "soka_tf.*"]) + ["soka_tf.configs.gin"],
-    package_dir={"soka_tf.configs.gin": "gin"},
+    py_modules=[f"soka_tf.tools.{name}" for name in TOOLS],
+    package_dir={"soka_tf.configs.gin": "gin", "soka_tf.tools": "tools"},
     package_data={
         "soka_tf.configs.gin": ["*.gin", "**/*.gin"],
         "soka_tf.evaluation": ["*.jinja"],
+        "soka_tf.serving": ["templates/*", "static/*"],
         "soka_tf.teachers": ["weights/*", "weights/**/*"],
         "soka_tf.teachers.taskonomy": ["*.txt"],
     },

@@ -1,4 +1,4 @@
-"""What the four commands and the tools share: start-up, flags, errors.
+"""What the commands and the tools share: start-up, flags, errors.
 
 A command module looks like this:
 
@@ -40,7 +40,7 @@ from soka_tf.errors import (
     plain_message,
     reason,
 )
-from soka_tf.stack import import_tensorflow_quietly
+from soka_tf.stack import describe_versions, import_tensorflow_quietly
 
 # Level 3 also hides three "Unable to register ... factory" lines that TensorFlow
 # 2.15 logs as errors at every start. What stops a run reaches the user as a Python
@@ -57,9 +57,12 @@ _EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 # TensorFlow's own Python code, which logs through absl as we do.
 _OF_TENSORFLOW = os.path.join("-packages", "tensorflow", "")
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpfull", "--helpshort")
-
+_VERSION_FLAG = "--version"
+_VERSION_HELP = "print the versions of soka_tf, TensorFlow and Python"
 _DEBUG_FLAG = "--debug"
 _DEBUG_HELP = "show the traceback of whatever ends the command"
+# Where a wheel has the tools (setup.py); in a checkout they are run by path.
+_INSTALLED_TOOLS = "soka_tf.tools."
 
 
 def run(
@@ -99,7 +102,10 @@ def run(
         sys.stdout.reconfigure(errors="replace")
     try:
         if any(argument in _HELP_FLAGS for argument in argv[1:]):
-            print(_help_text(module.__doc__ or "", flag_values))
+            print(_help_text(_as_called(module.__doc__ or "", name), flag_values))
+            code = 0
+        elif _VERSION_FLAG in argv[1:]:
+            print(describe_versions())
             code = 0
         else:
             chosen = [_take_command(argv, commands)] if commands else []
@@ -189,7 +195,14 @@ def _terminate(*_: Any) -> None:
 def _program_name(module: ModuleType, path: str) -> str:
     """Returns "soka_tf.train" under `python -m`, else the script's file name."""
     spec = getattr(module, "__spec__", None)
-    return spec.name if spec else os.path.basename(path)
+    return spec.name.removesuffix(".__main__") if spec else os.path.basename(path)
+
+
+def _as_called(doc: str, name: str) -> str:
+    """A tool's docstring with the tools called as this one is, by path or name."""
+    if not name.startswith(_INSTALLED_TOOLS):
+        return doc
+    return re.sub(r"python tools/(\w+)\.py", rf"python -m {_INSTALLED_TOOLS}\1", doc)
 
 
 def _fail(name: str, message: str, code: int) -> int:
@@ -249,7 +262,11 @@ def _help_text(doc: str, flag_values: flags.FlagValues) -> str:
                     about, 72, initial_indent=" " * 6, subsequent_indent=" " * 6
                 )
             )
-    lines += [f"  {_DEBUG_FLAG}", f"      {_DEBUG_HELP}"]
+    for name, about in (
+        (_VERSION_FLAG, _VERSION_HELP),
+        (_DEBUG_FLAG, _DEBUG_HELP),
+    ):
+        lines += [f"  {name}", f"      {about}"]
     return "\n".join(lines)
 
 

@@ -45,11 +45,12 @@ def main() -> None:
     from soka_tf.evaluation.table import format_table
     from soka_tf.runs import build_parts
     from soka_tf.runs.build_data import build_data
-    from soka_tf.runs.build_run import split_file
+    from soka_tf.runs.build_run import fingerprints_of, split_file
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import import_modules, parse_gin
-    from soka_tf.runs.folder import config_of
+    from soka_tf.runs.folder import claim_teachers, config_of
     from soka_tf.runs.gin_text import read_text
+    from soka_tf.runs.next_command import export_command
     from soka_tf.runs.report import Measured, write_report
     from soka_tf.runs.run_evaluation import evaluate_student
     from soka_tf.runs.settings import Settings
@@ -61,7 +62,9 @@ def main() -> None:
     student = restore_student(
         model_dir, settings, settings.precision, _CHECKPOINT.value
     )
-    teachers = build_parts.load_pool(build_parts.find_teachers(settings.task_names))
+    found = build_parts.find_teachers(settings.task_names)
+    teachers = build_parts.load_pool(found)
+    claim_teachers(model_dir, fingerprints_of(teachers, found), chief=False)
     data = build_data(
         settings.task_names,
         settings.image_size,
@@ -72,7 +75,8 @@ def main() -> None:
     result = evaluate_student(
         student, teachers, data, settings, step, model_dir, out_dir
     )
-    lines = [format_table(result)]
+    following = export_command(model_dir, _CHECKPOINT.value)
+    lines = [format_table(result), "", "Next:", f"  {following}"]
     measured = Measured(
         student,
         teachers,

@@ -7,7 +7,8 @@ For example
 Signatures: serving_default (all tasks), one a task, and representation, on uint8
 images [batch, height, width, 3]; the same with _float on float32 images in [0, 1]. Maps
 come out in physical units. An earlier export in the folder is replaced; what soka_tf
-has not written there stays.
+has not written there stays. model_card.md says what the student learnt from, how good
+it is and is not, and what each file's sha256 is.
 
 Other formats are files in the same folder:
 
@@ -62,8 +63,11 @@ def main() -> None:
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import import_modules, parse_gin
     from soka_tf.runs.folder import config_of
+    from soka_tf.runs.next_command import predict_command
+    from soka_tf.runs.run_evaluation import EVALUATION_FILE
     from soka_tf.runs.settings import Settings
     from soka_tf.serving import formats
+    from soka_tf.serving.origin import read_origin
     from soka_tf.serving.saved_model import export_student
 
     export_dir = os.path.expanduser(_EXPORT_DIR.value)
@@ -84,6 +88,7 @@ def main() -> None:
             measure_only=True,
         )
     step = restored_step(model_dir, _CHECKPOINT.value)
+    origin = read_origin(model_dir, step, EVALUATION_FILE)
     if formats.SAVED_MODEL in _FORMAT.value:
         signatures = export_student(
             student,
@@ -92,6 +97,7 @@ def main() -> None:
             export_dir,
             settings.antialias,
             _PRECISION.value or settings.export_precision,
+            origin,
         )
         print(
             f"The student of step {step} is in "
@@ -106,11 +112,23 @@ def main() -> None:
             settings.antialias,
         )
         exported = (student, settings.targets, export_dir)
-        paths = formats.write_formats(*exported, files, images)
+        paths = formats.write_formats(*exported, files, images, origin)
         print(f"The student of step {step} is in {', '.join(paths)}.")
         report = formats.compare(*exported, _FORMAT.value, images)
         formats.write_report({"step": step, **report}, exported[-1])
         print(formats.format_table(report))
+        print(_which_images(report["images"], len(data.validation), data.source))
+    if formats.SAVED_MODEL in _FORMAT.value:
+        print(f"\nNext:\n  {predict_command(export_dir)}")
+
+
+def _which_images(compared: int, validation: int, source: str) -> str:
+    """On which images each number is: `evaluate` has others."""
+    return (
+        f"Errors and both rmse are of {compared:,} of the {validation:,} validation "
+        f"images ({source}), read as 8 bits; soka_tf.evaluate and evaluation.json "
+        f"measure on all {validation:,}."
+    )
 
 
 if __name__ == "__main__":

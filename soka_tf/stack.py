@@ -9,11 +9,14 @@ import faulthandler
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import sys
-from typing import Iterator
+from typing import Iterator, Optional
 
 _SWITCH = "TF_USE_LEGACY_KERAS"
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+# Packages that install the module tensorflow.
+_TENSORFLOW = ("tensorflow", "tensorflow-cpu", "tensorflow-macos", "tf-nightly")
 
 
 def use_keras_2() -> None:
@@ -81,9 +84,23 @@ def _silent_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _major_version_of(package: str) -> int:
-    """Of what is installed, without importing it; 0 where it is not."""
+def describe_versions() -> str:
+    """Of soka_tf, TensorFlow and Python, in one line; TensorFlow is not imported."""
+    from soka_tf import __version__  # which imports this module
+
+    found = filter(None, map(_version_of, _TENSORFLOW))
+    tensorflow = f"TensorFlow {next(found, 'missing')}"
+    return f"soka_tf {__version__}, {tensorflow}, Python {platform.python_version()}"
+
+
+def _version_of(package: str) -> Optional[str]:
+    """Of what is installed, without importing it; None where it is not."""
     try:
-        return int(importlib.metadata.version(package).split(".")[0])
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return 0
+        return None
+
+
+def _major_version_of(package: str) -> int:
+    """As `_version_of`; 0 where it is not installed."""
+    return int((_version_of(package) or "0").split(".")[0])

@@ -12,7 +12,7 @@ it was stopped. With --dry_run it prints what it would do, and stops.
 
 import os
 
-from absl import flags, logging
+from absl import flags
 
 from soka_tf import cli
 
@@ -54,14 +54,10 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main() -> None:
     """Builds, trains, evaluates and exports."""
-    from soka_tf.runs.config import parse_gin
     from soka_tf.runs.dry_run import describe
-    from soka_tf.runs.folder import CONFIG_FILE, training_in
-    from soka_tf.runs.strategy import lost_workers
+    from soka_tf.runs.start import bind_run, train_run
 
     model_dir = os.path.expanduser(_MODEL_DIR.value)
-    stored = os.path.join(model_dir, CONFIG_FILE)
-    resumed = stored if os.path.isfile(stored) else None
     params = list(_GIN_PARAM.value)
     if _TEACHERS_DIR.value is not None:
         params.append(f"teachers_dir = {os.path.expanduser(_TEACHERS_DIR.value)!r}")
@@ -70,25 +66,8 @@ def main() -> None:
         params.append(f"find_teachers.folders = {folders!r}")
     if _TRUST_SAVED_MODEL.value:
         params.append("load_pool.trust_saved_model = True")
-    parse_gin(_GIN_FILE.value, params, stored=resumed)
-    if _DRY_RUN.value:
-        print(describe(model_dir))
-        return
-
-    with training_in(model_dir), lost_workers("Before or after training"):
-        _train(model_dir)
-
-
-def _train(model_dir: str) -> None:
-    from soka_tf.runs.build_run import build_run
-    from soka_tf.runs.config import unused_bindings
-    from soka_tf.runs.finish import complete
-
-    logging.info("Loading teachers, finding or drawing images ...")
-    run = build_run(model_dir)
-    for name in unused_bindings():
-        logging.warning("The binding %s is used by nothing in this run.", name)
-    print(complete(run, model_dir))
+    bind_run(model_dir, _GIN_FILE.value, params)
+    print(describe(model_dir) if _DRY_RUN.value else train_run(model_dir))
 
 
 if __name__ == "__main__":

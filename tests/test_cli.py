@@ -1,8 +1,10 @@
 """The commands' shared start-up: flags, messages and exit codes."""
 
+import importlib.metadata
 import logging
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 from absl import flags
 
 from soka_tf import cli
+from soka_tf.__main__ import commands
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -250,6 +253,62 @@ def test_run_commands_unknown_word_is_named_with_those_allowed(given, received, 
 
 
 # start-up
+
+_EXPLAIN_ALL = """
+import glob, runpy, sys
+heavy = []
+for path in sorted(glob.glob("soka_tf/*.py") + glob.glob("tools/*.py")):
+    if '\\nif __name__ == "__main__":' not in open(path).read():
+        continue
+    for flag in ("--help", "--version"):
+        sys.argv = [path, flag]
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as ended:
+            assert not ended.code, path
+        if "tensorflow" in sys.modules:
+            sys.exit(f"{path} {flag} imports TensorFlow")
+    print("explained", path)
+"""
+
+
+def test_help_and_version_of_every_command_and_tool_import_no_tensorflow():
+    done = subprocess.run(
+        [sys.executable, "-c", _EXPLAIN_ALL],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    explained = re.findall("^explained (.+)", done.stdout, re.M)
+    assert {"soka_tf/train.py", "soka_tf/list.py", "soka_tf/__main__.py"} < {*explained}
+    assert {"tools/wrap_teacher.py", "tools/xla_step.py"} < {*explained}
+    installed = importlib.metadata.version("tensorflow")
+    line = rf"^soka_tf 0\.\d.*, TensorFlow {installed}, Python 3\.\d+\.\d+$"
+    assert len(re.findall(line, done.stdout, re.M)) == len(explained)
+
+
+def test_list_of_commands_has_each_with_its_first_sentence():
+    listed = dict(commands())
+    assert list(listed)[:4] == [
+        f"python -m soka_tf.{n}" for n in ("train", "evaluate", "export", "predict")
+    ]
+    assert listed["python -m soka_tf.train"].startswith("Trains a multi-talent student")
+    assert "python tools/wrap_teacher.py" in listed
+    assert not any("cli" in start for start in listed)
+
+
+def test_command_as_a_word_is_answered_with_the_module_to_start():
+    done = subprocess.run(
+        [sys.executable, "-m", "soka_tf", "trian"],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("soka_tf: error: commands are modules")
+    assert "Received: trian; did you mean python -m soka_tf.train" in done.stderr
 
 
 def test_import_does_not_load_tensorflow_and_silences_its_start():

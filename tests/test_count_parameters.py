@@ -86,6 +86,17 @@ def test_inference_counts_every_scalar_of_the_networks_once(tool, blocks):
         assert table[name][3] == f"{scalars / 1e6:.3f}"
 
 
+def test_training_only_counts_are_those_of_the_matrices(tool):
+    block3, shared = 1024, 8
+    squares = block3**2 + shared**2
+    assert tool.training_only_counts() == {
+        "build_amalgamation.variant = 'reconstruction'": 6 * squares + block3 + shared,
+        "build_amalgamation.variant = 'literal'": 3 * squares + block3 + shared,
+        "build_amalgamation.variant = 'hints'": 3 * squares,
+        "transfer.adapter = True": squares + block3 + shared,
+    }
+
+
 def test_document_holds_what_the_command_prints(blocks):
     document = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
     for block in blocks:

@@ -40,10 +40,12 @@ _SHOWN_OF_RULES = {
     "gin/methods/uncertainty.gin": (("encoder_share",), ("loss/weighting",)),
     "gin/methods/upgrad.gin": (("encoder_share", "gradient_norm"), ()),
 }
-_JOINT_ONLY = (
-    *(f"gin/methods/{name}.gin" for name in ("kd", "kd_mia", "n_to_n")),
-    *_LABELLED,
-)
+_OF_METHODS = ("kd", "kd_hints", "kd_mia", "kd_mia_fixed", "n_to_n")
+_JOINT_ONLY = (*(f"gin/methods/{name}.gin" for name in _OF_METHODS), *_LABELLED)
+# The decoders alone, from the first step on.
+_TAIL_ONLY = ("gin/methods/frozen_encoder.gin",)
+# A difference, too, though none of a method.
+_ON_TOP = ("gin/paper/literal.gin",)
 # Every stage and kind of target; the others are built here, and trained by
 # `make test-full`.
 _TRAINED_ALWAYS = (
@@ -52,7 +54,10 @@ _TRAINED_ALWAYS = (
     *(f"gin/methods/{name}.gin" for name in ("soka_gan", "upgrad", "dmtl_gradnorm")),
 )
 # Differ from one that is trained in tasks and auxiliary teachers only: never trained.
-_TRAINED_PAPER = ("gin/paper/depth_edge2d.gin", "gin/paper/depth_edge2d_normal.gin")
+_TRAINED_PAPER = (
+    *("gin/paper/depth_edge2d.gin", "gin/paper/depth_edge2d_normal.gin"),
+    *_ON_TOP,
+)
 _BUILT_ONLY = [
     name
     for name in LEAVES
@@ -88,12 +93,13 @@ _GIVEN = {
     ),
     auxiliary.Comparison: ("similarity",),
     build_parts.load_pool: ("", "found"),
-    build_parts.build_amalgamation: ("", "student", "teachers", "measure"),
+    build_parts.build_amalgamation: ("", "student", "teachers", "measure", "seed"),
     build_parts.bound_amalgamation: (
         *("", "teacher_channels", "channels", "variant", "auxiliaries"),
-        *("teacher_layers", "standardized", "kwargs"),
+        *("teacher_layers", "standardized", "transfer", "kwargs"),
     ),
-    build_parts.build_balancing: ("", "tasks"),
+    build_parts.transfer: ("transfer", "seed"),
+    build_parts.build_balancing: ("", "tasks", "transfer_as_task"),
     build_parts.bound_gradnorm: ("", "tasks", "initial_weights"),
     build_parts.Fixed: ("", "tasks"),
     build_parts.Uncertainty: ("", "tasks"),
@@ -114,7 +120,8 @@ pytestmark = pytest.mark.usefixtures("fresh_gin")
 
 def files_of(name):
     """A method is a small difference, for the rooms' run."""
-    return ["gin/rooms/soka.gin", name] if "/methods/" in name else [name]
+    on_top = "/methods/" in name or name in _ON_TOP
+    return ["gin/rooms/soka.gin", name] if on_top else [name]
 
 
 def build_three_steps(name, tiny, folder):
@@ -154,12 +161,14 @@ def test_shipped_file_builds_and_its_stages_train_finite_steps(name, tiny, tmp_p
     stages = ["joint", "cycle", last]
     if name in _JOINT_ONLY:
         stages = ["joint"] * 3
+    if name in _TAIL_ONLY:
+        stages = ["tail"] * 3
     assert [row["stage"] for row in rows] == stages
     for row in rows:
         values = {k: float(v) for k, v in row.items() if v and k != "stage"}
         assert all(map(math.isfinite, values.values())), values
         shown = {"loss/soft/" + task for task in run.model.tasks}
-        if row["stage"] != "joint":
+        if row["stage"].startswith("cycle"):
             of_tasks, losses = _SHOWN_OF_RULES.get(
                 name, (("gradient_norm",), ("loss/gradnorm",))
             )
@@ -175,7 +184,7 @@ def test_shipped_file_builds_and_its_stages_train_finite_steps(name, tiny, tmp_p
 def test_the_paper_pairs_and_the_three_task_set_are_there():
     pairs = set()
     for name in ALL:
-        if name.startswith("gin/paper/") and name not in _SHARED:
+        if name.startswith("gin/paper/") and name not in (*_SHARED, *_ON_TOP):
             gin.clear_config()
             parse_gin([name], [])
             pairs.add(tuple(gin.query_parameter("%tasks")))

@@ -28,9 +28,11 @@ ROOMS = (
     "runs",
 )
 # Beside the rooms: the start-up shared by the commands, and the commands.
-COMMANDS = ("train", "evaluate", "export", "predict")
+COMMANDS = ("__main__", "train", "evaluate", "export", "predict", "serve", "list")
 WITHOUT_TENSORFLOW = (
     "__init__.py",
+    "__main__.py",
+    "list.py",
     "stack.py",
     "errors.py",
     "kinds.py",
@@ -41,6 +43,7 @@ WITHOUT_TENSORFLOW = (
     "tasks.py",
     "cli.py",
     "data/encodings.py",
+    "runs/advice.py",
     "runs/config.py",
     "runs/declared.py",
     "runs/gin_text.py",
@@ -74,6 +77,8 @@ def wrong_imports(file: str, tree: ast.AST) -> list:
     room = room_of(file)
     if room in COMMANDS:
         allowed = {*ROOMS, "cli"}
+    elif room == "api":
+        allowed = {*ROOMS}
     elif room == "cli":
         allowed = {"stack", "errors"}
     elif room == "__init__":

@@ -1,5 +1,6 @@
 """What is built and installed: metadata, gin files and teachers in the wheel."""
 
+import ast
 import email
 import importlib.util
 import os
@@ -13,8 +14,13 @@ import zipfile
 import pytest
 
 import soka_tf
+from tests.test_imports import imported_names
 
+OF_CHECKOUT = ("tools", "tests")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+TOOLS = ast.literal_eval(
+    re.search(r"^TOOLS = (\(.*?\n\))", (ROOT / "setup.py").read_text(), re.M | re.S)[1]
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,7 @@ def wheel(tmp_path_factory):
         pytest.skip("building a wheel offline needs the packages wheel and setuptools")
     source = tmp_path_factory.mktemp("a source")
     ignore = shutil.ignore_patterns("__pycache__")
-    for name in ("soka_tf", "gin"):
+    for name in ("soka_tf", "gin", "tools"):
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
     for name in ("setup.py", "pyproject.toml", "requirements.txt", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -64,6 +70,12 @@ def test_wheel_carries_the_template_of_the_page(wheel):
     assert "soka_tf/evaluation/report.html.jinja" in names
 
 
+def test_wheel_carries_the_page(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ("templates/page.html", "static/page.css", "static/page.js"):
+        assert f"soka_tf/serving/{name}" in names
+
+
 def test_wheel_installs_nothing_at_the_top_but_the_package(wheel):
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert tops == {"soka_tf", f"soka_tf-{soka_tf.__version__}.dist-info"}
@@ -82,11 +94,50 @@ def test_wheel_metadata_tells_version_pythons_and_requirements(wheel):
         assert f'{requirement}; python_version < "3.12"' in requirements
     for requirement in ("tensorflow==2.21.0", "tf_keras==2.21.0"):
         assert f'{requirement}; python_version >= "3.12"' in requirements
-    assert set(metadata.get_all("Provides-Extra")) == {"convert", "gpu", "onnx"}
+    extras = {"convert", "docs", "gpu", "onnx", "serve", "video"}
+    assert set(metadata.get_all("Provides-Extra")) == extras
     with_cuda = [line for line in requirements if line.startswith("tensorflow[and-")]
     assert [line.split(";")[0].strip() for line in with_cuda] == [
         f"tensorflow[and-cuda]=={version}" for version in ("2.15.1", "2.21.0")
     ]
+
+
+def test_wheel_carries_the_tools_that_need_no_checkout_and_no_others(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tools = [name for name in names if name.startswith("soka_tf/tools/")]
+    wanted = ("__init__", *TOOLS)
+    assert sorted(tools) == [f"soka_tf/tools/{name}.py" for name in wanted]
+    assert "wrap_teacher" in TOOLS and "convert_teacher" in TOOLS
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_tool_of_the_wheel_imports_no_other_module_of_the_checkout(name):
+    tree = ast.parse((ROOT / "tools" / f"{name}.py").read_text(encoding="utf-8"))
+    assert not [n for n, _ in imported_names(tree) if n.split(".")[0] in OF_CHECKOUT]
+
+
+def test_installed_tools_explain_themselves_by_their_installed_names(wheel, tmp_path):
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+
+    def run(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=tmp_path,
+            env=dict(os.environ, PYTHONPATH=str(site)),
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), arguments
+        return done.stdout
+
+    commands = run("soka_tf")
+    for name in TOOLS:
+        assert f"python -m soka_tf.tools.{name} " in commands
+        text = run(f"soka_tf.tools.{name}", "--help")
+        assert f"python -m soka_tf.tools.{name}" in text
+        assert "python tools/" not in text and "Flags:" in text
+    assert "tools/" not in commands
 
 
 def test_installed_wheel_outside_the_repository_finds_its_gin_files(wheel, tmp_path):

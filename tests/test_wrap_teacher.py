@@ -9,9 +9,9 @@ import tensorflow as tf
 from PIL import Image
 
 from soka_tf.teachers import load_teacher
+from soka_tf.teachers.saved_model.graph_layers import expose
 from tests.teachers.saved_model import folders
 from tests.tools import run_tool
-from tools.teachers.saved_model_layers import expose
 
 
 @pytest.fixture

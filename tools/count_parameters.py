@@ -143,19 +143,43 @@ def amalgamation_count() -> int:
     One weight a channel, of two targets and an auxiliary teacher, in block 3 and at the
     encoder's output.
     """
-    from soka_tf.networks.encoder import Encoder
     from soka_tf.soka.amalgamation import Amalgamation
 
-    encoder = Encoder((1, 1, 1, 1))  # the widths are those of any number of units
-    widths = {
-        "block3": encoder.feature_layers["block3"].channels,
-        "representation": encoder.representation_channels,
-    }
+    widths = _amalgamated_widths()
     of_teachers = {layer: [width] * 3 for layer, width in widths.items()}
     amalgamation = Amalgamation(
         of_teachers, widths, variant="literal", mixing="diagonal"
     )
     return _count(amalgamation).trained
+
+
+def _amalgamated_widths() -> Dict[str, int]:
+    """Layer -> channels of the full-size encoder there."""
+    from soka_tf.networks.encoder import Encoder
+
+    encoder = Encoder((1, 1, 1, 1))  # the widths are those of any number of units
+    return {
+        "block3": encoder.feature_layers["block3"].channels,
+        "representation": encoder.representation_channels,
+    }
+
+
+def training_only_counts() -> Dict[str, int]:
+    """Scalars that a run trains beside its student: bindings -> how many.
+
+    Of two targets and an auxiliary teacher at full size, in both layers of the paper.
+    """
+    from soka_tf.soka.amalgamation import Amalgamation
+
+    widths = _amalgamated_widths()
+    of_teachers = {layer: [width] * 3 for layer, width in widths.items()}
+    counts = {}
+    for variant in ("reconstruction", "literal", "hints"):
+        made = Amalgamation(of_teachers, widths, variant, transfer={"adapter": True})
+        name = f"build_amalgamation.variant = '{variant}'"
+        counts[name] = sum(v.shape.num_elements() for v in made.own_variables)
+        adapters = sum(v.shape.num_elements() for v in made.adapter_variables)
+    return {**counts, "transfer.adapter = True": adapters}
 
 
 def report() -> List[str]:
@@ -180,6 +204,10 @@ def report() -> List[str]:
         _compare_sizes(counts),
         _describe_gap(counts),
         _compare_backbones(),
+        _table(
+            ("binding", "scalars"),
+            [(f"`{k}`", f"{n:,}") for k, n in training_only_counts().items()],
+        ),
     ]
 
 

@@ -52,18 +52,23 @@ _SCORED = {
 
 def main() -> None:
     """Draws the rooms, then asks the teachers of them."""
+    from soka_tf.data.rooms.room_files import DOMAINS
+    from soka_tf.teachers import load_teacher
     from soka_tf.teachers.finding import read_teachers_manifest
-    from soka_tf.teachers.taskonomy.teacher_file import load_teacher
     from tools.task_similarity import find_teachers
     from tools.teachers import rooms
     from tools.teachers.settings import read_settings
 
     settings = read_settings(_GIN_FILE.value, _GIN_PARAM.value)
-    folder, names = find_teachers(_TEACHERS.value)
+    folder, files = find_teachers(_TEACHERS.value)
     if (folder / "manifest.json").is_file():
         manifest = folder / "manifest.json"
         print(format_scores(read_teachers_manifest(manifest, **_SCORED)))
-    loaded = [load_teacher(folder / f"{name}.safetensors") for name in names]
+    others = [name for name in files if name not in DOMAINS]
+    if others:
+        told = "Left out, for rooms have no truth of it: %s."
+        logging.warning(told, ", ".join(others))
+    loaded = [load_teacher(file) for name, file in files.items() if name in DOMAINS]
     teachers = [teacher for teacher in loaded if teacher.has_prediction]
     some = rooms.Rooms(settings.test.seed, _ROOMS, 1)
     domains = [teacher.task.name for teacher in teachers]

@@ -105,17 +105,20 @@ def main() -> None:
     from soka_tf.tasks import get_targets
     from soka_tf.teachers import auxiliary_choice as choice_of
     from soka_tf.teachers import similarity as rsa
+    from soka_tf.teachers.saved_model.manifest import FILE
     from soka_tf.teachers.taskonomy.teacher_file import read_manifest
 
-    folder, names = find_teachers(_TEACHERS.value)
-    files = {name: folder / f"{name}.safetensors" for name in names}
+    folder, files = find_teachers(_TEACHERS.value, _LAYER.value)
+    names = list(files)
     students = [
         [task.name for task in get_targets(targets.split(","))]
         for targets in _TARGETS.value
     ]
     for targets in students:
         choice_of.check_choice(names, targets, _THRESHOLD.value)
-    sizes = {read_manifest(file).get("image_size") for file in files.values()}
+    # A folder's teacher brings images to its own size.
+    sized = [file for file in files.values() if file.name != FILE]
+    sizes = {read_manifest(file).get("image_size") for file in sized}
     image_size = _IMAGE_SIZE.value or (sizes.pop() if len(sizes) == 1 else None)
     if not image_size or image_size < 1:
         raise UserError(
@@ -196,49 +199,42 @@ def _draw(matrix: Any, content: Dict[str, Any], path: str) -> None:
     )
 
 
-def find_teachers(teachers: Optional[str]) -> Tuple[pathlib.Path, List[str]]:
-    """Finds the teachers of --teachers: their folder and tasks.
+def find_teachers(
+    teachers: Optional[str], layer: Optional[str] = None
+) -> Tuple[pathlib.Path, Dict[str, pathlib.Path]]:
+    """Finds the teachers of --teachers, or those with a layer: folder, task -> file.
 
     Raises:
       UserError: if there is no such folder, task or teacher, or fewer than two.
     """
-    from soka_tf.teachers.finding import SHIPPED_DIR
+    from soka_tf.teachers.finding import SHIPPED_DIR, found_teachers
+    from soka_tf.teachers.similarity import teachers_with
 
     folder = SHIPPED_DIR
     given = os.path.expanduser(teachers or str(folder))
     if os.path.isdir(given):
         folder = pathlib.Path(given)
-        names = _teachers_in(folder)
+        files, lacking = found_teachers(folder), {}
+        if layer is not None:
+            files, lacking = teachers_with(layer, folder)
+        for sentence in lacking.values():
+            logging.warning(sentence)
+        if not files:
+            raise UserError(
+                f"--teachers={folder}: there is no teacher in the folder, no file "
+                "<task>.safetensors. tools/convert_teacher.py and "
+                "tools/train_teachers.py make them."
+            )
     elif os.sep in given or given.endswith(".safetensors"):
         raise UserError(f"--teachers={teachers}: there is no such folder.")
     else:
         names = _shipped_teachers(given)
-    if len(names) < 2:
+        files = {name: folder / f"{name}.safetensors" for name in names}
+    if len(files) < 2:
         raise UserError(
-            f"Two or more teachers are compared. Found in {folder}: {names[0]}."
+            f"Two or more teachers are compared. Found in {folder}: {', '.join(files)}."
         )
-    return folder, names
-
-
-def _teachers_in(folder: pathlib.Path) -> List[str]:
-    from soka_tf.tasks import TASKS
-
-    files = {path.stem for path in folder.glob("*.safetensors")}
-    names = [name for name in TASKS if name in files]
-    others = [f"{name}.safetensors" for name in sorted(files - set(names))]
-    if others:
-        logging.warning(
-            "%s: left out what is not named after a task: %s.",
-            folder,
-            ", ".join(others),
-        )
-    if not names:
-        raise UserError(
-            f"--teachers={folder}: there is no teacher in the folder, no file "
-            "<task>.safetensors. tools/convert_teacher.py and tools/train_teachers.py "
-            "make them."
-        )
-    return names
+    return folder, files
 
 
 def _shipped_teachers(given: str) -> List[str]:

@@ -61,9 +61,8 @@ def main() -> None:
     settings = read_settings(_GIN_FILE.value, _GIN_PARAM.value)
     tasks = [get_task(name).name for name in _TASK.value or settings.tasks]
     together = training.together_tasks(settings) if settings.together_steps else []
-    for task in {*together, *tasks}:  # refused before anything is done
-        training.loss_of(task, settings.losses)
-        training.loss_of(task, {**settings.losses, **settings.alone_losses})
+    for task in {*together, *tasks}:
+        training.loss_of(task, settings.losses)  # refused before anything is done
     work = pathlib.Path(os.path.expanduser(_OUT_DIR.value)) / "work"
     _claim(work, settings._asdict())
     with locked(work / "lock", f"trains teachers in {work.parent}"):

@@ -18,14 +18,10 @@ import copy
 import dataclasses
 import itertools
 import os
-import pathlib
-import sys
 import tempfile
 from typing import Any, Dict, List, Tuple
 
 from absl import flags, logging
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from soka_tf import cli
 from soka_tf.errors import UserError
@@ -171,9 +167,9 @@ def _write_draft(saved_model: str, signature: str, out_dir: str, images: Any) ->
     from soka_tf.data.filesystem import sha256_of
     from soka_tf.tasks import get_task
     from soka_tf.teachers.saved_model import manifest
+    from soka_tf.teachers.saved_model.draft_manifest import draft, draft_input
+    from soka_tf.teachers.saved_model.graph_layers import expose
     from soka_tf.teachers.saved_model.network import load_saved_model
-    from tools.teachers.draft_manifest import draft, draft_input
-    from tools.teachers.saved_model_layers import expose
 
     target = os.path.join(out_dir, _COPY)
     if os.path.exists(target):
@@ -243,9 +239,9 @@ def _list_candidates(saved_model: str, signature: str, work: str) -> None:
     import tensorflow as tf
     from tabulate import tabulate
 
+    from soka_tf.teachers.saved_model.draft_manifest import draft_input
+    from soka_tf.teachers.saved_model.graph_layers import expose
     from soka_tf.teachers.saved_model.network import load_saved_model
-    from tools.teachers.draft_manifest import draft_input
-    from tools.teachers.saved_model_layers import expose
 
     names = expose(saved_model, signature, work)
     function = load_saved_model(work).signatures[signature]

@@ -20,11 +20,13 @@ from argparse import ArgumentParser, RawTextHelpFormatter
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from soka_tf.errors import UserError
+from soka_tf.stack import describe_versions
 
 
 def main() -> None:
     """Parses the command and does it."""
     parser = ArgumentParser(description=__doc__, formatter_class=RawTextHelpFormatter)
+    parser.add_argument("--version", action="version", version=describe_versions())
     commands = parser.add_subparsers(dest="command", required=True)
     names = ("export", "checkpoint", "run", "survey")
     export, checkpoint, run, survey = map(commands.add_parser, names)

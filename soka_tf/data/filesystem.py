@@ -12,6 +12,7 @@ not every reader of files needs it.
 
 import contextlib
 import errno
+import glob
 import hashlib
 import io
 import os
@@ -117,6 +118,21 @@ def is_folder(path: PathLike) -> bool:
     with os_errors(path):
         # Of a file system that cannot be reached, isdir alone returns False.
         return gfile().exists(path) and gfile().isdir(path)
+
+
+def matching(pattern: str) -> List[str]:
+    """The files and folders that a pattern names, sorted; hidden ones are passed over.
+
+    Args:
+      pattern: with "*", "?", "[...]", and of local files "**" for any folders.
+
+    Raises:
+      OSError: if a file system cannot be reached.
+    """
+    if not is_remote(pattern):
+        return sorted(glob.glob(pattern, recursive=True))
+    with os_errors(pattern):
+        return sorted(gfile().glob(pattern))
 
 
 def size(path: PathLike) -> int:

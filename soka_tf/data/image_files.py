@@ -20,6 +20,11 @@ _LARGE = 1 << 24  # pixels, that is 64 MB and more
 
 # Pillow would also try formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_FLOATING_POINT = (
+    "its pixels are floating-point numbers, whose range is not known; convert it to "
+    "PNG of 8 or 16 bits"
+)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
 
 
@@ -38,6 +43,10 @@ class DamagedFile(UserError):
         )
         self.path = path
         self.reason = reason
+
+
+class TooManyPixels(ValueError):
+    """An image that claims more pixels than are allowed; it was not decoded."""
 
 
 class NoRoom(MemoryError):
@@ -94,11 +103,7 @@ def read_pixels(path: str, domain: str) -> np.ndarray:
                     f"{limit} that are safe to open",
                 )
             if image.mode.startswith("F"):
-                raise DamagedFile(
-                    path,
-                    "its pixels are floating-point numbers, whose range is not known; "
-                    "convert it to PNG of 8 or 16 bits",
-                )
+                raise DamagedFile(path, _FLOATING_POINT)
             try:
                 if domain == RGB:
                     return _rgb_pixels(image)
@@ -115,6 +120,42 @@ def read_pixels(path: str, domain: str) -> np.ndarray:
         raise DamagedFile(path, _reason(path, error)) from error
     _check_label(path, domain, pixels)
     return pixels
+
+
+def rgb_of_bytes(content: bytes, most_pixels: int) -> np.ndarray:
+    """Reads a photograph that is in memory, as `read_pixels` does of a file.
+
+    Args:
+      content: of a file of any kind that is read.
+      most_pixels: an image that claims more is not decoded.
+
+    Returns:
+      uint8 [height, width, 3].
+
+    Raises:
+      TooManyPixels: if it claims more.
+      ValueError: if it cannot be read, with the reason in words.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            if image.width * image.height > most_pixels:
+                raise TooManyPixels(
+                    f"it claims {image.width} x {image.height} pixels, more than the "
+                    f"{most_pixels:,} allowed"
+                )
+            if image.mode.startswith("F"):
+                raise DamagedFile("", _FLOATING_POINT)
+            return _rgb_pixels(image)
+    except (TooManyPixels, MemoryError):
+        raise
+    except DamagedFile as error:
+        raise ValueError(error.reason) from error
+    except _BOMBS as error:
+        raise TooManyPixels(_why(b"", error)) from error
+    except Exception as error:  # decoders of damaged files raise nearly everything
+        start = content[:64].lstrip().lower()
+        why = _why(start, error) if content else "the file is empty"
+        raise ValueError(why) from error
 
 
 def read_vanishing_point(path: str) -> np.ndarray:
@@ -219,11 +260,14 @@ def _reason(path: str, error: Exception) -> str:
             return "the file is empty"
     except OSError as denied:
         return str(denied.strerror)
+    return _why(start, error)
+
+
+def _why(start: bytes, error: Exception) -> str:
+    """The same of a file that is there, from its first bytes in small letters."""
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"version https://git-lfs")):
         return "it holds text, not an image (a failed download?)"
-    if isinstance(
-        error, (Image.DecompressionBombError, Image.DecompressionBombWarning)
-    ):
+    if isinstance(error, _BOMBS):
         return "it claims more pixels than are safe to open"
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image of a known kind"

@@ -23,6 +23,8 @@ _STAGE_TITLES = {
     "joint": "joint start",
     "cycle": "cycles begin",
     "cycle_gan": "cycles with GAN begin",
+    "tail": "decoders alone",
+    "tail_gan": "decoders alone, with GAN",
 }
 _Styles = Dict[str, Dict[str, Any]]
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import io
 import math
 import os
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import matplotlib
 import numpy as np
@@ -158,12 +159,27 @@ def write_png(path: str, image: np.ndarray) -> None:
       path: the file to write or replace; its folder is made if need be.
       image: uint8 [h, w, 3], or uint8 or uint16 [h, w] or [h, w, 1].
     """
-    if image.ndim == 3 and image.shape[-1] == 1:
-        image = image[..., 0]
     path = os.path.abspath(path)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG")
+        _picture(image).save(temporary, format="PNG")
+
+
+def encoded(image: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """The content of an image's file.
+
+    Args:
+      image: as in `write_png`.
+      kind: "PNG" or "JPEG".
+      **options: of Pillow.
+    """
+    content = io.BytesIO()
+    _picture(image).save(content, format=kind, **options)
+    return content.getvalue()
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
 
 
 def _lefts(groups: Sequence[Group], width: int) -> List[List[int]]:

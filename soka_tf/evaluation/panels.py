@@ -359,7 +359,10 @@ def _colorize_error(error: np.ndarray, most: float) -> np.ndarray:
 
 
 def draw_prediction(
-    image: np.ndarray, maps: Mapping[str, np.ndarray], tasks: Sequence[Task]
+    image: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    tasks: Sequence[Task],
+    ranges: Optional[Mapping[str, Tuple[float, float]]] = None,
 ) -> np.ndarray:
     """Draws one image beside its predicted maps, at the image's aspect ratio.
 
@@ -367,20 +370,40 @@ def draw_prediction(
       image: uint8 [height, width, 3].
       maps: task name -> float [S, S, C] in the task's unit.
       tasks: the tasks to draw, from left to right.
+      ranges: task name -> values at the ends of its scale; None for each map's own.
 
     Returns:
       uint8 [height, width, 3].
     """
     size = _shown_size(*image.shape[:2])
-    groups = [image_grid.Group("rgb", [image_grid.Column("", [_resize(image, size)])])]
+    shown = image_grid.Column("", [resize_picture(image, size)])
+    groups = [image_grid.Group("rgb", [shown])]
     for task in tasks:
-        low, high = display_range(task, maps[task.name])
-        colours = colorize(task, maps[task.name], low, high)
-        # Between the colours of two classes is none, or a third one's.
-        colours = _resize(colours, size, smooth=not task.has_classes)
-        column = image_grid.Column("", [colours], map_scale(task, low, high))
+        values = maps[task.name]
+        ends = ranges[task.name] if ranges else display_range(task, values)
+        colours = draw_map(task, values, ends, size)
+        column = image_grid.Column("", [colours], map_scale(task, *ends))
         groups.append(image_grid.Group(task.title, [column]))
     return image_grid.compose(groups)
+
+
+def draw_map(
+    task: Task, values: np.ndarray, ends: Tuple[float, float], size: Tuple[int, int]
+) -> np.ndarray:
+    """Draws one map at the size of a picture.
+
+    Args:
+      task: the task.
+      values: float [S, S, C] in the task's unit.
+      ends: values at the ends of its scale, of `display_range`.
+      size: width and height of the result in pixels.
+
+    Returns:
+      uint8 [height, width, 3].
+    """
+    colours = colorize(task, values, *ends)
+    # Between the colours of two classes is none, or a third one's.
+    return resize_picture(colours, size, smooth=not task.has_classes)
 
 
 def _shown_size(height: int, width: int) -> Tuple[int, int]:
@@ -389,8 +412,9 @@ def _shown_size(height: int, width: int) -> Tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _resize(
+def resize_picture(
     image: np.ndarray, size: Tuple[int, int], smooth: bool = True
 ) -> np.ndarray:
+    """Resizes uint8 [height, width, 3] to (width, height)."""
     how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(image).resize(size, how))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from soka_tf.evaluation.image_grid import Scale, apply_colormap
 from soka_tf.evaluation.panels import Panel, Views, task_views
-from soka_tf.evaluation.table import LAST_COLUMNS, Table
+from soka_tf.evaluation.table import Table
 from soka_tf.tasks import Task
 
 MOST_ROWS = 6
@@ -156,7 +156,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template(_TEMPLATE)
-    text = template.render(page=page, last_columns=LAST_COLUMNS)
+    text = template.render(page=page)
     # Names of folders may hold bytes that are no characters.
     return text.encode("utf-8", "replace").decode("utf-8")
 

@@ -30,7 +30,7 @@ _COLUMNS = {
     "accuracy": "acc.",
     "mean_iou": "mIoU",
 }
-LAST_COLUMNS = ("skill", "vs teacher")
+_SKILL, _SHARE = "skill", "vs teacher"
 _OF_UNITS = ("rmse", "mean_absolute_error")
 _UNDEFINED = "-"
 _NOTE_WIDTH = 88
@@ -65,13 +65,15 @@ class Table(NamedTuple):
 
     Attributes:
       heading: what was measured, and the parameters, a line each.
-      columns: their titles, without those of skill and share.
+      columns: their titles, without the last ones.
+      last_columns: titles of skill and share; of skill alone without any labels.
       tasks: the rows.
       notes: sentences on how it is read.
     """
 
     heading: Tuple[str, ...]
     columns: Tuple[str, ...]
+    last_columns: Tuple[str, ...]
     tasks: Tuple[TaskRows, ...]
     notes: Tuple[str, ...]
 
@@ -93,6 +95,7 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
     return Table(
         _heading(result),
         tuple(_COLUMNS[name] for name in columns),
+        (_SKILL, _SHARE) if any(_labelled(result)) else (_SKILL,),
         tuple(
             _task_rows(get_task(name), entries, columns)
             for name, entries in result["tasks"].items()
@@ -102,7 +105,7 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
 
 
 def format_table(result: Mapping[str, Any]) -> str:
-    """Returns an evaluation as a text table, four rows a task.
+    """Returns an evaluation as a text table, four rows a task, two without labels.
 
     Args:
       result: as in `evaluation_table`.
@@ -113,13 +116,16 @@ def format_table(result: Mapping[str, Any]) -> str:
     """
     table = evaluation_table(result)
     # The names of the columns are the first row: tabulate pads true headers widely.
-    rows: List[Any] = [["task", "", *table.columns, *LAST_COLUMNS]]
+    rows: List[Any] = [["task", "", *table.columns, *table.last_columns]]
     for task in table.tasks:
         rows.append(SEPARATING_LINE)
         # The task and the unit of its errors stand in the first two rows only.
         first = (task.title, f"({task.unit})" if task.unit else "")
-        for row, text in zip_longest(task.rows, first, fillvalue=""):
-            rows.append([text, row.title, *row.cells, row.skill, row.share])
+        empty = Row("", ("",) * len(table.columns), "", "")
+        for row, text in zip_longest(task.rows, filter(None, first)):
+            title, cells, *last = row or empty
+            last = last[: len(table.last_columns)]
+            rows.append([text or "", title, *cells, *last])
     text = tabulate(
         rows,
         tablefmt="simple",
@@ -128,6 +134,12 @@ def format_table(result: Mapping[str, Any]) -> str:
     )
     notes = [textwrap.fill(note, _NOTE_WIDTH) for note in table.notes]
     return "\n".join([*table.heading, "", text, "", *notes])
+
+
+def _labelled(result: Mapping[str, Any]) -> List[int]:
+    """How many images have a label of each task."""
+    counts = result.get("labelled_images", {})
+    return [counts.get(name, result["images"]) for name in result["tasks"]]
 
 
 def no_better_than_constant(result: Mapping[str, Any]) -> List[str]:
@@ -164,9 +176,9 @@ def _task_rows(
 ) -> TaskRows:
     rows = []
     for key, title in _ROWS.items():
-        if key not in entries:
+        entry = entries.get(key)
+        if entry is None:  # against labels, of which there are none
             continue
-        entry = entries[key] or {}
         cells = [_number(c, entry.get(c)) if c in task.metrics else "" for c in columns]
         rows.append(
             Row(title, tuple(cells), _skill(key, entries), _share(key, entries))
@@ -221,20 +233,21 @@ def _notes(result: Mapping[str, Any], columns: List[str]) -> List[str]:
             "acc.: share of pixels with the right class; mIoU: mean intersection over "
             "union; higher is better; their skill is that of the share of wrong pixels."
         )
-    labelled = result.get("labelled_images", {})
-    for name in result["tasks"]:
-        count = labelled.get(name, result["images"])
-        if count == 0:
+    labelled = dict(zip(result["tasks"], _labelled(result)))
+    if not any(labelled.values()):
+        notes.append("No labels: the student is compared with its teachers only.")
+    for name, count in labelled.items():
+        if count == 0 and any(labelled.values()):
             notes.append(
                 f"{get_task(name).title}: no labels, so only student vs teacher."
             )
-        elif count < result["images"]:
+        elif 0 < count < result["images"]:
             notes.append(
                 f"{get_task(name).title}: {count:,} of {result['images']:,} images "
                 "have a label."
             )
     for name, entries in result["tasks"].items():
-        alone = (labelled.get(name) or result["images"]) == 1
+        alone = (labelled[name] or result["images"]) == 1
         if alone and any(key.startswith("baseline_median") for key in entries):
             notes.append(
                 f"{get_task(name).title}: a single image was compared, and the median "

@@ -25,20 +25,22 @@ from soka_tf.kinds import (
     one_of,
     whole,
 )
-from soka_tf.tasks import TASKS, AuxiliaryNames, get_task
+from soka_tf.runs.advice import of_comparison
+from soka_tf.runs.config import bound_value
+from soka_tf.tasks import AuxiliaryNames, get_task
 from soka_tf.teachers.auxiliary_choice import (
     DEFAULT_THRESHOLD,
     Choice,
     check_choice,
     choose_auxiliary,
 )
-from soka_tf.teachers.finding import teachers_folder
 from soka_tf.teachers.pool import InputsShown
 from soka_tf.teachers.similarity import (
     FEWEST_IMAGES,
     LAYERS,
     compare_teachers,
     sample_images,
+    teachers_with,
 )
 
 CHOICE_FILE = "auxiliary.json"
@@ -110,7 +112,7 @@ def select_auxiliary(
       model_dir: where the decision is kept, so that a run that goes on keeps it; None
         to keep it nowhere.
       auxiliary: "none"; "auto" for the choice by representation similarity, among all
-        teachers of the folder; or a list of tasks.
+        teachers that are there and have the layer compared; or a list of tasks.
       teachers_dir: the folder of the teachers; None for those that come with soka_tf.
 
     Raises:
@@ -121,27 +123,39 @@ def select_auxiliary(
     if named is not None:
         return Selection(named)
     targets = tuple(get_task(name).name for name in tasks)
-    folder = teachers_folder(teachers_dir)
-    there = [name for name in TASKS if (folder / f"{name}.safetensors").is_file()]
+    comparison, folders = Comparison(), bound_value("find_teachers.folders")
+    found, lacking = teachers_with(comparison.layer, teachers_dir, folders)
+    there = list(found)
+    for name in lacking:
+        if name in targets:
+            raise UserError(
+                f"{lacking[name]} Bind auxiliary = 'none', name auxiliary teachers, or "
+                "give its manifest such a layer."
+            )
     if samples is None:
         others = ", ".join(name for name in there if name not in targets) or "none"
         return Selection((), f"chosen by similarity when a run begins, among: {others}")
     path = model_dir and os.path.join(model_dir, CHOICE_FILE)
-    comparison = Comparison()
     if path and os.path.isfile(path):
         selection = _read(path, targets, comparison.threshold)
     else:
+        for sentence in lacking.values():
+            logging.warning(sentence)
         check_choice(there, targets, comparison.threshold)
         readable, _ = drop_damaged(sample_images(samples(), comparison.images), [RGB])
         count = len(readable)
+        for sentence in of_comparison(count):
+            logging.warning(sentence)
         logging.info("Comparing %d teachers on %d images ...", len(there), count)
         shown = {"layer": comparison.layer, "inputs": comparison.inputs}
         similarity = compare_teachers(
             there,
-            folder,
+            teachers_dir,
             readable,
             Batches(image_size, comparison.batch_size, antialias),
             **shown,
+            folders=folders,
+            trust_saved_model=bool(bound_value("load_pool.trust_saved_model")),
         )
         selection = _select(there, similarity, targets, comparison.threshold)
         if path:

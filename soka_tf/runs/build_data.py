@@ -47,7 +47,7 @@ def find_in_folders(
         found = records.find(records_dir, domains, buildings)
         return found, f"records in {records_dir}"
     if images_dir:
-        return folder.find(images_dir), f"images of {images_dir}"
+        return folder.find(images_dir), f"the folder {images_dir}"
     if taskonomy_dir:
         found = taskonomy.find(taskonomy_dir, domains, buildings)
         return found, f"Taskonomy folder {taskonomy_dir}"
@@ -147,10 +147,10 @@ def _check_labels(samples: List[Sample], domains: List[str], source: str) -> Non
     missing = [d for d in domains if not any(d in sample.files for sample in samples)]
     if missing:
         raise UserError(
-            f"run.supervision = 'labels' needs labels of {', '.join(missing)}: "
-            f"{source}, to train on, have none. Bind taskonomy_dir or records_dir to "
-            "images with labels (and images_dir = None), bind none of them for drawn "
-            "rooms, or bind run.supervision = 'teachers'."
+            f"run.supervision = 'labels' needs labels of {', '.join(missing)}: the "
+            f"images to train on, of {source}, have none. Bind taskonomy_dir or "
+            "records_dir to images with labels (and images_dir = None), bind none of "
+            "them for drawn rooms, or bind run.supervision = 'teachers'."
         )
 
 

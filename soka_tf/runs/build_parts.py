@@ -3,6 +3,7 @@
 Values are bound in gin/base.gin, with their units and their place in the paper.
 """
 
+import inspect
 from typing import (
     Annotated,
     Callable,
@@ -44,6 +45,7 @@ from soka_tf.soka.balancing.upgrad import UPGrad
 from soka_tf.soka.objective import Objective
 from soka_tf.soka.schedule import Schedule
 from soka_tf.soka.student import Student
+from soka_tf.soka.transfer import Transfer
 from soka_tf.soka.variants import VARIANTS, Variant, find_variant
 from soka_tf.tasks import get_targets
 from soka_tf.teachers import finding
@@ -58,6 +60,7 @@ load_pool = gin.external_configurable(
     finding.load_pool, "load_pool", denylist=["found"]
 )
 schedule = gin.external_configurable(Schedule, "schedule", denylist=["max_steps"])
+transfer = gin.external_configurable(Transfer, "transfer", denylist=["seed"])
 objective = gin.external_configurable(Objective, "objective", denylist=["weight_decay"])
 decay = gin.external_configurable(WeightDecay, "decay")
 bound_discriminator = gin.external_configurable(
@@ -100,6 +103,7 @@ def build_amalgamation(
     ),
     standardize: Flag = False,
     standardize_images: Count = 200,
+    seed: int = 0,
 ) -> Optional[Amalgamation]:
     """Builds MIA for these networks, or nothing where `variant` is None.
 
@@ -117,6 +121,7 @@ def build_amalgamation(
       standardize: whether the teachers' features are brought to one scale by fixed
         statistics, see `soka_tf.teachers.feature_statistics`.
       standardize_images: how many images to train on these are measured on.
+      seed: of the bound `transfer.teacher_dropping`.
 
     Raises:
       UserError: if a layer is missing, an auxiliary teacher has none, or a value is
@@ -149,7 +154,8 @@ def build_amalgamation(
         )
     chosen = {own: _layers_for(own, pairs, teachers) for _, own in pairs}
     made = variant() if callable(variant) else variant
-    or_user_error("build_amalgamation: ", lambda: find_variant(made))
+    how = or_user_error("transfer.", lambda: transfer(seed=seed))
+    _check_variant(made, how)
     amalgamation = or_user_error(
         "Amalgamation: ",
         lambda: bound_amalgamation(
@@ -162,6 +168,7 @@ def build_amalgamation(
             auxiliaries=len(teachers.auxiliaries),
             teacher_layers=chosen,
             standardized=standardize,
+            transfer=how,
         ),
     )
     if standardize and measure is not None:
@@ -169,6 +176,18 @@ def build_amalgamation(
             measure(amalgamation.teacher_layers, standardize_images)
         )
     return amalgamation
+
+
+def _check_variant(made: Union[str, Variant], how: Transfer) -> None:
+    """Refuses what is no variant, and one that cannot leave teachers out."""
+    found = or_user_error("build_amalgamation: ", lambda: find_variant(made))
+    if not how.teacher_dropping:
+        return
+    if "presence" not in inspect.signature(found.losses).parameters:
+        raise UserError(
+            f"transfer.teacher_dropping = {how.teacher_dropping} needs a variant whose "
+            f"losses take `presence`. Received: {type(found).__name__}. Bind 0.0."
+        )
 
 
 def _layers_for(
@@ -196,6 +215,7 @@ def _layers_for(
 def build_balancing(
     tasks: Sequence[str],
     rule: Annotated[Callable[[int], Rule], _RULE] = bound_gradnorm,
+    transfer_as_task: bool = False,
 ) -> Rule:
     """Builds the rule that balances the tasks.
 
@@ -203,11 +223,12 @@ def build_balancing(
       tasks: the student's tasks.
       rule: makes it of the number of tasks: a class of `soka_tf.soka.balancing`, or
         any other that gin knows.
+      transfer_as_task: whether L_A is one more, the last.
 
     Raises:
       UserError: if that makes no rule, or refuses its bindings.
     """
-    made = made_by("rule", rule, len(tasks))
+    made = made_by("rule", rule, len(tasks) + transfer_as_task)
     if not isinstance(made, Rule):
         raise UserError(
             "build_balancing.rule must be a reference to a rule: @GradNorm, @Fixed, "
@@ -261,6 +282,7 @@ def build_adversary(
 def build_optimizers(
     max_steps: int,
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam",
+    momentum: Annotated[float, number(0.0, 1.0, below=True)] = 0.0,
     learning_rate: NonNegative = 1e-3,
     power: Annotated[float, number(0.0, 100.0)] = 0.9,
     amalgamation_rate: NonNegative = 1e-3,
@@ -273,7 +295,8 @@ def build_optimizers(
     Args:
       max_steps: length of the run; the rates of encoder and decoders reach 0 there.
         Players that start with the cycle end a little above.
-      optimizer: "adam" or "sgd", of encoder, decoders and amalgamation.
+      optimizer: "adam" or "sgd", of encoder, decoders, adapters and amalgamation.
+      momentum: of "sgd"; 0 for plain.
       learning_rate: of encoder and decoders at step 0 (paper: 0.001).
       power: of the poly policy (paper: 0.9).
       amalgamation_rate: of W, C and V at step 0.
@@ -292,11 +315,14 @@ def build_optimizers(
     of_weights = decay()
     rate = poly(of_weights.rate) if of_weights.kind == "tfa" else of_weights.rate
     learning = poly(learning_rate)
-    own = (optimizer, learning, rate, of_weights.kind)
+    own = (optimizer, learning, rate, of_weights.kind, momentum)
     optimizers = {
         "encoder": make_optimizer(*own),
         "decoders": make_optimizer(*own),
-        "amalgamation": make_optimizer(optimizer, poly(amalgamation_rate)),
+        "adapter": make_optimizer(*own),  # moves with the encoder
+        "amalgamation": make_optimizer(
+            optimizer, poly(amalgamation_rate), momentum=momentum
+        ),
         "task_weights": make_optimizer(task_weights_optimizer, poly(task_weights_rate)),
         "discriminators": make_optimizer("sgd", discriminator_rate),
     }

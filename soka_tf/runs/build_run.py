@@ -16,7 +16,7 @@ from soka_tf.data.pipeline import Batches
 from soka_tf.data.samples import Data, Sample
 from soka_tf.errors import UserError
 from soka_tf.networks.precision import compute_in, hint
-from soka_tf.runs import build_networks, build_parts
+from soka_tf.runs import advice, build_networks, build_parts
 from soka_tf.runs.auxiliary import Selection, select_auxiliary
 from soka_tf.runs.build_data import build_data, default_cache_dir
 from soka_tf.runs.checkpoints import copy_state, last_step
@@ -74,14 +74,25 @@ class Run:
 
     @property
     def fingerprints(self) -> Dict[str, Optional[str]]:
-        """Task -> fingerprint of its teacher, None of those that are one file."""
-        pool, files = self.model.teachers, self.teacher_files
-        known = {**pool.targets, **pool.auxiliaries}
-        paths = {**files.targets, **files.auxiliaries}
-        return {
-            name: teacher.fingerprint if paths[name].name == TEACHER else None
-            for name, teacher in known.items()
-        }
+        """Of its teachers, see `fingerprints_of`."""
+        return fingerprints_of(self.model.teachers, self.teacher_files)
+
+
+def fingerprints_of(
+    teachers: TeacherPool, files: TeacherFiles
+) -> Dict[str, Optional[str]]:
+    """Task -> fingerprint of its teacher, None of those that are one file.
+
+    Args:
+      teachers: loaded from the files.
+      files: of `find_teachers`.
+    """
+    known = {**teachers.targets, **teachers.auxiliaries}
+    paths = {**files.targets, **files.auxiliaries}
+    return {
+        name: teacher.fingerprint if paths[name].name == TEACHER else None
+        for name, teacher in known.items()
+    }
 
 
 def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None) -> Run:
@@ -106,6 +117,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         )
     logging.info(describe_devices(strategy, settings.batch_size))
     check_parts(settings)
+    _warn(advice.of_steps(bound_values()))
     # Before rooms are drawn or a split is read that another configuration would need.
     refuse_differences(model_dir, gin.config_str(), of_both=True)
     names = settings.task_names
@@ -113,7 +125,9 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
 
     @functools.cache
     def find_data() -> Data:
-        return _find_data(settings, model_dir)
+        data = _find_data(settings, model_dir)
+        _warn(advice.of_images(len(data.train), settings.batch_size))
+        return data
 
     selection = select_auxiliary(
         names,
@@ -131,6 +145,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         model.compile(optimizers, settings.jit_compile)
     _advise(settings, model)
     model.movement_every_steps = settings.movement_every_steps
+    model.conflict_every_steps = settings.conflict_every_steps
     return Run(
         settings,
         model,
@@ -150,6 +165,11 @@ def _facts(model_dir: str) -> Dict[str, str]:
     for name in _OF_EACH_MACHINE:
         values.pop(name, None)
     return {**values, STEP: str(last_step(model_dir))}
+
+
+def _warn(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        logging.warning(sentence)
 
 
 def _advise(settings: Settings, model: SokaModel) -> None:
@@ -188,8 +208,14 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
         optimizers, _ = build_parts.build_optimizers(settings.max_steps)
         fresh.compile(optimizers, settings.jit_compile)
     copy_state(fresh, model)
-    if model.adversary is not None:  # its noise has the seed as a constant
+    # Graphs have the seeds of instance noise and of dropped teachers as constants.
+    if model.adversary is not None:
         model.adversary = dataclasses.replace(model.adversary, seed=seed)
+    dropping = model.amalgamation and model.amalgamation.transfer.teacher_dropping
+    if dropping:
+        how = dataclasses.replace(model.amalgamation.transfer, seed=seed)
+        model.amalgamation.transfer = how
+    if dropping or model.adversary is not None:
         model.make_train_function(force=True)
     return dataclasses.replace(
         run,
@@ -227,8 +253,9 @@ def check_parts(settings: Settings) -> None:
       UserError: of the schedule, the objective, the rule or the optimizers.
     """
     _build_schedule(settings)
-    _build_objective()
-    build_parts.build_balancing(settings.task_names)
+    as_task = _build_objective().transfer_as_task
+    build_parts.build_balancing(settings.task_names, transfer_as_task=as_task)
+    or_user_error("transfer.", build_parts.transfer)
     build_parts.build_optimizers(settings.max_steps)
 
 
@@ -275,8 +302,12 @@ def assemble_model(
         _check_image_size(settings, student.encoder.output_stride)
         build_networks.initialize_student(student, teachers)
         parts = (
-            build_parts.build_balancing(names),
-            build_parts.build_amalgamation(student, teachers, measure),
+            build_parts.build_balancing(
+                names, transfer_as_task=objective.transfer_as_task
+            ),
+            build_parts.build_amalgamation(
+                student, teachers, measure, seed=settings.seed
+            ),
             build_parts.build_adversary(names, seed=settings.seed),
         )
         model = or_user_error(
@@ -305,7 +336,7 @@ def _check_label_losses(settings: Settings, model: SokaModel) -> None:
             "Bind build_amalgamation.variant = None, as gin/methods/dmtl.gin does, or "
             "run.supervision = 'teachers'."
         )
-    if model.stage_at(settings.max_steps - 1) == "cycle_gan":
+    if model.stage_at(settings.max_steps - 1).endswith("_gan"):
         raise UserError(
             "run.supervision = 'labels' and build_adversary.enabled = True exclude "
             "each other: labels lack pixels, which discriminators would learn to see. "
@@ -315,7 +346,9 @@ def _check_label_losses(settings: Settings, model: SokaModel) -> None:
 
 def _layers_of_run(settings: Settings, model: SokaModel) -> Wanted:
     """The teachers' layers that a step of the run needs: no stage less than before."""
-    return model.teacher_layers(model.stage_at(settings.max_steps - 1))
+    tail_step = model.schedule.tail_step
+    last = (settings.max_steps if tail_step is None else tail_step) - 1
+    return model.teacher_layers(model.stage_at(max(last, 0)))
 
 
 def teacher_cache(

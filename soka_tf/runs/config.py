@@ -202,6 +202,12 @@ def bound_values() -> Dict[str, Any]:
     return bindings_of(gin.config_str(), "the bound configuration")
 
 
+def bound_value(name: str) -> Any:
+    """What a binding is at last, all macros replaced; None where nothing binds it."""
+    bound = bound_values()
+    return followed(name, bound.get(name), bound)[1]
+
+
 def unused_bindings() -> List[str]:
     """Lists bindings that were parsed and that nothing built so far has used.
 

@@ -1,6 +1,6 @@
 """What a run would do: its configuration, devices, sizes and files."""
 
-from typing import List
+from typing import List, Optional, Tuple
 
 import gin
 import tensorflow as tf
@@ -8,10 +8,11 @@ from tabulate import tabulate
 
 from soka_tf.data.samples import Data
 from soka_tf.errors import UserError, plain_message
-from soka_tf.runs import build_networks, build_parts
-from soka_tf.runs.auxiliary import select_auxiliary
+from soka_tf.runs import advice, build_networks, build_parts
+from soka_tf.runs.auxiliary import Comparison, Selection, select_auxiliary
 from soka_tf.runs.build_data import build_data
 from soka_tf.runs.build_run import assemble_model, check_parts, teacher_cache
+from soka_tf.runs.config import bound_values
 from soka_tf.runs.folder import refuse_differences
 from soka_tf.runs.settings import Settings
 
@@ -24,8 +25,8 @@ def describe(model_dir: str) -> str:
 
     Returns:
       Several lines: the bindings, the devices, trainable parameters, the files of the
-      teachers, how many images there are and what a cache of the teachers' outputs
-      will take; what is missing is named.
+      teachers, how many images there are, what a cache of the teachers' outputs will
+      take, and what a run would warn of; what is missing is named.
 
     Raises:
       UserError: for what a real run would refuse, such as another configuration than
@@ -34,15 +35,20 @@ def describe(model_dir: str) -> str:
     settings = Settings()
     check_parts(settings)
     refuse_differences(model_dir, gin.config_str(), of_both=True)
+    selection = _selection(settings)
+    data, missing = _find_data(settings)
     parts = [
         ("Configuration", gin.config_str().strip()),
         ("Devices", "\n".join(_devices())),
         ("Trainable parameters", _parameters(settings)),
-        ("Teachers", "\n".join(_teachers(settings))),
-        ("Images", _images(settings)),
+        ("Teachers", _teachers(settings, selection)),
+        ("Images", missing if data is None else _images(data)),
     ]
     if settings.teacher_cache:
-        parts.append(("Teacher cache", _teacher_cache(settings)))
+        parts.append(("Teacher cache", _teacher_cache(settings, selection, data)))
+    warnings = _warnings(settings, selection, data)
+    if warnings:
+        parts.append(("Warnings", "\n".join(warnings)))
     return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in parts)
 
 
@@ -68,11 +74,14 @@ def _parameters(settings: Settings) -> str:
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
-def _teachers(settings: Settings) -> List[str]:
-    rows = []
-    selection = select_auxiliary(
+def _selection(settings: Settings) -> Selection:
+    return select_auxiliary(
         settings.task_names, None, settings.image_size, settings.antialias, None
     )
+
+
+def _teachers(settings: Settings, selection: Selection) -> str:
+    rows = []
     found = build_parts.find_teachers(settings.task_names, selection.names)
     for role, files in (("target", found.targets), ("auxiliary", found.auxiliaries)):
         for name, path in files.items():
@@ -80,23 +89,40 @@ def _teachers(settings: Settings) -> List[str]:
             rows.append((name, role, str(path), state))
     if selection.summary:
         rows.append(("auxiliary", selection.summary))
-    return [tabulate(rows, tablefmt="plain")]
+    return tabulate(rows, tablefmt="plain")
 
 
-def _data(settings: Settings) -> Data:
-    return build_data(
-        settings.task_names,
-        settings.image_size,
-        draw=False,
-        train_labels=settings.by_labels,
-        check_files=False,
-    )
+def _find_data(settings: Settings) -> Tuple[Optional[Data], str]:
+    """The images; or none, and what is missing in words."""
+    try:
+        data = build_data(
+            settings.task_names,
+            settings.image_size,
+            draw=False,
+            train_labels=settings.by_labels,
+            check_files=False,
+        )
+    except UserError as error:
+        labels = ", ".join(settings.task_names)
+        return None, (
+            f"MISSING, a real run needs them: {plain_message(error)}\n"
+            "It trains on <root>/<building>/rgb/point_<P>_view_<V>_domain_rgb.png "
+            "alone;\nthe same of depth_zbuffer (mask), "
+            f"{labels} of its validation images\nallow it to measure against truth."
+        )
+    return data, ""
 
 
-def _teacher_cache(settings: Settings) -> str:
-    selection = select_auxiliary(
-        settings.task_names, None, settings.image_size, settings.antialias, None
-    )
+def _images(data: Data) -> str:
+    return (
+        f"{data.source}: {len(data.train)} to train on, {len(data.validation)} to "
+        f"validate on are there. {data.note}"
+    ).strip()
+
+
+def _teacher_cache(
+    settings: Settings, selection: Selection, data: Optional[Data]
+) -> str:
     found = build_parts.find_teachers(settings.task_names, selection.names)
     try:
         found.require()
@@ -104,27 +130,19 @@ def _teacher_cache(settings: Settings) -> str:
         return "Its size is known once the teachers are there."
     model = assemble_model(settings, build_parts.load_pool(found))
     cache = teacher_cache(settings, model)
-    try:
-        text = cache.describe(len(_data(settings).train))
-    except UserError:
-        text = cache.describe(0)
+    text = cache.describe(len(data.train) if data else 0)
     if selection.summary:
         text += "; an auxiliary teacher adds to that"
     return f"{text}."
 
 
-def _images(settings: Settings) -> str:
-    try:
-        data = _data(settings)
-    except UserError as error:
-        labels = ", ".join(settings.task_names)
-        return (
-            f"MISSING, a real run needs them: {plain_message(error)}\n"
-            "It trains on <root>/<building>/rgb/point_<P>_view_<V>_domain_rgb.png "
-            "alone;\nthe same of depth_zbuffer (mask), "
-            f"{labels} of its validation images\nallow it to measure against truth."
-        )
-    return (
-        f"{data.source}: {len(data.train)} to train on, {len(data.validation)} to "
-        f"validate on are there. {data.note}"
-    ).strip()
+def _warnings(
+    settings: Settings, selection: Selection, data: Optional[Data]
+) -> List[str]:
+    found = advice.of_steps(bound_values())
+    if data is not None and not data.note:  # rooms are yet to be drawn
+        count = len(data.train)
+        found += advice.of_images(count, settings.batch_size)
+        if selection.summary:
+            found += advice.of_comparison(min(count, Comparison().images))
+    return found

@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import numpy as np
 from absl import logging
+from tqdm import tqdm
 
 from soka_tf.atomic import write_json
 from soka_tf.data.documents import Number, read_json, refusing
@@ -70,8 +71,11 @@ class FeatureStatistics:
         logging.info("Measuring the teachers' features on %d images ...", len(readable))
         # Without labels: a mask would be read for nothing.
         plain = [dataclasses.replace(s, files={RGB: s.files[RGB]}) for s in readable]
-        shown = (batch[RGB] for batch in labelled_dataset(plain, [], self.batches))
-        statistics = measure_features(self.teachers, layers, shown)
+        dataset = labelled_dataset(plain, [], self.batches)
+        total = -(-len(plain) // self.batches.batch_size)
+        with tqdm(dataset, "measuring", total, unit="batch", disable=None) as bar:
+            shown = (batch[RGB] for batch in bar)
+            statistics = measure_features(self.teachers, layers, shown)
         os.makedirs(self.model_dir, exist_ok=True)
         write_json(path, {"images": len(plain), "layers": _rows(owners, statistics)})
         return statistics

@@ -1,5 +1,6 @@
 """A run from where it stands to its end: trained, measured, exported."""
 
+import dataclasses
 import os
 from typing import Any, Sequence
 
@@ -10,10 +11,13 @@ from soka_tf.runs.auxiliary import log_selection
 from soka_tf.runs.build_run import Run
 from soka_tf.runs.callbacks.draw_panels import PanelCallback
 from soka_tf.runs.folder import open_folder, training_in
+from soka_tf.runs.next_command import export_command, predict_command
 from soka_tf.runs.report import REPORT_FILE, Measured, write_report
 from soka_tf.runs.run_evaluation import evaluate_run, fixed_batch
+from soka_tf.runs.run_origin import origin_of
 from soka_tf.runs.strategy import describe_devices
 from soka_tf.runs.training_loop import train
+from soka_tf.serving.origin import write_origin
 from soka_tf.serving.saved_model import export_student
 
 
@@ -49,20 +53,27 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
         settings.panel_every_steps,
         writer,
     )
+    origin = origin_of(run)
+    write_origin(origin, folder)
     train(run, model_dir, [panels, *callbacks], writer)
     logging.info(
         "Measuring teachers and student on %d images ...", len(run.data.validation)
     )
     result = evaluate_run(run, folder)
-    lines = ["", format_table(result), "", f"Everything is in {model_dir}:"]
+    export_dir = os.path.join(folder, "saved_model")
+    following = export_command(model_dir)
+    if settings.export:
+        following = predict_command(export_dir, run.data.validation)
+    lines = ["", format_table(result), "", "Next:", f"  {following}"]
     lines += [
+        "",
+        f"Everything is in {model_dir}:",
         f"  pictures      {os.path.join(model_dir, 'panels')}, "
         f"{os.path.join(model_dir, 'curves.png')}",
         f"  TensorBoard   tensorboard --logdir={model_dir}",
     ]
     if settings.export:
         logging.info("Exporting the student ...")
-        export_dir = os.path.join(folder, "saved_model")
         export_student(
             student,
             settings.targets,
@@ -70,6 +81,7 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
             export_dir,
             settings.antialias,
             settings.export_precision,
+            dataclasses.replace(origin, step=result["step"], metrics=result),
         )
         lines.append(f"  SavedModel    {export_dir}")
     measured = Measured(

@@ -22,6 +22,7 @@ _held: Set[str] = set()  # by this process
 # run.teacher_cache is none of them: what it keeps is rounded to float16.
 FREE_BINDINGS = (
     "run.checkpoint_every_steps",
+    "run.conflict_every_steps",
     "run.evaluation_batch_size",
     "run.export",
     "run.export_precision",

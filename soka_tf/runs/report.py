@@ -40,8 +40,16 @@ _STAGE_TITLES = {
     "joint": "Joint start",
     "cycle": "Cycle",
     "cycle_gan": "Cycle with the GAN term",
+    "tail": "Decoders alone",
+    "tail_gan": "Decoders alone, with the GAN term",
 }
-_STAGES = {"joint": "in the joint start", "cycle": "a cycle", "cycle_gan": "with GAN"}
+_STAGES = {
+    "joint": "in the joint start",
+    "cycle": "a cycle",
+    "cycle_gan": "with GAN",
+    "tail": "of decoders alone",
+    "tail_gan": "of decoders alone, with GAN",
+}
 _CHOICE = {"summary": str, "teachers": [str], "similarity": [[Number(float, -2, 2)]]}
 _REMEDY = "Restore it."
 

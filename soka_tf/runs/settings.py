@@ -60,6 +60,9 @@ class Settings:
         validation images, and after the last; 0 for none.
       validation_images: how many of them.
       movement_every_steps: steps between two measurements of who moves; 0 for none.
+      conflict_every_steps: steps between two measurements of the cosines between the
+        pulls of the tasks, and of L_A, at the representation, which a row of
+        metrics.csv then has, too; 0 for none.
       panel_every_steps: steps between two panels; 0 for one at the end.
       panel_images: validation images on a panel.
       evaluation_batch_size: images of an evaluation step.
@@ -86,6 +89,7 @@ class Settings:
     validate_every_steps: CountOrZero = 5000
     validation_images: Count = 64
     movement_every_steps: CountOrZero = 1000
+    conflict_every_steps: CountOrZero = 0
     panel_every_steps: CountOrZero = 5000
     panel_images: Count = 6
     evaluation_batch_size: Count = 16

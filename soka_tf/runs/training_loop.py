@@ -190,6 +190,7 @@ def _measurements(
         best = checkpoints.stored_mean(checkpoints.checkpoint_dir(model_dir, "best"))
         validations = [_validation(run, not_finite, best)]
         columns += [f"validation/soft/{task}" for task in model.tasks] + [MEAN]
+    columns += model.conflict_names
     log = MetricLog(
         os.path.join(run.output_dir, "metrics.csv"),
         columns,

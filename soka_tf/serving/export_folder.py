@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import shutil
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Set
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Set
 
 import soka_tf
 from soka_tf.atomic import flush, locked, write_json
@@ -35,13 +35,18 @@ _NAMES = re.compile(
     r"saved_model\.pb|fingerprint\.pb|assets/\w[\w.-]*|assets\.extra/metadata\.json|"
     r"variables/variables\.(index|data-\d{5}-of-\d{5})|"
     r"student(_float16\.tflite|_int8\.tflite|\.onnx)|"
-    r"export_(report\.json|report\.md|manifest\.json)"
+    r"export_(report\.json|report\.md|manifest\.json)|model_card\.(json|md)"
 )
+
+Describe = Callable[[Mapping[str, str]], Mapping[str, bytes]]
 
 
 @contextlib.contextmanager
 def replacing(
-    directory: str, names: Iterable[str], whole: bool = False
+    directory: str,
+    names: Iterable[str],
+    whole: bool = False,
+    describe: Optional[Describe] = None,
 ) -> Iterator[str]:
     """Yields a folder to write to; its files are the export once the block has ended.
 
@@ -51,6 +56,8 @@ def replacing(
       directory: the folder of the export, made if need be.
       names: what will be written, as far as it is known before.
       whole: whether all of the former export goes, not only what is replaced.
+      describe: given all that the export will have, name -> path where it lies now,
+        returns further files, name -> content, of the same export.
 
     Raises:
       UserError: if the folder is a file, or a file that is not ours is in the way.
@@ -68,12 +75,14 @@ def replacing(
         new = os.path.join(directory, _WORK, "new")
         os.makedirs(new)
         yield new
-        _swap(directory, whole)
+        _swap(directory, whole, describe)
 
 
-def put(directory: str, files: Mapping[str, bytes]) -> None:
+def put(
+    directory: str, files: Mapping[str, bytes], describe: Optional[Describe] = None
+) -> None:
     """Adds files to an export, all or none; see `replacing`."""
-    with replacing(directory, files) as folder:
+    with replacing(directory, files, describe=describe) as folder:
         for name, content in files.items():
             with open(os.path.join(folder, name), "wb") as file:
                 file.write(content)
@@ -159,14 +168,12 @@ def _json(path: str) -> Dict[str, Any]:
         return {}
 
 
-def _swap(directory: str, whole: bool) -> None:
+def _swap(directory: str, whole: bool, describe: Optional[Describe]) -> None:
     """Puts the new files in the place of the former ones."""
     new = os.path.join(directory, _WORK, "new")
-    names = [
-        os.path.relpath(os.path.join(folder, name), new)
-        for folder, _, files in os.walk(new)
-        for name in files
-    ]
+    if describe is not None:
+        _add_description(directory, new, whole, describe)
+    names = _names_below(new)
     refuse_others(directory, names)
     former = _ours(directory) - {MANIFEST}
     files = set(names) if whole else former | set(names)
@@ -186,6 +193,22 @@ def _swap(directory: str, whole: bool) -> None:
         _move(name, new, directory)
     flush(directory)
     _end(directory, [*names, *out])
+
+
+def _add_description(directory: str, new: str, whole: bool, describe: Describe) -> None:
+    files = {} if whole else {n: os.path.join(directory, n) for n in _ours(directory)}
+    files.update((name, os.path.join(new, name)) for name in _names_below(new))
+    for name, content in describe(files).items():
+        with open(os.path.join(new, name), "wb") as file:
+            file.write(content)
+
+
+def _names_below(root: str) -> List[str]:
+    return [
+        os.path.relpath(os.path.join(folder, name), root)
+        for folder, _, files in os.walk(root)
+        for name in files
+    ]
 
 
 def _settle(directory: str) -> None:

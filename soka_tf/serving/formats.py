@@ -1,10 +1,11 @@
 """The files an export may consist of, and how far each is from the float32 student."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
-from typing import Any, Callable, Dict, List, Mapping, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -18,8 +19,15 @@ from soka_tf.data.samples import Sample, spread
 from soka_tf.errors import UserError
 from soka_tf.evaluation.evaluator import read_truth
 from soka_tf.evaluation.metrics import accumulator_of, main_error
-from soka_tf.serving import export_folder, onnx_file, saved_model, tflite
+from soka_tf.serving import (
+    export_folder,
+    model_card,
+    onnx_file,
+    saved_model,
+    tflite,
+)
 from soka_tf.serving.fixed_size import FixedSizeStudent
+from soka_tf.serving.origin import Origin
 from soka_tf.tasks import Task, get_task
 
 SAVED_MODEL = "saved_model"
@@ -80,6 +88,7 @@ def check_folder(directory: str, formats: Sequence[str]) -> None:
     """
     files = [FILES[name] for name in formats if name != SAVED_MODEL]
     names = [*files, REPORT, TABLE] if files else []
+    names += model_card.FILES
     if SAVED_MODEL in formats:
         names += export_folder.SAVED_MODEL_FILES
     export_folder.refuse_others(directory, names)
@@ -91,6 +100,7 @@ def write_formats(
     directory: str,
     formats: Sequence[str],
     images: Images,
+    origin: Optional[Origin] = None,
 ) -> List[str]:
     """Writes files beside, or in place of, a SavedModel; each completely or not at all.
 
@@ -104,6 +114,7 @@ def write_formats(
       directory: the folder to write to; what else it holds stays.
       formats: of `FILES`.
       images: only "tflite_int8" looks at any.
+      origin: of the student, for its model card; None if it is not known.
 
     Returns:
       The paths of the files.
@@ -117,6 +128,8 @@ def write_formats(
     check_folder(directory, formats)
     one_image = FixedSizeStudent(student, tasks, images.size, 1)
     any_batch = FixedSizeStudent(student, tasks, images.size, None)
+    facts = model_card.facts_of(student, tasks, images.size, origin)
+    describe = functools.partial(model_card.describe, facts)
     paths = []
     for name in formats:
         logging.info("Converting to %s ...", name)
@@ -127,7 +140,7 @@ def write_formats(
         else:
             content = tflite.to_float16(one_image)
         paths.append(os.path.join(directory, FILES[name]))
-        export_folder.put(directory, {FILES[name]: content})
+        export_folder.put(directory, {FILES[name]: content}, describe)
     return paths
 
 

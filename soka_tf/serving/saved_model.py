@@ -27,8 +27,9 @@ from soka_tf.errors import UserError, short
 from soka_tf.networks import folding
 from soka_tf.networks.precision import is_large
 from soka_tf.networks.processor import has_amx
-from soka_tf.serving import export_folder
+from soka_tf.serving import export_folder, model_card
 from soka_tf.serving.export_folder import GRAPH, METADATA
+from soka_tf.serving.origin import Origin
 from soka_tf.tasks import TASKS, Task, register_task
 
 DEFAULT = "serving_default"
@@ -49,6 +50,7 @@ def export_student(
     directory: str,
     antialias: bool = False,
     precision: str = "float32",
+    origin: Optional[Origin] = None,
 ) -> List[str]:
     """Exports a student, completely or not at all.
 
@@ -65,7 +67,8 @@ def export_student(
 
     The loaded object itself may be called with either dtype and returns all tasks.
     `assets.extra/metadata.json` names tasks, units, classes, shapes, the precision and
-    the soka_tf version, and has the definitions of tasks that are not built in. The
+    the soka_tf version, and has the definitions of tasks that are not built in;
+    `model_card.md` and `.json` tell people and programs what the student is. The
     networks are folded (`soka_tf.networks.folding`): BatchNorm is part of the
     convolutions.
 
@@ -80,6 +83,7 @@ def export_student(
         "bfloat16", half the size and faster on a processor with AMX,
         slower elsewhere; or "auto", bfloat16 where the processor of this machine has
         AMX, else float32.
+      origin: of the student, for its model card; None if it is not known.
 
     Returns:
       The names of the signatures.
@@ -98,8 +102,10 @@ def export_student(
     networks = (student.encoder, *(student.decoders[task.name] for task in tasks))
     if precision == "float32" and has_amx() and is_large(*networks):
         logging.info("This processor has AMX: in bfloat16 the export would be faster.")
-    files = export_folder.SAVED_MODEL_FILES
-    with export_folder.replacing(directory, files, whole=True) as folder:
+    files = (*export_folder.SAVED_MODEL_FILES, *model_card.FILES)
+    facts = model_card.facts_of(student, tasks, image_size, origin)
+    describe = functools.partial(model_card.describe, facts)
+    with export_folder.replacing(directory, files, True, describe) as folder:
         module, signatures = _build(student, tasks, image_size, antialias, precision)
         with _quiet():
             tf.saved_model.save(module, folder, signatures=signatures)

@@ -1,12 +1,25 @@
 """MIA: the teachers' activations amalgamated into the student's target (Eqs. 1-4)."""
 
+import dataclasses
 import types
-from typing import Annotated, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import (
+    Annotated,
+    Any,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 import tensorflow as tf
 
 from soka_tf.kinds import NonNegative, check_arguments, one_of
+from soka_tf.soka.linear import Adapter, per_position
+from soka_tf.soka.transfer import Transfer
 from soka_tf.soka.variants import AmalgamationLosses, Variant, find_variant
 from soka_tf.teachers.feature_statistics import Statistics
 
@@ -23,6 +36,7 @@ class LayerAmalgamation(tf.keras.layers.Layer):
         mixing: str = "matrix",
         reconstruct: bool = False,
         standardized: bool = False,
+        mixes: bool = True,
         **kwargs,
     ):
         """Creates W_i, C and, to reconstruct, the linear heads V_i.
@@ -34,6 +48,7 @@ class LayerAmalgamation(tf.keras.layers.Layer):
             is one weight a channel; needs c_i = c).
           reconstruct: whether V_i [c, c_i] are needed.
           standardized: whether the activations come in one scale.
+          mixes: whether there is a sigma; without, there are no W_i and C.
           **kwargs: of the Keras layer.
         """
         super().__init__(autocast=False, **kwargs)
@@ -42,26 +57,15 @@ class LayerAmalgamation(tf.keras.layers.Layer):
         self.mixing = mixing
         self.reconstruct = reconstruct
         self.standardized = standardized
+        self.mixes = mixes
         if mixing == "diagonal" and set(teacher_channels) != {channels}:
             raise ValueError(
                 "mixing='diagonal' needs teachers as wide as the student. Received: "
                 f"teachers {list(teacher_channels)}, student {channels}."
             )
-        # sigma starts as the mean of the teachers, where the widths allow it.
-        share = 1.0 / len(self.teacher_channels)
-        self.mixing_weights = []
-        for i, width in enumerate(self.teacher_channels):
-            if mixing == "diagonal":
-                shape, initializer = [channels], tf.keras.initializers.Constant(share)
-            elif width == channels:
-                shape = [width, channels]
-                initializer = tf.keras.initializers.Identity(gain=share)
-            else:
-                shape, initializer = [width, channels], "glorot_uniform"
-            self.mixing_weights.append(
-                self.add_weight(name=f"W{i + 1}", shape=shape, initializer=initializer)
-            )
-        self.gate = self.add_weight(name="C", shape=[channels], initializer="ones")
+        self.mixing_weights: List[tf.Variable] = []
+        if mixes:
+            self._add_mixing()
         self.heads = []
         if reconstruct:
             for i, width in enumerate(self.teacher_channels):
@@ -74,6 +78,22 @@ class LayerAmalgamation(tf.keras.layers.Layer):
                     )
                 )
 
+    def _add_mixing(self) -> None:
+        # sigma starts as the mean of the teachers, where the widths allow it.
+        share, channels = 1.0 / len(self.teacher_channels), self.channels
+        for i, width in enumerate(self.teacher_channels):
+            if self.mixing == "diagonal":
+                shape, initializer = [channels], tf.keras.initializers.Constant(share)
+            elif width == channels:
+                shape = [width, channels]
+                initializer = tf.keras.initializers.Identity(gain=share)
+            else:
+                shape, initializer = [width, channels], "glorot_uniform"
+            self.mixing_weights.append(
+                self.add_weight(name=f"W{i + 1}", shape=shape, initializer=initializer)
+            )
+        self.gate = self.add_weight(name="C", shape=[channels], initializer="ones")
+
     def get_config(self) -> Dict:
         """The constructor's arguments."""
         return {
@@ -83,21 +103,32 @@ class LayerAmalgamation(tf.keras.layers.Layer):
             "mixing": self.mixing,
             "reconstruct": self.reconstruct,
             "standardized": self.standardized,
+            "mixes": self.mixes,
         }
 
-    def call(self, activations: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Amalgamates activations [B, h, w, c_i] into sigma [B, h, w, c]."""
+    def call(
+        self, activations: Sequence[tf.Tensor], presence: Optional[tf.Tensor] = None
+    ) -> tf.Tensor:
+        """Amalgamates activations [B, h, w, c_i] into sigma [B, h, w, c].
+
+        Args:
+          activations: of every teacher.
+          presence: of `Transfer.presence`; None where all count alike.
+        """
         mixed = [
             activation * tf.cast(weight, tf.float32)
             if self.mixing == "diagonal"
-            else _per_position(activation, weight)
+            else per_position(activation, weight)
             for activation, weight in zip(activations, self.mixing_weights)
         ]
+        if presence is not None:
+            present = tf.unstack(presence[:, :, None, None, None], axis=1)
+            mixed = [part * share for part, share in zip(mixed, present)]
         return tf.cast(self.gate, tf.float32) * tf.add_n(mixed)
 
     def reconstruct_teachers(self, sigma: tf.Tensor) -> List[tf.Tensor]:
         """Reads every teacher's activation back out of sigma: V_i sigma."""
-        return [_per_position(sigma, head) for head in self.heads]
+        return [per_position(sigma, head) for head in self.heads]
 
 
 class Amalgamation(tf.keras.layers.Layer):
@@ -113,6 +144,7 @@ class Amalgamation(tf.keras.layers.Layer):
         auxiliary_weight: NonNegative = 0.1,
         teacher_layers: Optional[Mapping[str, Sequence[Optional[str]]]] = None,
         standardized: bool = False,
+        transfer: Union[None, Transfer, Mapping[str, Any]] = None,
         **kwargs,
     ):
         """Creates the module.
@@ -132,6 +164,7 @@ class Amalgamation(tf.keras.layers.Layer):
             student.
           standardized: whether the teachers' activations are brought to one scale by
             what `standardize` is given.
+          transfer: how L_A is put together, or its attributes; None for the defaults.
           **kwargs: of the Keras layer.
         """
         super().__init__(autocast=False, **{"name": "amalgamation", **kwargs})
@@ -141,7 +174,11 @@ class Amalgamation(tf.keras.layers.Layer):
                 "Amalgamation needs the same layers of teachers and student. Received: "
                 f"{sorted(teacher_channels)} and {sorted(channels)}."
             )
+        if not isinstance(transfer, Transfer):
+            transfer = Transfer(**(transfer or {}))
         self.variant, self._variant = variant, find_variant(variant)
+        transfer.check(list(channels), self._variant.compares_directions)
+        self.transfer = transfer
         self.mixing = mixing
         self.auxiliaries = auxiliaries
         self.auxiliary_weight = auxiliary_weight
@@ -167,10 +204,29 @@ class Amalgamation(tf.keras.layers.Layer):
                 mixing,
                 reconstruct=self._variant.reconstructs,
                 standardized=standardized,
+                mixes=self._variant.mixes,
                 name=f"{self.name}_{layer}",
             )
             for layer in channels
         }
+        # Not a dict where there are none: a checkpoint of before has no such object.
+        self.adapters: Mapping[str, Adapter] = types.MappingProxyType({})
+        if transfer.adapter:
+            self.adapters = {
+                layer: Adapter(width, name=f"{self.name}_adapter_{layer}")
+                for layer, width in channels.items()
+            }
+
+    @property
+    def adapter_variables(self) -> List[tf.Variable]:
+        """Those of the adapters, which move with the student's encoder."""
+        return [v for part in self.adapters.values() for v in part.trainable_variables]
+
+    @property
+    def own_variables(self) -> List[tf.Variable]:
+        """W, C and V, which minimise the amalgamation's own loss."""
+        others = {id(v) for v in self.adapter_variables}
+        return [v for v in self.trainable_variables if id(v) not in others]
 
     def standardize(self, statistics: Statistics) -> None:
         """Takes the statistics; graphs that are traced before do not see them.
@@ -208,34 +264,60 @@ class Amalgamation(tf.keras.layers.Layer):
             "auxiliary_weight": self.auxiliary_weight,
             "teacher_layers": {k: list(v) for k, v in self.teacher_layers.items()},
             "standardized": self.standardized,
+            "transfer": dataclasses.asdict(self.transfer),
         }
+
+    def presence(
+        self, student: Mapping[str, tf.Tensor], step: tf.Tensor
+    ) -> Optional[tf.Tensor]:
+        """What each teacher counts for each image of a step, see `Transfer.presence`.
+
+        Args:
+          student: layer -> the student's activation.
+          step: int64 scalar.
+        """
+        layer = self.layer_names[0]
+        count = len(self.amalgamations[layer].teacher_channels)
+        return self.transfer.presence(count, tf.shape(student[layer])[0], step)
 
     def call(
         self,
         teachers: Mapping[str, Sequence[tf.Tensor]],
         student: Mapping[str, tf.Tensor],
+        presence: Optional[tf.Tensor] = None,
     ) -> AmalgamationLosses:
         """Compares the student's activations with the amalgamated ones.
 
         Args:
           teachers: layer -> activations A_T [B, h_i, w_i, c_i] of every teacher.
           student: layer -> the student's activation A_S [B, h, w, c].
+          presence: float32 [B, m], what each teacher counts for each image in sigma;
+            None where all count alike.
 
         Returns:
           The losses, summed over the layers (Eq. 4).
         """
-        losses = []
+        losses, further = [], () if presence is None else (presence,)
+        factors = self._factors(student)
         for layer in self.layer_names:
             given = self._standardized(layer, teachers[layer])
             # Norms and means lose too much in half precision; the products of
             # activations and W or V are computed in the layer's.
             mine = tf.cast(student[layer], tf.float32)
+            if self.adapters:
+                mine = self.adapters[layer](mine)
             activations = [resized(tf.stop_gradient(a), mine) for a in given]
             targets = len(activations) - self.auxiliaries
             weights = [1.0] * targets + [self.auxiliary_weight] * self.auxiliaries
             part = self.amalgamations[layer]
-            losses.append(self._variant.losses(part, activations, mine, weights))
+            found = self._variant.losses(part, activations, mine, weights, *further)
+            losses.append(_times(found, factors[layer]))
         return AmalgamationLosses(*map(tf.add_n, zip(*losses)))
+
+    def _factors(self, student: Mapping[str, tf.Tensor]) -> Dict[str, Any]:
+        elements = {k: self._variant.elements(student[k]) for k in self.layer_names}
+        channels = {k: part.channels for k, part in self.amalgamations.items()}
+        return self.transfer.factors(channels, elements)
 
     def _standardized(
         self, layer: str, activations: Sequence[tf.Tensor]
@@ -250,6 +332,15 @@ class Amalgamation(tf.keras.layers.Layer):
             )
         moments = self._moments[layer]
         return [(a - mean) / scale for a, (mean, scale) in zip(activations, moments)]
+
+
+def _times(losses: AmalgamationLosses, factor: Any) -> AmalgamationLosses:
+    """A layer's losses with L_A's factor, of what is L_A; None for 1."""
+    if factor is None:
+        return losses
+    transfer = factor * losses.transfer
+    is_transfer = losses.amalgamation is losses.transfer
+    return AmalgamationLosses(transfer, transfer if is_transfer else losses[1])
 
 
 def resized(activation: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
@@ -274,13 +365,3 @@ def resized(activation: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
         return tf.nn.avg_pool2d(activation, factors, factors, "VALID")
     shrinks = any(a > b for a, b in zip(size, wanted))
     return tf.image.resize(activation, wanted, antialias=shrinks)
-
-
-def _per_position(activation: tf.Tensor, weight: tf.Variable) -> tf.Tensor:
-    """A 1x1 convolution; as a matrix product, whose gradients are faster."""
-    # Inside a layer's call a variable reads as the layer's compute dtype.
-    weight = tf.convert_to_tensor(weight)
-    shape = tf.concat([tf.shape(activation)[:-1], tf.shape(weight)[1:]], 0)
-    flat = tf.reshape(activation, [-1, weight.shape[0]])
-    product = tf.matmul(tf.cast(flat, weight.dtype), weight)
-    return tf.cast(tf.reshape(product, shape), tf.float32)

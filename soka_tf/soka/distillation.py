@@ -8,6 +8,7 @@ from soka_tf.networks.replicas import mean_over_replicas
 from soka_tf.task_rows import LOSSES
 
 KINDS = ("l2", "l1")  # of the paper and of Taskonomy: of any task
+REDUCTIONS = ("mean", "sum")
 _LEAST = 1e-7  # of probabilities, before their logarithm
 _SHORTEST = 1e-6  # of squared lengths
 
@@ -17,6 +18,7 @@ def soft_target_loss(
     soft_target: tf.Tensor,
     kind: str = "l2",
     weights: Optional[tf.Tensor] = None,
+    reduction: str = "mean",
 ) -> tf.Tensor:
     """L_soft of one task (Eq. 5), the mean over batch, pixels and channels.
 
@@ -34,18 +36,27 @@ def soft_target_loss(
         Taskonomy's code the mean is over the elements whose weight is not 0, which
         is 0 if there are none; the weights themselves are not summed. Replicas
         divide by the mean of their counts, so that their mean is the whole batch's.
+      reduction: "mean", or "sum": over the pixels and channels of an image, as Eq. 5
+        is printed, and the mean over the images.
 
     Returns:
       A float32 scalar.
 
     Raises:
-      ValueError: if the kind is none of these.
+      ValueError: if the kind or the reduction is none of these.
     """
     if kind not in _ERRORS:
         raise ValueError(f"kind must be one of {LOSSES}. Received: {kind!r}.")
+    if reduction not in REDUCTIONS:
+        raise ValueError(
+            f"reduction must be one of {REDUCTIONS}. Received: {reduction!r}."
+        )
     predicted = tf.cast(prediction, tf.float32)
     wanted = tf.stop_gradient(tf.cast(soft_target, tf.float32))
     error = _ERRORS[kind](predicted, wanted)
+    if reduction == "sum":
+        weighted = error if weights is None else error * tf.cast(weights, tf.float32)
+        return tf.reduce_mean(tf.reduce_sum(weighted, axis=[1, 2, 3]))
     if weights is None:
         return tf.reduce_mean(error)
     weights = tf.broadcast_to(tf.cast(weights, tf.float32), tf.shape(error))
@@ -87,6 +98,7 @@ def soft_target_losses(
     soft_targets: Mapping[str, tf.Tensor],
     kinds: Union[str, Mapping[str, str]] = "l2",
     weights: Optional[Mapping[str, tf.Tensor]] = None,
+    reduction: str = "mean",
 ) -> Dict[str, tf.Tensor]:
     """L_soft of every task, in the order of `predictions`; `weights` where known.
 
@@ -95,6 +107,7 @@ def soft_target_losses(
       soft_targets: task -> the teacher's.
       kinds: of `soft_target_loss`: one of all tasks, or task -> its own.
       weights: task -> weights.
+      reduction: of `soft_target_loss`.
     """
     weights = weights or {}
     return {
@@ -103,6 +116,7 @@ def soft_target_losses(
             soft_targets[task],
             kinds if isinstance(kinds, str) else kinds[task],
             weights.get(task),
+            reduction,
         )
         for task, prediction in predictions.items()
     }

@@ -15,7 +15,9 @@ from typing import (
 import tensorflow as tf
 
 from soka_tf.soka.balancing.rule import Rule
+from soka_tf.soka.objective import Objective
 
+TRANSFER = "transfer"  # L_A in the place of a task
 # Terms in the order in which a step computes them -> their phase of a cycle. All are
 # logged but the competition's losses, those the decoders are moved by.
 PHASES = {
@@ -25,6 +27,7 @@ PHASES = {
     "loss/soft": "collaboration",
     "gradient_norm": "collaboration",
     "encoder_share": "collaboration",
+    "soft_weight": "collaboration",
     "loss/transfer": "collaboration",
     "loss/amalgamation": "collaboration",
     "loss/gradnorm": "weighting",
@@ -36,6 +39,7 @@ PHASE_OF_PLAYER = {
     "encoder": "collaboration",
     "decoder": "competition",
     "amalgamation": "collaboration",
+    "adapter": "collaboration",
     "task_weights": "weighting",
     "discriminator": "competition",
 }
@@ -63,6 +67,8 @@ class Page:
         self._players = players or {}
         self._around = around
         self.movement: Dict[str, tf.Tensor] = {}
+        # "cosine/..." -> float32 scalar, where the step measures them.
+        self.cosines: Dict[str, tf.Tensor] = {}
         # Whether norms of gradients overflowed by their scale, a bool scalar; or None.
         self.overflow: Optional[tf.Tensor] = None
 
@@ -93,21 +99,33 @@ class Page:
 class Ledger:
     """What outlives a step: the means since the last reset and the first bad values."""
 
-    def __init__(self, tasks: Sequence[str], adversarial: bool, balancing: Rule):
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        adversarial: bool,
+        balancing: Rule,
+        objective: Objective,
+    ):
         """Makes its variables.
 
         Args:
           tasks: names, in the order of the task weights.
           adversarial: whether there is a CGAN term.
           balancing: what it needs, shares and minimises is logged.
+          objective: whether L_A is one of the tasks, and whether alpha grows.
         """
+        as_task = objective.transfer_as_task
         kinds = ["loss/soft", "task_weight"]
         kinds += ["gradient_norm"] * bool(balancing.needs)
-        kinds += ["encoder_share"] * balancing.shares_encoder
+        kinds += ["encoder_share"] * (balancing.shares_encoder or as_task)
         kinds += _ADVERSARIAL if adversarial else ()
         names = [f"{kind}/{task}" for kind in kinds for task in tasks]
+        if as_task:
+            shown = {"gradient_norm", "encoder_share"}.intersection(kinds)
+            names += [f"{kind}/{TRANSFER}" for kind in sorted(shown)]
         names += ["loss/transfer", "loss/amalgamation"]
         names += [balancing.loss_name] if balancing.loss_name else []
+        names += ["soft_weight"] * objective.grows
         self.means = {name: tf.keras.metrics.Mean(name) for name in names}
         self.terms = _terms(tasks, names)
         self.not_finite_since = tf.Variable(
@@ -142,7 +160,7 @@ class Ledger:
           step: the step's number, from 0.
 
         Returns:
-          Means since the last reset, by log name, and the page's movement.
+          Means since the last reset, by log name, and the page's movement and cosines.
         """
         values, weights = _without_overflow(values, page.overflow)
         self._note_not_finite(values, step)
@@ -153,7 +171,7 @@ class Ledger:
                 mean.update_state(values[name], weights.get(name))
                 # Equal on all replicas; result() would ask them all, one by one.
                 logs[name] = tf.math.divide_no_nan(mean.total, mean.count)
-        return {**logs, **page.movement}
+        return {**logs, **page.movement, **page.cosines}
 
     def _note_not_finite(
         self, values: Mapping[str, tf.Tensor], step: tf.Variable
@@ -175,7 +193,8 @@ def _terms(tasks: Sequence[str], logged: Sequence[str]) -> List[str]:
         if kind == "loss/competition":
             terms += of_tasks
         else:
-            terms += [name for name in (kind, *of_tasks) if name in logged]
+            of_all = (kind, *of_tasks, f"{kind}/{TRANSFER}")
+            terms += [name for name in of_all if name in logged]
     return terms
 
 

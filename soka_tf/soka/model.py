@@ -1,7 +1,7 @@
 """The model that `fit` trains: its stages, and the step of each.
 
 Section 3.4 of the paper, Steps 1 to 6; the phases themselves are in
-`soka_tf.soka.phases`. Who moves in which phase:
+`soka_tf.soka.joint` and `soka_tf.soka.phases`. Who moves in which phase:
 
 | phase         | encoder | decoders | amalgamation | task weights | discriminators |
 |---------------|---------|----------|--------------|--------------|----------------|
@@ -10,6 +10,9 @@ Section 3.4 of the paper, Steps 1 to 6; the phases themselves are in
 | collaboration | moves   |          | moves        |              |                |
 | weighting     |         |          |              | move         |                |
 
+The amalgamation's adapters, where bound, move whenever the encoder moves by L_A. In the
+tail, where bound, there is the competition alone.
+
 What stands still does so to the last bit, moving statistics of BatchNorm included.
 What it normalises with, and whether competition and collaboration see the same images,
 the paper leaves open, as much else: docs/deviations.md.
@@ -17,6 +20,7 @@ the paper leaves open, as much else: docs/deviations.md.
 
 import contextlib
 import functools
+import itertools
 from typing import (
     Any,
     ContextManager,
@@ -32,18 +36,20 @@ import tensorflow as tf
 
 from soka_tf.data.targets import Targets
 from soka_tf.networks.replicas import mean_over_replicas, replica_count
-from soka_tf.soka import phases
+from soka_tf.soka import joint, phases
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.rule import Rule
-from soka_tf.soka.ledger import PHASE_OF_PLAYER, PHASES, Ledger, Page
+from soka_tf.soka.ledger import PHASE_OF_PLAYER, PHASES, TRANSFER, Ledger, Page
 from soka_tf.soka.objective import Objective
 from soka_tf.soka.players import Players
-from soka_tf.soka.schedule import Schedule
+from soka_tf.soka.schedule import STAGES, Schedule
+from soka_tf.soka.step import Step
 from soka_tf.soka.student import Student
+from soka_tf.soka.variants import AmalgamationLosses
 from soka_tf.teachers.pool import TeacherPool
 
-STAGES = ("joint", "cycle", "cycle_gan")
+__all__ = ["STAGES", "Mode", "SokaModel"]
 
 
 class Mode(NamedTuple):
@@ -52,6 +58,7 @@ class Mode(NamedTuple):
     stage: str
     batch_statistics: bool = True
     measures_movement: bool = False
+    measures_conflict: bool = False
 
 
 class SokaModel(tf.keras.Model):
@@ -89,11 +96,8 @@ class SokaModel(tf.keras.Model):
                 "Teachers and student must have the same tasks in the same order. "
                 f"Received: {list(teachers.targets)} and {list(student.tasks)}."
             )
-        if objective.weighted_collaboration and balancing.shares_encoder:
-            raise ValueError(
-                f"the rule {balancing.name!r} weights the encoder's losses itself. "
-                "Received with it: weighted_collaboration = True. Bind False."
-            )
+        layers = amalgamation.layer_names if amalgamation is not None else None
+        objective.check_rule(balancing, len(student.tasks), layers)
         self.student = student
         self.teachers = teachers
         self.balancing = balancing
@@ -104,6 +108,7 @@ class SokaModel(tf.keras.Model):
         self.schedule = schedule
         self.objective = objective
         self.movement_every_steps = 0
+        self.conflict_every_steps = 0
         self.step = tf.Variable(
             0,
             dtype=tf.int64,
@@ -112,7 +117,7 @@ class SokaModel(tf.keras.Model):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
         self.players = Players(student, balancing, amalgamation, adversary, objective)
-        self.ledger = Ledger(student.tasks, adversary is not None, balancing)
+        self.ledger = Ledger(student.tasks, adversary is not None, balancing, objective)
         self._step_on_host = 0
         self._compiled_steps: Dict[Mode, Any] = {}
 
@@ -127,6 +132,38 @@ class SokaModel(tf.keras.Model):
         return self.schedule.joint_amalgamation and self.amalgamation is not None
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether the student's activations are adapted for L_A."""
+        return self.amalgamation is not None and bool(self.amalgamation.adapters)
+
+    @property
+    def task_weights(self) -> tf.Tensor:
+        """The decoders' weights, omega of Eq. 6, float32 [n].
+
+        Where L_A is one of the tasks, those of the others, scaled to begin at 1 / n.
+        """
+        weights, count = self.balancing.task_weights, len(self.tasks)
+        if not self.objective.transfer_as_task:
+            return weights
+        return tf.convert_to_tensor(weights)[:count] * ((count + 1) / count)
+
+    @property
+    def logs_shares(self) -> bool:
+        """Whether the encoder's losses have factors of their own."""
+        return self.balancing.shares_encoder or self.objective.transfer_as_task
+
+    @property
+    def conflict_names(self) -> Sequence[str]:
+        """The cosines measured every `conflict_every_steps`, a name a pair."""
+        if not self.conflict_every_steps:
+            return []
+        names = list(self.tasks)
+        if "representation" in self.amalgamated_layers:
+            names.append("transfer")
+        pairs = itertools.combinations(names, 2)
+        return [f"cosine/{first}:{second}" for first, second in pairs]
+
+    @property
     def tasks(self) -> Sequence[str]:
         """Task names, in the order of the task weights."""
         return self.student.tasks
@@ -138,14 +175,27 @@ class SokaModel(tf.keras.Model):
 
     def teacher_layers(self, stage: str) -> Mapping[str, Sequence[str]]:
         """Those of `amalgamated_layers` that a step of the stage needs."""
-        needed = stage != "joint" or self.joint_amalgamation
+        needed = (
+            stage.startswith("cycle") or stage == "joint" and (self.joint_amalgamation)
+        )
         return self.amalgamated_layers if needed else {}
 
+    def amalgamated(
+        self, targets: Targets, features: Mapping[str, tf.Tensor]
+    ) -> AmalgamationLosses:
+        """L_A and the amalgamation's own loss, of the teachers that this step keeps."""
+        presence = self.amalgamation.presence(features, self.step)
+        return self.amalgamation(targets.features, features, presence)
+
     def named(self, prefix: str, values: Any) -> Dict[str, tf.Tensor]:
-        """Returns "prefix/task" -> value, of a list or a tensor [n] of the tasks."""
+        """Returns "prefix/task" -> value, of a list or a tensor [n] of the tasks.
+
+        Of n + 1, the last is L_A's: "prefix/transfer".
+        """
         if not isinstance(values, list):
             values = tf.unstack(tf.convert_to_tensor(values))
-        return {f"{prefix}/{task}": v for task, v in zip(self.tasks, values)}
+        names = (*self.tasks, TRANSFER)
+        return {f"{prefix}/{name}": value for name, value in zip(names, values)}
 
     def compile(
         self,
@@ -186,18 +236,22 @@ class SokaModel(tf.keras.Model):
     # ------------------------------------------------------- stages, chosen in Python
 
     def stage_at(self, step: int) -> str:
-        """The stage of a step: "joint", "cycle" or "cycle_gan"."""
-        if step < self.schedule.joint_steps:
+        """The stage of a step, one of `STAGES`."""
+        tail_step = self.schedule.tail_step
+        in_tail = tail_step is not None and step >= tail_step
+        if step < self.schedule.joint_steps and not in_tail:
             return "joint"
-        if self.adversary is not None and step >= self.adversary.start_step:
-            return "cycle_gan"
-        return "cycle"
+        adversarial = self.adversary is not None and step >= self.adversary.start_step
+        return ("tail" if in_tail else "cycle") + "_gan" * adversarial
 
     def phase_of(self, term: str, step: int) -> str:
         """The phase in which a step computes a term, or moves a player, of a task."""
         phases = {**PHASES, **PHASE_OF_PLAYER}
         phase = phases[term if term in phases else term.rsplit("/", 1)[0]]
-        if self.stage_at(step) != "joint":
+        stage = self.stage_at(step)
+        if stage.startswith("tail"):
+            return "competition"
+        if stage != "joint":
             return phase
         weighs = self.schedule.joint_weighting and phase == "weighting"
         return phase if weighs else "joint"
@@ -222,6 +276,7 @@ class SokaModel(tf.keras.Model):
             self.stage_at(step),
             settle_step is None or step < settle_step,
             bool(every) and step % every == 0,
+            self._measures_conflict(step),
         )
         if mode not in self._compiled_steps:
             self._compiled_steps[mode] = self.make_step(*mode)
@@ -229,11 +284,18 @@ class SokaModel(tf.keras.Model):
         self._step_on_host += 1
         return logs
 
+    def _measures_conflict(self, step: int) -> bool:
+        """Whether the step does, whose number from 1 is a multiple of the interval."""
+        every = self.conflict_every_steps
+        in_tail = self.stage_at(step).startswith("tail")  # no task pulls at the encoder
+        return bool(every) and (step + 1) % every == 0 and not in_tail
+
     def make_step(
         self,
         stage: str,
         batch_statistics: bool = True,
         measures_movement: bool = False,
+        measures_conflict: bool = False,
     ):
         """Returns the step of one stage: iterator over batches -> logs.
 
@@ -241,9 +303,10 @@ class SokaModel(tf.keras.Model):
           stage: one of `STAGES`.
           batch_statistics: whether BatchNorm normalises with those of the batch.
           measures_movement: whether the logs say how far everybody moved.
+          measures_conflict: whether the logs have the cosines of the tasks' pulls.
         """
         # A stage is a graph, not a condition.
-        mode = Mode(stage, batch_statistics, measures_movement)
+        mode = Mode(stage, batch_statistics, measures_movement, measures_conflict)
         train = functools.partial(self.train_step, mode=mode)
         if self.jit_compile and not self.run_eagerly:
             # The batch is fetched outside: XLA compiles no iterator.
@@ -271,10 +334,10 @@ class SokaModel(tf.keras.Model):
           mode: the stage and how it is to be run.
 
         Returns:
-          Means since the last reset, by log name, and the players' movement in
-          every phase where it is measured.
+          Means since the last reset, by log name; where they are measured, the
+          players' movement in every phase, and the cosines of `conflict_names`.
         """
-        step = phases.Step(
+        step = Step(
             mode.stage,
             training=mode.batch_statistics,
             frozen_training=mode.batch_statistics
@@ -283,13 +346,16 @@ class SokaModel(tf.keras.Model):
                 self.players.variables if mode.measures_movement else None,
                 self.around_phase,
             ),
+            measures_conflict=mode.measures_conflict,
         )
         taught = [
             (batch["rgb"], self._teach(batch, mode.stage))
             for batch in self._batches(data, mode.stage)
         ]
         if mode.stage == "joint":
-            values = phases.joint(self, step, taught[0])
+            values = joint.joint(self, step, taught[0])
+        elif mode.stage.startswith("tail"):
+            values = phases.tail(self, step, taught[0])
         else:
             values = phases.cycle(self, step, taught[0], taught[-1])
         if replica_count() > 1:
@@ -320,7 +386,7 @@ class SokaModel(tf.keras.Model):
         # see together in each phase what a single one would see, in its order.
         return [
             tf.nest.map_structure(lambda values, i=i: values[i::2], data)
-            for i in range(1 if stage == "joint" else 2)
+            for i in range(2 if stage.startswith("cycle") else 1)
         ]
 
     def _teach(self, data: Mapping[str, Any], stage: str) -> Targets:

@@ -61,7 +61,9 @@ class Players:
         for task in self._student.tasks:
             players[f"decoder/{task}"] = list(self._student.decoders[task].variables)
         if self._amalgamation is not None:
-            players["amalgamation"] = list(self._amalgamation.variables)
+            players["amalgamation"] = self._amalgamation.own_variables
+            if self._amalgamation.adapters:
+                players["adapter"] = self._amalgamation.adapter_variables
         if self._balancing.optimized:
             players["task_weights"] = self._balancing.optimized
         for task, discriminator in self._discriminators.items():
@@ -86,7 +88,9 @@ class Players:
         if self._balancing.optimized:
             variables["task_weights"] = self._balancing.optimized
         if self._amalgamation is not None:
-            variables["amalgamation"] = self._amalgamation.trainable_variables
+            variables["amalgamation"] = self._amalgamation.own_variables
+            if self._amalgamation.adapters:
+                variables["adapter"] = self._amalgamation.adapter_variables
         if self._adversary is not None:
             variables["discriminators"] = [
                 v
@@ -152,7 +156,7 @@ class Players:
         gradients = unscaled(gradients, scale)
         variables = self.optimized[player]
         decay = 0.0
-        if player in ("encoder", "decoders"):
+        if player in ("encoder", "decoders", "adapter"):
             decay = self._objective.weight_decay
         elif player == "discriminators":
             decay = self._adversary.weight_decay

@@ -1,9 +1,10 @@
 """Readings of Eq. 3: how the student is drawn to sigma, and what trains W and C.
 
-docs/deviations.md says why there are four.
+docs/deviations.md says why there are four, and `Hints` beside them.
 """
 
-from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Union
+import math
+from typing import TYPE_CHECKING, List, NamedTuple, Optional, Sequence, Union
 
 import tensorflow as tf
 
@@ -24,7 +25,7 @@ class AmalgamationLosses(NamedTuple):
 
     Attributes:
       transfer: L_A of Eqs. 3 and 4, what the student's encoder minimises.
-      amalgamation: what W, C (and V) minimise; may be L_A itself.
+      amalgamation: what W, C (and V) minimise; may be L_A itself, the same tensor.
     """
 
     transfer: tf.Tensor
@@ -36,9 +37,22 @@ class Variant:
 
     Attributes:
       reconstructs: whether it needs the heads V_i of `reconstruct_teachers`.
+      mixes: whether it needs sigma, hence W and C.
+      compares_directions: whether `transfer` is the mean over elements of the squared
+        difference of vectors of unit length, one a position.
     """
 
     reconstructs: bool = False
+    mixes: bool = True
+    compares_directions: bool = False
+
+    def elements(self, student: tf.Tensor) -> Union[int, tf.Tensor]:
+        """How many elements of an image `transfer` is the mean over.
+
+        Args:
+          student: A_S, [B, h, w, c].
+        """
+        return math.prod(student.shape[1:])
 
     def losses(
         self,
@@ -46,6 +60,7 @@ class Variant:
         teachers: Sequence[tf.Tensor],
         student: tf.Tensor,
         weights: Sequence[float],
+        presence: Optional[tf.Tensor] = None,
     ) -> AmalgamationLosses:
         """The losses of one layer of the student; a replica's, of its own images.
 
@@ -57,28 +72,33 @@ class Variant:
           teachers: A_T of every teacher, float32 [B, h, w, c_i], constants.
           student: A_S, float32 [B, h, w, c].
           weights: 1 for a target's teacher, `auxiliary_weight` for an auxiliary.
+          presence: what each teacher counts for each image in the student's target,
+            float32 [B, m]; given with `transfer.teacher_dropping` only.
         """
         raise NotImplementedError
 
 
 class Literal(Variant):
-    """Eq. 3 as printed, mean-reduced; W and C minimise L_A with the student.
+    """Eq. 3 as printed, but for its reduction; W and C minimise L_A with the student.
 
     It collapses: all three shrink together.
     """
 
-    def losses(self, amalgamate, teachers, student, weights):
+    def losses(self, amalgamate, teachers, student, weights, presence=None):
         """See `Variant`."""
-        transfer = tf.reduce_mean(tf.square(student - amalgamate(teachers)))
+        sigma = amalgamate(teachers, presence)
+        transfer = tf.reduce_mean(tf.square(student - sigma))
         return AmalgamationLosses(transfer, transfer)
 
 
 class Normalized(Variant):
     """Eq. 3 on activations L2-normalised at every position."""
 
-    def losses(self, amalgamate, teachers, student, weights):
+    compares_directions = True
+
+    def losses(self, amalgamate, teachers, student, weights, presence=None):
         """See `Variant`."""
-        transfer = distance_of_directions(student, amalgamate(teachers))
+        transfer = distance_of_directions(student, amalgamate(teachers, presence))
         return AmalgamationLosses(transfer, transfer)
 
 
@@ -88,11 +108,16 @@ class OuterProduct(Variant):
     Similarity-preserving distillation (Tung and Mori, 2019).
     """
 
-    def losses(self, amalgamate, teachers, student, weights):
+    def elements(self, student):
+        """An image's row: its product with every image of the global batch."""
+        return tf.cast(tf.shape(student)[0] * replica_count(), tf.float32)
+
+    def losses(self, amalgamate, teachers, student, weights, presence=None):
         """See `Variant`."""
         # A replica's rows of the global batch's products; the mean over the replicas
         # of what it returns is the loss of the global batch.
-        difference = _outer_product(student) - _outer_product(amalgamate(teachers))
+        sigma = amalgamate(teachers, presence)
+        difference = _outer_product(student) - _outer_product(sigma)
         size = tf.cast(tf.size(difference), difference.dtype)
         transfer = tf.reduce_sum(tf.square(difference)) / size
         return AmalgamationLosses(transfer, transfer)
@@ -107,8 +132,9 @@ class Reconstruction(Variant):
     """
 
     reconstructs = True
+    compares_directions = True
 
-    def losses(self, amalgamate, teachers, student, weights):
+    def losses(self, amalgamate, teachers, student, weights, presence=None):
         """See `Variant`."""
         if not amalgamate.standardized:
             teachers = unit_deviation(teachers)
@@ -119,8 +145,35 @@ class Reconstruction(Variant):
                 weights, amalgamate.reconstruct_teachers(sigma), teachers
             )
         ]
+        if presence is not None:
+            sigma = amalgamate(teachers, presence)
         transfer = distance_of_directions(student, tf.stop_gradient(sigma))
         return AmalgamationLosses(transfer, tf.add_n(errors))
+
+
+class Hints(Variant):
+    """FitNet's hints (Romero et al., ICLR 2015): no sigma, a regressor V_i a teacher.
+
+    Student and V_i minimise the mean over the teachers of ||V_i A_S - A_i||^2, A_i of
+    unit deviation, the batch's unless fixed statistics have made it one.
+    """
+
+    reconstructs = True
+    mixes = False
+
+    def losses(self, amalgamate, teachers, student, weights, presence=None):
+        """See `Variant`."""
+        if not amalgamate.standardized:
+            teachers = unit_deviation(teachers)
+        errors = []
+        read = amalgamate.reconstruct_teachers(student)
+        for i, (weight, mine, activation) in enumerate(zip(weights, read, teachers)):
+            error = tf.square(mine - activation)
+            if presence is not None:
+                error *= presence[:, i, None, None, None]
+            errors.append(weight * tf.reduce_mean(error))
+        transfer = tf.add_n(errors) / float(sum(weights))
+        return AmalgamationLosses(transfer, transfer)
 
 
 VARIANTS = {
@@ -128,6 +181,7 @@ VARIANTS = {
     "normalized": Normalized,
     "outer_product": OuterProduct,
     "reconstruction": Reconstruction,
+    "hints": Hints,
 }
 
 

@@ -4,11 +4,13 @@ import os
 import pathlib
 from typing import Annotated, Any, Dict, Mapping, NamedTuple, Optional, Sequence
 
+from absl import logging
+
 from soka_tf.atomic import PathLike
 from soka_tf.data.documents import read_json
 from soka_tf.errors import UserError
 from soka_tf.kinds import TEXT, Flag, list_of
-from soka_tf.tasks import get_targets, get_task
+from soka_tf.tasks import TASKS, get_targets, get_task
 from soka_tf.teachers.loading import load_teacher
 from soka_tf.teachers.pool import InputsShown, Precision, TeacherPool
 from soka_tf.teachers.saved_model import manifest
@@ -120,6 +122,33 @@ def teacher_folders(
     return found
 
 
+def found_teachers(
+    teachers_dir: Optional[PathLike] = None, folders: Folders = None
+) -> Dict[str, pathlib.Path]:
+    """Names every teacher that is there, files and folders.
+
+    Files that are not named after a task are left out, in one warning.
+
+    Args:
+      teachers_dir: as of `find_teachers`.
+      folders: as of `find_teachers`.
+
+    Returns:
+      Task -> <task>.safetensors or teacher.json, in the order of `TASKS`.
+
+    Raises:
+      UserError: as `teacher_folders`.
+    """
+    folder = teachers_folder(teachers_dir)
+    found = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    found.update(teacher_folders(teachers_dir, folders))
+    others = [path.name for name, path in found.items() if name not in TASKS]
+    if others:
+        told = "%s: left out what is not named after a task: %s."
+        logging.warning(told, folder, ", ".join(others))
+    return {name: found[name] for name in TASKS if name in found}
+
+
 def load_pool(
     found: TeacherFiles,
     inputs: InputsShown = "training",
@@ -147,7 +176,10 @@ def load_pool(
 
 
 def load_teachers(
-    names: Sequence[str], teachers_dir: Optional[PathLike] = None
+    names: Sequence[str],
+    teachers_dir: Optional[PathLike] = None,
+    folders: Folders = None,
+    trust_saved_model: bool = False,
 ) -> Dict[str, Teacher]:
     """Loads single teachers from a folder, <task>.safetensors files or folders.
 
@@ -156,14 +188,17 @@ def load_teachers(
     Args:
       names: tasks, any alias.
       teachers_dir: the folder; None for the teachers that come with soka_tf.
+      folders: further folders of a teacher each.
+      trust_saved_model: see `soka_tf.teachers.load_teacher`.
 
     Raises:
       UserError: naming every missing file, what the folder has, and where to get
         teachers; or whatever is wrong with a file.
     """
-    others = teacher_folders(teachers_dir)
+    others = teacher_folders(teachers_dir, folders)
     tasks = [get_task(name).name for name in names]
-    return _load({t: others.get(t, _file_of(t, teachers_dir)) for t in tasks})
+    files = {t: others.get(t, _file_of(t, teachers_dir)) for t in tasks}
+    return _load(files, trust_saved_model)
 
 
 def _file_of(task: str, teachers_dir: Optional[PathLike]) -> pathlib.Path:

@@ -10,17 +10,20 @@ import dataclasses
 import gc
 import math
 import os
+import pathlib
 import shutil
 import tempfile
 from typing import (
     Annotated,
     Any,
     Callable,
+    Dict,
     Iterable,
     Iterator,
     List,
     Optional,
     Sequence,
+    Tuple,
 )
 
 import numpy as np
@@ -35,8 +38,9 @@ from soka_tf.data.samples import Sample
 from soka_tf.data.shard_store import in_units
 from soka_tf.errors import UserError
 from soka_tf.kinds import checked, one_of
-from soka_tf.teachers.finding import load_teachers
+from soka_tf.teachers.finding import Folders, found_teachers, load_teachers
 from soka_tf.teachers.pool import InputsShown, shown_images
+from soka_tf.teachers.saved_model.manifest import FILE, read_manifest
 from soka_tf.teachers.teacher import Teacher
 
 LAYERS = ("block1", "block2", "block3", "block4", "representation")
@@ -243,13 +247,15 @@ def compute_teacher_rdm(
         # What comes after the layer is pruned from the graph.
         return teacher(shown_images(teacher, images, inputs), (layer,))[layer]
 
-    # Traced here and now: TensorFlow would warn of a function a teacher.
-    encode = tf.function(activations, autograph=False).get_concrete_function(
-        tf.TensorSpec([None, None, None, 3])
-    )
-    done = 0
+    done, encode = 0, None
     with contextlib.ExitStack() as stack:
         for images in batches:
+            if encode is None:
+                # Traced by itself: TensorFlow would warn of a function a teacher. At
+                # the images' size, which folders' teachers resize from.
+                any_batch = tf.TensorSpec([None, *images.shape[1:]], tf.float32)
+                traced = tf.function(activations, autograph=False)
+                encode = traced.get_concrete_function(any_batch)
             rows = encode(images).numpy().reshape(len(images), -1)
             if not done:
                 width = _block_columns(count)
@@ -313,6 +319,32 @@ def _check_settings(layer: str, inputs: str, layers: Sequence[str] = LAYERS) -> 
     checked("inputs", InputsShown, inputs)
 
 
+def teachers_with(
+    layer: str, teachers_dir: Optional[PathLike] = None, folders: Folders = None
+) -> Tuple[Dict[str, pathlib.Path], Dict[str, str]]:
+    """Names the teachers that are there and have a layer, and those that lack it.
+
+    Args:
+      layer: one of `LAYERS`; teachers that are files have them all.
+      teachers_dir: see `soka_tf.teachers.finding.find_teachers`.
+      folders: likewise.
+
+    Returns:
+      Task -> file of those that have it; task -> sentence on those that have not.
+    """
+    found, lacking = found_teachers(teachers_dir, folders), {}
+    for name, path in found.items():
+        if path.name != FILE:
+            continue
+        layers = read_manifest(path).layers
+        if layer not in layers:
+            lacking[name] = (
+                f"{path}: the teacher of {name!r} cannot be compared with others: it "
+                f"has no layer {layer!r} ({', '.join(layers) or 'none at all'})."
+            )
+    return {n: path for n, path in found.items() if n not in lacking}, lacking
+
+
 def compare_teachers(
     names: Sequence[str],
     teachers_dir: Optional[PathLike],
@@ -322,20 +354,24 @@ def compare_teachers(
     inputs: str = "training",
     centred: bool = True,
     progress: bool = True,
+    folders: Folders = None,
+    trust_saved_model: bool = False,
 ) -> np.ndarray:
-    """Computes the similarity of every two teachers of a folder.
+    """Computes the similarity of every two teachers.
 
     One teacher is in memory at a time.
 
     Args:
       names: tasks whose teachers are compared, any alias.
-      teachers_dir: the folder of <task>.safetensors; None for the teachers of soka_tf.
+      teachers_dir: see `soka_tf.teachers.finding.load_teachers`, as the last two.
       samples: readable images, see `soka_tf.data.samples.drop_damaged`.
       batches: sizes of what the teachers are shown.
       layer: one of `LAYERS`.
       inputs: "training" or "released", see `soka_tf.teachers.pool.TeacherPool`.
       centred: see `compute_rdm`.
       progress: whether to show a bar.
+      folders: of a teacher each.
+      trust_saved_model: whether a SavedModel may do more than compute.
 
     Returns:
       float64 [m, m] in the order of the names, see `compute_similarity`.
@@ -361,7 +397,8 @@ def compare_teachers(
             bar.update(len(batch[RGB]))
 
     def rdm(name: str) -> np.ndarray:
-        (teacher,) = load_teachers([name], teachers_dir).values()
+        where = (teachers_dir, folders, trust_saved_model)
+        (teacher,) = load_teachers([name], *where).values()
         return compute_teacher_rdm(
             teacher, images(), len(samples), layer, inputs, centred
         )

@@ -52,7 +52,7 @@ def images_of(folder):
 def test_data_comes_from_the_folder_of_images_before_all_others(tiny, taskonomy, rooms):
     places = {"folders.taskonomy_dir": str(taskonomy), **rooms}
     data = build_data({**images_of(tiny.images), **places})
-    assert data.source == f"images of {tiny.images}"
+    assert data.source == f"the folder {tiny.images}"
     assert sorted(s.key for s in data.train + data.validation) == list("012345")
     assert data.train and data.validation
     assert not os.path.exists(rooms["rooms.dir"])

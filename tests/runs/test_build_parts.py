@@ -171,6 +171,17 @@ def test_optimizers_follow_the_poly_policy_each_from_its_own_rate():
     assert optimizers["encoder"] is not optimizers["decoders"]
 
 
+def test_optimizers_sgd_has_the_momentum_that_is_bound():
+    gin.bind_parameter("build_optimizers.optimizer", "sgd")
+    gin.bind_parameter("build_optimizers.momentum", 0.5)
+    optimizers, _ = build_parts.build_optimizers(100, learning_rate=0.1, power=0.0)
+    for player, rate in (("encoder", 0.1), ("adapter", 0.1), ("amalgamation", 1e-3)):
+        moved = tf.Variable(0.0)
+        for _ in range(2):
+            optimizers[player].apply_gradients([(tf.constant(1.0), moved)])
+        assert float(moved) == pytest.approx(-rate * (1 + 1.5), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "kind, expected",
     [

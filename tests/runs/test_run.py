@@ -405,6 +405,12 @@ def test_run_with_cached_teachers_never_runs_them_and_loses_only_rounding(
             ["build_amalgamation.variant = None"], set(), marks=pytest.mark.slow
         ),
         (["schedule.joint_steps = 100"], set()),
+        pytest.param(
+            ["schedule.tail_share = 0.5"],
+            {"block3", "representation"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["schedule.tail_share = 1.0"], set(), marks=pytest.mark.slow),
         (
             ["schedule.joint_steps = 100", "schedule.joint_amalgamation = True"],
             {"block3", "representation"},

@@ -91,7 +91,10 @@ def test_run_by_labels_loss_is_the_masked_error_to_them_and_no_teacher_is_run(
             ["build_adversary.enabled = True", "schedule.joint_steps = 1"],
             "build_adversary.enabled = True exclude each other",
         ),
-        (["taskonomy_dir = None"], "edge_texture: .*images of.*Bind taskonomy_dir"),
+        (
+            ["taskonomy_dir = None"],
+            "edge_texture: .*the folder.*Bind taskonomy_dir",
+        ),
     ],
 )
 def test_run_by_labels_refuses_what_it_excludes(tiny, tmp_path, bindings, message):

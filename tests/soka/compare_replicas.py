@@ -114,6 +114,16 @@ def main():
             results[rule.__name__] = compare(
                 mirrored, JOINT_STEPS + FEW_CYCLES, rule=rule, **plain
             )
+        # Teachers left out by image, and norms in which L_A is a task.
+        results["mended"] = compare(
+            mirrored,
+            JOINT_STEPS + FEW_CYCLES,
+            gan=None,
+            joint_amalgamation=True,
+            joint_loss="of_cycle",
+            transfer=dict(adapter=True, teacher_dropping=0.4),
+            transfer_as_task=True,
+        )
     with open(sys.argv[1], "w", encoding="utf-8") as file:
         json.dump(results, file, indent=1)
 

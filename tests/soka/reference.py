@@ -27,31 +27,47 @@ def joint_step(model, images):
     learned uncertainty takes its step; GradNorm's has a test of its own.
     """
     taught = run_teachers(model, images)
-    shares = encoder_shares(model, images) if model.schedule.joint_weighting else None
+    count, decay = len(model.tasks), model.objective.weight_decay
+    of_cycle = model.schedule.joint_loss == "of_cycle"
+    scaled = model.joint_amalgamation or of_cycle
+    factor = soft_weight(model) * count if scaled else 1.0
+    shares = None
+    if model.schedule.joint_weighting:
+        alpha = factor / count
+        shares = encoder_shares(model, images, alpha=alpha, joint=True)
+    if shares is None and model.objective.transfer_as_task:
+        shares = (count + 1) * tf.identity(model.balancing.task_weights)
     with tf.GradientTape(persistent=True) as tape:
         predictions, features = run_student(model, images)
         losses = soft_losses(model, taught, predictions)
-        total = tf.reduce_sum(model.balancing.task_weights * losses)
-        encoder_loss = total if shares is None else tf.reduce_mean(shares * losses)
+        total = tf.reduce_sum(task_weights(model) * losses)
+        encoder_loss, transfer = factor * total, tf.zeros([])
+        if shares is not None:
+            encoder_loss = factor * tf.reduce_mean(shares[:count] * losses)
         if model.joint_amalgamation:
             transfer, own = amalgamation_losses(model, taught, features)
-            total = model.objective.soft_weight * len(model.tasks) * total + transfer
-            encoder_loss = model.objective.soft_weight * len(model.tasks) * encoder_loss
-            encoder_loss += transfer
-        encoder_loss += penalty(model.objective.weight_decay, moving_encoder(model))
-        decoder_loss = total + penalty(
-            model.objective.weight_decay, moving_decoders(model)
-        )
+            as_task = model.objective.transfer_as_task
+            encoder_loss += shares[count] * transfer if as_task else transfer
+        encoder_loss += penalty(decay, moving_encoder(model) + adapters(model))
+        decoder_loss = total if of_cycle else factor * total
+        decoder_loss += penalty(decay, moving_decoders(model))
     move(model, tape, encoder_loss, "encoder", moving_encoder(model))
     move(model, tape, decoder_loss, "decoders", moving_decoders(model))
     if model.joint_amalgamation:
-        mine = model.amalgamation.trainable_variables
-        move(model, tape, own, "amalgamation", mine)
-    record_initial_losses(
-        model, losses, model.step >= model.schedule.initial_losses_step
-    )
+        move(model, tape, encoder_loss, "adapter", adapters(model))
+        move(model, tape, own, "amalgamation", amalgamators(model))
+    due = model.step >= model.schedule.initial_losses_step
+    if model.objective.transfer_as_task:
+        losses = tf.concat([losses, [transfer]], 0)
+    record_initial_losses(model, losses, due)
     if model.schedule.joint_weighting:
         uncertainty_step(model, losses)
+    model.step.assign_add(1)
+
+
+def tail(model, images, adversarial=False):
+    """Step 3 alone."""
+    competition(model, images, adversarial)
     model.step.assign_add(1)
 
 
@@ -60,12 +76,11 @@ def cycle(model, images, adversarial=False, other_images=None):
 
     `other_images` are those of collaboration and weighting, unless they are the same.
     """
-    encoder = model.student.encoder
-    encoder_at_start = values(encoder.trainable_variables)
+    before = values(moved_in_collaboration(model))
     competition(model, images, adversarial)
     images = images if other_images is None else other_images
     collaboration(model, images, adversarial)
-    weighting(model, images, adversarial, encoder_at_start)
+    weighting(model, images, adversarial, before)
     model.step.assign_add(1)
 
 
@@ -73,14 +88,14 @@ def simultaneous_cycle(model, images, adversarial=False):
     """Steps 3 to 5, each from where the cycle began, put together at the end."""
     rivals = [*model.student.decoders.values(), *model.discriminators.values()]
     rivals = [v for network in rivals for v in network.variables]
-    encoder_at_start = values(model.student.encoder.trainable_variables)
+    before = values(moved_in_collaboration(model))
     rivals_at_start = values(rivals)
     competition(model, images, adversarial)
     rivals_at_end = values(rivals)
     assign(rivals, rivals_at_start)
     # The competition's pass is the collaboration's, its instance noise included.
     collaboration(model, images, adversarial, noise=0)
-    weighting(model, images, adversarial, encoder_at_start, noise=0)
+    weighting(model, images, adversarial, before, noise=0)
     assign(rivals, rivals_at_end)
     model.step.assign_add(1)
 
@@ -97,7 +112,7 @@ def competition(model, images, adversarial):
             losses = mixed(
                 model, losses, generator_losses(model, images, predictions, 0)
             )
-        total = tf.reduce_sum(model.balancing.task_weights * losses)
+        total = tf.reduce_sum(task_weights(model) * losses)
         total += penalty(model.objective.weight_decay, variables)
     put_back(kept)
     move(model, tape, total, "decoders", variables)
@@ -125,7 +140,7 @@ def collaboration(model, images, adversarial, noise=300):
     kept = statistics_of(
         *model.student.decoders.values(), *model.discriminators.values()
     )
-    variables = moving_encoder(model)
+    variables, count = moving_encoder(model), len(model.tasks)
     with tf.GradientTape(persistent=True) as tape:
         predictions, features = run_student(model, images, resting="decoders")
         losses = soft_losses(model, taught, predictions)
@@ -133,41 +148,49 @@ def collaboration(model, images, adversarial, noise=300):
             losses = mixed(
                 model, losses, generator_losses(model, images, predictions, noise)
             )
-        shares = tf.ones(len(model.tasks))
+        shares = tf.ones(count + 1)
         if model.objective.weighted_collaboration:
-            shares = len(model.tasks) * tf.stop_gradient(model.balancing.task_weights)
+            shares = count * tf.stop_gradient(model.balancing.task_weights)
+        if model.objective.transfer_as_task:
+            shares = (count + 1) * tf.stop_gradient(model.balancing.task_weights)
         if own_shares is not None:
             shares = own_shares
-        total = model.objective.soft_weight * tf.reduce_sum(shares * losses)
-        total += penalty(model.objective.weight_decay, variables)
+        total = soft_weight(model) * tf.reduce_sum(shares[:count] * losses)
+        total += penalty(model.objective.weight_decay, variables + adapters(model))
         if model.amalgamation is not None:
             transfer, own = amalgamation_losses(model, taught, features)
-            total += transfer
+            as_task = model.objective.transfer_as_task
+            total += shares[count] * transfer if as_task else transfer
     put_back(kept)
     move(model, tape, total, "encoder", variables)
     if model.amalgamation is not None:
-        mine = model.amalgamation.trainable_variables
-        move(model, tape, own, "amalgamation", mine)
+        move(model, tape, total, "adapter", adapters(model))
+        move(model, tape, own, "amalgamation", amalgamators(model))
 
 
-def weighting(model, images, adversarial, encoder_at_start, noise=300):
+def weighting(model, images, adversarial, before, noise=300):
     """Step 5: the task weights minimise Eq. 7, at the encoder of the cycle's start."""
     taught = run_teachers(model, images)
     encoder = model.student.encoder
     kept = statistics_of(model.student, *model.discriminators.values())
-    encoder_now = values(encoder.trainable_variables)
-    assign(encoder.trainable_variables, encoder_at_start)
+    moved = moved_in_collaboration(model)
+    now = values(moved)
+    assign(moved, before)
 
     state = model.balancing
     if not isinstance(state, GradNorm):
-        predictions, _ = run_student(model, images, resting="decoders")
-        uncertainty_step(model, soft_losses(model, taught, predictions))
+        predictions, features = run_student(model, images, resting="decoders")
+        losses = soft_losses(model, taught, predictions)
+        if model.objective.transfer_as_task:
+            transfer, _ = amalgamation_losses(model, taught, features)
+            losses = tf.concat([losses, [transfer]], 0)
+        uncertainty_step(model, losses)
         put_back(kept)
-        assign(encoder.trainable_variables, encoder_now)
+        assign(moved, now)
         return
-    task_weights = tf.identity(state.task_weights)
+    weights = tf.identity(state.task_weights)
     with tf.GradientTape() as outer:
-        outer.watch(task_weights)
+        outer.watch(weights)
         with tf.GradientTape(persistent=True) as inner:
             predictions, features = run_student(model, images, resting="decoders")
             losses = soft = soft_losses(model, taught, predictions)
@@ -175,7 +198,11 @@ def weighting(model, images, adversarial, encoder_at_start, noise=300):
                 losses = mixed(
                     model, soft, generator_losses(model, images, predictions, noise)
                 )
-            weighted = tf.unstack(task_weights * losses)
+            if model.objective.transfer_as_task:
+                transfer, _ = amalgamation_losses(model, taught, features)
+                losses = tf.concat([soft_weight(model) * losses, [transfer]], 0)
+                soft = tf.concat([soft, [transfer]], 0)
+            weighted = tf.unstack(weights * losses)
         places = {
             "compress": encoder.last_shared_kernel,
             "representation": features["representation"],
@@ -190,16 +217,16 @@ def weighting(model, images, adversarial, encoder_at_start, noise=300):
         rates /= tf.reduce_mean(rates)
         targets = tf.stop_gradient(tf.reduce_mean(norms) * rates**state.alpha)
         loss = tf.reduce_sum(tf.abs(norms - targets))
-    gradient = outer.gradient(loss, task_weights)
+    gradient = outer.gradient(loss, weights)
 
     put_back(kept)
-    assign(encoder.trainable_variables, encoder_now)
+    assign(moved, now)
     if not state.adaptive:
         return
     optimizer = model.optimizers["task_weights"]
     optimizer.apply_gradients([(gradient, state.task_weights)])
     excess = tf.maximum(state.task_weights - state.floor, 0.0)
-    share = 1.0 - state.floor * len(model.tasks)
+    share = 1.0 - state.floor * excess.shape[0]
     state.task_weights.assign(state.floor + share * excess / tf.reduce_sum(excess))
 
 
@@ -215,8 +242,13 @@ def uncertainty_step(model, losses):
     model.optimizers["task_weights"].apply_gradients([(gradient, log_scales)])
 
 
-def encoder_shares(model, images, adversarial=False, noise=300):
-    """The factors that a rule gives the losses in Eq. 8, float32 [n]; or None."""
+def encoder_shares(
+    model, images, adversarial=False, noise=300, alpha=None, joint=False
+):
+    """The factors that a rule gives the losses in Eq. 8, float32 [n]; or None.
+
+    With L_A as a task, [n + 1]; `alpha` is then what the tasks have beside it.
+    """
     rule = model.balancing
     if isinstance(rule, Uncertainty):
         weights = rule.task_weights
@@ -233,6 +265,11 @@ def encoder_shares(model, images, adversarial=False, noise=300):
                 model, losses, generator_losses(model, images, predictions, noise)
             )
         losses = tf.unstack(losses)
+        if model.objective.transfer_as_task:
+            alpha = soft_weight(model) if alpha is None else alpha
+            losses = [alpha * loss for loss in losses]
+            if model.joint_amalgamation or not joint:
+                losses.append(amalgamation_losses(model, taught, features)[0])
     put_back(kept)
     shared = features["representation"]
     jacobian = [tf.reshape(tape.gradient(loss, shared), [-1]) for loss in losses]
@@ -300,7 +337,10 @@ def soft_losses(model, taught, predictions):
     for task in model.tasks:
         size = _SIZES[model.objective.loss_of(task)]
         error = size(predictions[task], taught[task]["prediction"])
-        losses.append(tf.reduce_mean(error))
+        if model.objective.soft_reduction == "sum":
+            losses.append(tf.reduce_sum(error) / error.shape[0])
+        else:
+            losses.append(tf.reduce_mean(error))
     return tf.stack(losses)
 
 
@@ -308,8 +348,41 @@ def amalgamation_losses(model, taught, features):
     """L_A of Eq. 4 and what the amalgamation minimises."""
     layers = model.amalgamation.layer_names
     activations = {layer: [t[layer] for t in taught.values()] for layer in layers}
-    losses = model.amalgamation(activations, features)
+    losses = model.amalgamation(activations, features, presence(model, features))
     return losses.transfer, losses.amalgamation
+
+
+def presence(model, features):
+    """What every teacher counts for every image of a step: 0 where it is left out."""
+    how = model.amalgamation.transfer
+    if not how.teacher_dropping:
+        return None
+    shape = [len(features["representation"]), len(model.teachers.teachers)]
+    drawn = tf.random.stateless_uniform(shape, [how.seed, int(model.step)]).numpy()
+    rows = []
+    for row in drawn >= how.teacher_dropping:
+        row = row if row.any() else np.ones_like(row)
+        rows.append(row / row.mean())
+    return np.float32(rows)
+
+
+def soft_weight(model):
+    """The alpha of a step."""
+    objective = model.objective
+    if objective.final_soft_weight is None:
+        return objective.soft_weight
+    done = min(int(model.step) / objective.soft_weight_steps, 1.0)
+    if objective.soft_weight_curve == "cosine":
+        done = np.sin(np.pi / 2 * done) ** 2
+    return (1 - done) * objective.soft_weight + done * objective.final_soft_weight
+
+
+def task_weights(model):
+    """The decoders' omega: of n + 1 weights of sum 1, n that begin at 1 / n."""
+    weights, count = tf.identity(model.balancing.task_weights), len(model.tasks)
+    if model.objective.transfer_as_task:
+        return weights[:count] * (count + 1) / count
+    return weights
 
 
 def generator_losses(model, images, predictions, noise):
@@ -366,7 +439,27 @@ def moving_decoders(model):
     ]
 
 
+def adapters(model):
+    """The variables of R and b, which minimise what the encoder minimises."""
+    found = model.amalgamation.adapters.values() if model.amalgamation else ()
+    return [v for adapter in found for v in (adapter.kernel, adapter.bias)]
+
+
+def amalgamators(model):
+    """W, C and V."""
+    others = {id(v) for v in adapters(model)}
+    found = model.amalgamation.trainable_variables if model.amalgamation else ()
+    return [v for v in found if id(v) not in others]
+
+
+def moved_in_collaboration(model):
+    encoder = model.student.encoder.trainable_variables
+    return [*encoder, *amalgamators(model), *adapters(model)]
+
+
 def move(model, tape, loss, player, variables):
+    if not variables:
+        return
     gradients = tape.gradient(loss, variables)
     model.optimizers[player].apply_gradients(zip(gradients, variables))
 
@@ -375,7 +468,7 @@ def record_initial_losses(model, losses, due):
     if not isinstance(model.balancing, GradNorm):
         return
     initial = model.balancing.initial_losses
-    missing = tf.reduce_all(initial == 0)
+    missing = initial == 0
     initial.assign(tf.where(tf.logical_and(missing, due), losses, initial))
 
 

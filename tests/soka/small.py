@@ -39,6 +39,7 @@ RATES = {
     "decoders": 0.1,
     "task_weights": 0.01,
     "amalgamation": 0.05,
+    "adapter": 0.05,
     "discriminators": 0.1,
 }
 _teachers = {}
@@ -105,12 +106,13 @@ def build(
     run_eagerly=True,
     gradnorm=None,
     rule=None,
+    transfer=None,
     **options,
 ):
     """A compiled model; `variant` None is without MIA, `gan` the first GAN step.
 
-    `rule` makes another rule than GradNorm from the number of tasks; `options` are
-    those of `Schedule` and `Objective`.
+    `rule` makes another rule than GradNorm from the number of tasks; `transfer` has
+    attributes of `Transfer`; `options` are those of `Schedule` and `Objective`.
     """
     names = AUXILIARIES[:auxiliaries]
     pool = TeacherPool({t: teacher(t) for t in tasks}, {t: teacher(t) for t in names})
@@ -128,6 +130,7 @@ def build(
             channels,
             variant,
             auxiliaries=auxiliaries,
+            transfer=transfer,
         )
         random = np.random.default_rng(2)
         for v in amalgamation.variables:  # symmetric starts hide mistakes
@@ -151,7 +154,8 @@ def build(
         **options,
     }
     rule = rule or functools.partial(GradNorm, **(gradnorm or {}))
-    parts = student, pool, rule(len(tasks)), amalgamation, adversary
+    balanced = len(tasks) + options.get("transfer_as_task", False)
+    parts = student, pool, rule(balanced), amalgamation, adversary
     model = SokaModel(*parts, *settings(**options))
     model.compile(optimizers or sgd_optimizers(), run_eagerly=run_eagerly)
     return model

@@ -61,16 +61,52 @@ CASES = {
     # A heavy weight, so that a mistake in the shares is seen.
     "uncertainty": dict(rule=Uncertainty, soft_weight=1.0, weight_decay=1e-2),
     "upgrad": dict(rule=UPGrad, soft_weight=1.0, tasks=THREE, gan=1),
+    # As gin/paper/literal.gin has it.
+    "sums": dict(
+        variant="literal",
+        transfer=dict(reduction="sum"),
+        soft_reduction="sum",
+        gradnorm=dict(norm="squared_l2", floor=0.0),
+        optimizers="adam",
+    ),
+    "mended_amalgamation": dict(
+        transfer=dict(adapter=True, layer_weights="equal", teacher_dropping=0.4),
+        weight_decay=1e-2,
+        final_soft_weight=1.0,
+        soft_weight_steps=2,
+        soft_weight_curve="cosine",
+    ),
+    "transfer_as_task": dict(
+        transfer_as_task=True,
+        transfer=dict(adapter=True),
+        soft_weight=0.5,
+        gradnorm=dict(floor=0.05),
+    ),
+    "transfer_as_task_of_activations": dict(
+        transfer_as_task=True, gradnorm=dict(layer="representation"), gan=1
+    ),
+    "transfer_as_task_fixed": dict(
+        transfer_as_task=True, rule=lambda n: Fixed(n, [0.6, 0.1, 0.3])
+    ),
+    "transfer_as_task_uncertainty": dict(
+        transfer_as_task=True, rule=Uncertainty, soft_weight=1.0
+    ),
+    "transfer_as_task_upgrad": dict(
+        transfer_as_task=True, rule=UPGrad, soft_weight=1.0, gan=1
+    ),
+    "hints": dict(variant="hints", transfer=dict(teacher_dropping=0.4)),
 }
 SIMULTANEOUS = (
     *("plain", "three_tasks_two_auxiliaries", "outer_product_gan", "adam"),
-    *("uncertainty", "upgrad"),
+    *("uncertainty", "upgrad", "transfer_as_task_upgrad"),
 )
 # What only these have, others have together.
 SLOW = {
     *("literal_without_auxiliary", "no_amalgamation", "new_batch"),
     *("moving_statistics", "norms_of_activations", "fixed", "adam"),
     *("outer_product_gan", "three_tasks_two_auxiliaries"),
+    *("transfer_as_task_of_activations", "transfer_as_task_fixed"),
+    *("transfer_as_task_uncertainty", "transfer_as_task_upgrad"),
 }
 SLOW_SIMULTANEOUS = {"plain", "uncertainty"}
 MOVED = ("encoder/", "decoder/normal/", "optimizer/encoder/")
@@ -85,7 +121,7 @@ def plain_cycle(model, batch):
         reference.cycle(model, batch, adversarial)
 
 
-def assert_every_step_is_equal(model, plain_step, steps, tolerance=1e-5):
+def assert_every_step_is_equal(model, plain_step, steps, tolerance=1e-5, moved=MOVED):
     """Takes steps both ways, each from where the plain way has come to.
 
     From a common start, that is: networks of ReLUs, left alone, turn a difference of
@@ -101,9 +137,9 @@ def assert_every_step_is_equal(model, plain_step, steps, tolerance=1e-5):
 
         far = small.differences(shared, plain)
         assert not {path: size for path, size in far.items() if not size <= tolerance}
-        moved = small.differences(shared, start)  # else equality would say nothing
-        for prefix in MOVED:
-            assert max(d for p, d in moved.items() if p.startswith(prefix)) > 1e-3
+        far = small.differences(shared, start)  # else equality would say nothing
+        for prefix in moved:
+            assert max(d for p, d in far.items() if p.startswith(prefix)) > 1e-3
 
 
 def build(case, **further):
@@ -179,6 +215,44 @@ def test_simultaneous_order_with_a_pass_of_its_own_is_refused(choice):
         pytest.param(
             dict(rule=Uncertainty, joint_amalgamation=True), marks=pytest.mark.slow
         ),
+        dict(
+            joint_loss="of_cycle",
+            joint_amalgamation=True,
+            transfer=dict(adapter=True, teacher_dropping=0.4),
+            weight_decay=1e-2,
+        ),
+        pytest.param(
+            dict(joint_loss="of_cycle", transfer=dict(adapter=True)),
+            marks=pytest.mark.slow,
+        ),
+        dict(
+            transfer_as_task=True,
+            joint_amalgamation=True,
+            joint_weighting=True,
+            rule=UPGrad,
+            transfer=dict(adapter=True),
+        ),
+        pytest.param(
+            dict(
+                transfer_as_task=True,
+                joint_amalgamation=True,
+                rule=lambda n: Fixed(n, [0.6, 0.1, 0.3]),
+            ),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            dict(
+                transfer_as_task=True,
+                joint_amalgamation=True,
+                joint_weighting=True,
+                rule=Uncertainty,
+            ),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            dict(joint_amalgamation=True, transfer=dict(adapter=True)),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=[
         "soft_targets_and_decay",
@@ -188,12 +262,18 @@ def test_simultaneous_order_with_a_pass_of_its_own_is_refused(choice):
         "upgrad_with_amalgamation",
         "uncertainty",
         "uncertainty_that_rests",
+        "losses_of_the_cycle",
+        "losses_of_the_cycle_of_soft_targets_alone",
+        "transfer_as_task_upgrad",
+        "transfer_as_task_fixed",
+        "transfer_as_task_uncertainty",
+        "adapter",
     ],
 )
 def test_joint_step_equals_its_plain_form_in_every_step(options):
     model = small.build(joint_steps=10, initial_losses_step=1, **options)
     assert_every_step_is_equal(model, reference.joint_step, steps=2)
-    if "rule" not in options:
+    if "rule" not in options and not model.objective.transfer_as_task:
         assert model.balancing.initial_losses.numpy().all()
 
 
@@ -257,3 +337,42 @@ def test_joint_weighting_moves_the_weights_by_gradnorm_and_all_else_as_before():
     assert moved and {path for path in moved if "task_weights" not in path} == set()
     assert model.phase_of("loss/gradnorm", 1) == "weighting"
     assert model.phase_of("gradient_norm/normal", 1) == "joint"
+
+
+def test_losses_keep_their_scale_from_the_joint_start_to_the_cycles():
+    """Gradients of decoders and encoder by SGD without momentum: steps over rates."""
+    moved = {}
+    for joint_loss in ("shared", "of_cycle"):
+        for joint_steps in (0, 1):
+            model = small.build(
+                joint_steps=joint_steps,
+                joint_amalgamation=True,
+                joint_loss=joint_loss,
+                order="simultaneous",
+                auxiliaries=0,
+            )
+            start = small.trained_state(model)
+            small.fit(model, small.batches(1))
+            far = small.differences(start, small.trained_state(model))
+            for player in ("encoder/", "decoder/normal/"):
+                kernels = [p for p in far if p.startswith(player) and "kernel" in p]
+                moved[joint_loss, joint_steps, player] = np.array(
+                    [far[path] for path in kernels]
+                )
+    for player, factor in (("encoder/", 1.0), ("decoder/normal/", 10.0)):
+        jump = moved["shared", 0, player] / moved["shared", 1, player]
+        np.testing.assert_allclose(jump, factor, rtol=2e-2)  # 1 / (0.05 n)
+        kept = moved["of_cycle", 0, player] / moved["of_cycle", 1, player]
+        np.testing.assert_allclose(kept, 1.0, rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(variant=None, auxiliaries=0), "no amalgamation"),
+        (dict(rule=lambda n: Fixed(2)), "and L_A, 3. Received: a rule of 2"),
+    ],
+)
+def test_transfer_as_task_without_a_place_for_it_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        small.build(transfer_as_task=True, **options)

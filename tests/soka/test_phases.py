@@ -8,6 +8,7 @@ import tensorflow as tf
 from soka_tf.networks.batch_norm import apply_collected
 from soka_tf.soka import phases
 from soka_tf.soka.ledger import Page
+from soka_tf.soka.step import Step
 from tests.soka import small
 
 
@@ -18,7 +19,7 @@ def test_phases_called_one_by_one_are_the_cycle_of_fit():
     expected = small.trained_state(model)
 
     small.set_state(model, start)
-    step = phases.Step("cycle", training=True, frozen_training=True, page=Page())
+    step = Step("cycle", training=True, frozen_training=True, page=Page())
     images = tf.constant(batch[0])
     taught = images, model.teachers(images, model.amalgamated_layers)
     encoded = phases.encode(model, step, images)
@@ -26,8 +27,11 @@ def test_phases_called_one_by_one_are_the_cycle_of_fit():
     phases.compete(model, step, taught, representation)
     apply_collected(encoded.moved)
     pulls = phases.pull(model, step, taught, representation)
-    seen = phases.observe(model, encoded.compress_tape, representation, pulls)
-    values = phases.collaborate(model, encoded, taught[1], pulls, seen)
+    values, transferred = phases.amalgamate(
+        model, encoded.features, taught[1], pulls.scale
+    )
+    seen = phases.see(model, encoded, pulls, transferred)
+    phases.collaborate(model, encoded, pulls, transferred, seen)
     model.balancing.record_initial(seen.losses, tf.constant(True))
     values.update(phases.weigh(model, step, seen, pulls.scale))
     model.step.assign_add(1)
@@ -50,7 +54,7 @@ def test_a_cycle_interrupted_after_the_competition_has_moved_the_decoders_alone(
 
     model = small.build()
     start = small.trained_state(model)
-    step = phases.Step("cycle", True, True, Page(around=around))
+    step = Step("cycle", True, True, Page(around=around))
     images = tf.constant(small.batches(1)[0])
     taught = images, model.teachers(images, model.amalgamated_layers)
     with pytest.raises(Interrupted):

@@ -59,6 +59,13 @@ def test_two_replicas_balance_by_what_all_of_them_see(results, rule, own):
     assert not any(apart.values()), apart
 
 
+def test_two_replicas_leave_out_the_same_teachers_and_weigh_l_a_alike(results):
+    far, apart = results["mended"]["far"], results["mended"]["apart"]
+    assert {"adapter", "log/encoder_share/transfer", "task_weights"} <= set(far)
+    assert all(difference < 1e-5 for difference in far.values()), far
+    assert not any(apart.values()), apart
+
+
 def test_replicas_without_synchronised_batch_norm_end_elsewhere(results):
     far = results["separate"]["far"]
     assert far["encoder"] > 1e-4 and far["moving/encoder"] > 1e-4

@@ -14,8 +14,6 @@ class Settings(NamedTuple):
       tasks: to train a teacher of.
       losses: task -> "l1"; or "l2", for sparse maps, whose median, all that l1 finds,
         is empty, and for classes.
-      alone_losses: the same, of a teacher alone with its task, where it is another; a
-        sparse map, once learnt by l2, is by l1 empty where it should be.
       encoder: arguments of `Encoder`.
       decoder: arguments of `Decoder`.
       gradient_weights: task -> weight of the squared error of the map's gradients in
@@ -41,7 +39,6 @@ class Settings(NamedTuple):
 
     tasks: Sequence[str]
     losses: Mapping[str, str]
-    alone_losses: Mapping[str, str]
     encoder: Mapping[str, Any]
     decoder: Mapping[str, Any]
     gradient_weights: Mapping[str, float]

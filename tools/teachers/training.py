@@ -4,6 +4,7 @@ import functools
 import pathlib
 import time
 from typing import (
+    Any,
     Callable,
     Dict,
     List,
@@ -68,9 +69,10 @@ class Networks(NamedTuple):
 
 
 def together_tasks(settings: Settings) -> List[str]:
-    """Tasks that an encoder learns at once: all whose answers are maps."""
+    """Tasks that an encoder learns at once: images whose labels stay when augmented."""
     tasks = [get_task(name) for name in settings.tasks]
-    return [task.name for task in tasks if task.channels]
+    others = (*_COLOUR_TASKS, *_SIDED_TASKS)
+    return [t.name for t in tasks if t.channels and t.name not in others]
 
 
 def build_networks(tasks: Sequence[str], settings: Settings) -> Networks:
@@ -137,8 +139,7 @@ def train_teacher(
         if task in first.heads:
             networks.heads[task].set_weights(first.heads[task].get_weights())
     weight = settings.gradient_weights.get(task, 0.0)
-    kinds = {**settings.losses, **settings.alone_losses}
-    losses = {task: loss_of(task, kinds, weight)}
+    losses = {task: loss_of(task, settings.losses, weight)}
     name, steps = f"teacher of {task}", settings.steps[task]
     rate = settings.learning_rate
     minutes = _train(name, networks, losses, arrays, settings, steps, rate, folder)
@@ -268,13 +269,10 @@ def _step_function(
 
     @tf.function(autograph=False)
     def move(batch, seed, decay, training):
-        images, labels, counted = augment(batch, seed)
+        images, labels = augment(batch, seed)
         with tf.GradientTape() as tape:
             predictions = networks(images, training)
-            losses = {
-                t: losses_of[t](predictions[t], labels[t], weights=counted[t])
-                for t in labels
-            }
+            losses = {t: losses_of[t](predictions[t], labels[t]) for t in labels}
             total = tf.add_n(
                 [share_of_all(loss, len(losses)) for loss in losses.values()]
             )
@@ -294,7 +292,7 @@ def share_of_all(loss: tf.Tensor, tasks: int) -> tf.Tensor:
 def loss_of(
     task: str, losses: Mapping[str, str], gradient_weight: float = 0.0
 ) -> Callable[..., tf.Tensor]:
-    """The loss that is bound for a task: (prediction, label, weights) -> scalar.
+    """The loss that is bound for a task: (prediction, label) -> scalar.
 
     Args:
       task: its name.
@@ -314,54 +312,46 @@ def loss_of(
     if not gradient_weight:
         return plain
 
-    def with_gradients(prediction, label, weights=None):
+    def with_gradients(prediction, label):
         down, right = tf.image.image_gradients(prediction - label)
         squares = tf.reduce_mean(down * down) + tf.reduce_mean(right * right)
-        return plain(prediction, label, weights=weights) + gradient_weight * squares
+        return plain(prediction, label) + gradient_weight * squares
 
     return with_gradients
 
 
 def augment(
     batch: Mapping[str, tf.Tensor], seed: tf.Tensor
-) -> Tuple[tf.Tensor, Dict[str, tf.Tensor], Dict[str, tf.Tensor]]:
-    """Mirrors half of the images, with their labels, and shifts the colours of half.
+) -> Tuple[Any, Dict[str, Any]]:
+    """Mirrors half of the images, with their labels, and shifts the colours.
+
+    Colours stay where a label is computed from them, and images unmirrored where one
+    tells left from right.
 
     Args:
       batch: "rgb" uint8 [B, S, S, 3], and by task labels of `rooms.draw`.
       seed: int [2].
 
     Returns:
-      The images, float32 [B, S, S, 3] in [-1, 1]; the labels as the networks predict
-      them: classes are 1 at theirs and -1 elsewhere; and for every task which labels
-      count, float32 [B, 1, ...]: those that are made of colours do not where these
-      were shifted, nor those that tell left from right where it was exchanged. Where
-      no label would count, all stays as it is.
+      The images, float32 [B, S, S, 3] in [-1, 1], and the labels as the networks
+      predict them: classes are 1 at theirs and -1 elsewhere.
     """
     images = preprocess_images(batch[RGB], batch[RGB].shape[1])
     labels = {task: _as_predicted(task, batch[task]) for task in batch if task != RGB}
     count = tf.shape(images)[0]
-    draws = tf.random.stateless_uniform([2, count, 1, 1, 1], seed) < 0.5
-    mirrored = draws[0] & (not set(labels) <= set(_SIDED_TASKS))
-    shifted = draws[1] & (not set(labels) <= set(_COLOUR_TASKS))
-    counted = {}
-    for task, values in labels.items():
-        if task in _SIDED_TASKS:
-            counted[task] = tf.logical_not(mirrored)
-        else:
+    if not set(_SIDED_TASKS) & set(labels):
+        mirrored = tf.random.stateless_uniform([count, 1, 1, 1], seed) < 0.5
+        images = tf.where(mirrored, tf.reverse(images, [2]), images)
+        for task, values in labels.items():
             turned = tf.reverse(values, [2])
             if task == "normal":
                 turned *= tf.constant([-1.0, 1.0, 1.0])
             labels[task] = tf.where(mirrored, turned, values)
-            wrong = shifted & (task in _COLOUR_TASKS)
-            counted[task] = tf.logical_not(wrong)
-        shape = [-1] + [1] * (len(values.shape) - 1)
-        counted[task] = tf.reshape(tf.cast(counted[task], tf.float32), shape)
-    images = tf.where(mirrored, tf.reverse(images, [2]), images)
-    gain = tf.exp(tf.random.stateless_normal([count, 1, 1, 3], seed + 1) * 0.15)
-    colours = tf.clip_by_value(gain * 0.5 * (images + 1.0), 0.0, 1.0)
-    images = tf.where(shifted, 2.0 * colours - 1.0, images)
-    return images, labels, counted
+    if not set(_COLOUR_TASKS) & set(labels):
+        gain = tf.exp(tf.random.stateless_normal([count, 1, 1, 3], seed + 1) * 0.15)
+        colours = tf.clip_by_value(gain * 0.5 * (images + 1.0), 0.0, 1.0)
+        images = 2.0 * colours - 1.0
+    return images, labels
 
 
 def _as_predicted(task: str, label: tf.Tensor) -> tf.Tensor:

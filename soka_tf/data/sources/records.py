@@ -70,9 +70,13 @@ def find(
             "--out_dir of tools/prepare_records.py."
         )
     found: Dict[str, Tuple[str, Dict[str, str]]] = {}
-    for domain in with_mask(domains):
-        if domain not in manifest["domains"]:
-            logging.warning("%s: the records have no domain %r.", folder, domain)
+    wanted = with_mask(domains)
+    missing = [domain for domain in wanted if domain not in manifest["domains"]]
+    if missing and set(manifest["domains"]) != {RGB}:  # else nobody expects labels
+        told = ", ".join(missing)
+        logging.warning("%s: the records have no domain %s.", folder, told)
+    for domain in wanted:
+        if domain in missing:
             continue
         for shard in _shards(folder, domain, manifest["shards"]):
             whole = shard_store.read_index(shard, _rows)

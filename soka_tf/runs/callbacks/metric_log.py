@@ -91,10 +91,15 @@ class MetricLog(StepCallback):
         moved = record_movement(self._movement_path, stage, self.step, movement)
         if moved is not None:
             write_texts(self._writer, {"movement": as_markdown(moved)}, self.step)
-        further = self._further(self.step)
+        further = dict(self._further(self.step))
+        # Not losses: they may overflow by a loss scale, and stop nothing.
+        further.update(
+            {k: float(v) for k, v in logs.items() if k.startswith("cosine/")}
+        )
         if not self._every.due(self.step) and not further:
             return
-        values = {k: float(v) for k, v in logs.items() if k not in movement}
+        of_steps = logs.keys() - movement.keys() - further.keys()
+        values = {k: float(v) for k, v in logs.items() if k in of_steps}
         self.model.reset_metrics()
         self._not_finite.check(self.step, values)
         values.update(further)

@@ -4,9 +4,11 @@ import sys
 import time
 from typing import Any, Callable, Mapping, Optional
 
+from absl import logging
 from tqdm import tqdm
 from tqdm.utils import ObjectWrapper
 
+from soka_tf.runs.callbacks.pace import Pace
 from soka_tf.runs.callbacks.step import StepCallback
 
 
@@ -42,6 +44,7 @@ class Progress(StepCallback):
         self._steps = steps
         self._every_seconds = every_seconds
         self._bar: Optional[tqdm] = None
+        self._pace = Pace(steps)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Opens the bar."""
@@ -61,11 +64,15 @@ class Progress(StepCallback):
 
     def on_step(self, logs: Mapping[str, Any]) -> None:
         """Moves the bar; losses are read at most twice a second."""
+        stage = self.model.stage_at(self.step - 1)
         if time.monotonic() - self._shown > 0.5:
             self._shown = time.monotonic()
-            self._bar.set_description(self.model.stage_at(self.step - 1), refresh=False)
+            self._bar.set_description(stage, refresh=False)
             self._bar.set_postfix_str(self._summary(logs), refresh=False)
         self._bar.update()
+        estimate = self._pace.after(self.step, stage)
+        if estimate:
+            logging.info(estimate)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Closes the bar."""

@@ -120,7 +120,8 @@ class Manifest:
       prediction: what it predicts.
       layers: name -> activation that can be amalgamated.
       sha256: path of a file in the folder -> its sha256.
-      content: all of it but `sha256`, as it was read.
+      license: under which the teacher was given, in words; None if nobody says.
+      content: all of it but `sha256` and `license`, as it was read.
     """
 
     path: str
@@ -131,6 +132,7 @@ class Manifest:
     prediction: Prediction
     layers: Dict[str, Layer]
     sha256: Dict[str, str]
+    license: Optional[str]
     content: Mapping[str, Any]
 
     def check_files(self) -> None:
@@ -235,7 +237,9 @@ def _parse(path: str, content: Dict[str, Any]) -> Manifest:
             _inside(folder, name, "sha256"): value
             for name, value in (given.sha256 or {}).items()
         },
-        content={name: value for name, value in content.items() if name != "sha256"},
+        license=given.license,
+        # What changes no answer is no part of the fingerprint.
+        content={k: v for k, v in content.items() if k not in ("sha256", "license")},
     )
 
 
@@ -253,6 +257,10 @@ def _are_hashes(value: Any) -> bool:
         and set(one) <= set("0123456789abcdefABCDEF")
         for one in value.values()
     )
+
+
+def _is_license(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
 
 
 _OBJECT = Kind("an object", lambda value: isinstance(value, dict))
@@ -280,6 +288,9 @@ class _Fields:
     sha256: Annotated[
         Optional[Mapping[str, str]],
         Kind("an object {path: sha256 in 64 hexadecimal digits}", _are_hashes),
+    ] = None
+    license: Annotated[
+        Optional[str], Kind("a text of 1 to 200 characters in one line", _is_license)
     ] = None
 
 

@@ -164,6 +164,19 @@ def test_write_records_damaged_image_is_named_and_left_out(tmp_path, caplog):
     assert "It is left out" in warnings[0]
 
 
+def test_find_without_labels_warns_of_none_and_of_missing_ones_where_there_are_some(
+    tiny, packed, tmp_path, caplog
+):
+    out = str(tmp_path / "unlabelled")
+    records.write_records(find_images(str(tiny.images)), out, "photographs")
+    caplog.clear()
+    assert len(records.find(out, ["depth_zbuffer", "normal"])) == 6
+    assert not caplog.records
+    records.find(packed, ["normal", "edge_texture"])
+    (warning,) = [r.getMessage() for r in caplog.records]
+    assert warning == f"{packed}: the records have no domain normal."
+
+
 def test_write_records_resized_are_small_pngs_rounded_to_8_bits(folder, tmp_path):
     samples = taskonomy.find(folder, ["depth_zbuffer"])
     out = str(tmp_path / "small")

@@ -164,9 +164,8 @@ def test_read_vanishing_point_claims_of_size_are_not_believed(tmp_path):
 _LITTLE_MEMORY = """
 import resource, sys
 import numpy as np
-from soka_tf import predict
 from soka_tf.data.sources.folder import find
-from soka_tf.evaluation import image_grid, panels
+from soka_tf.serving.predictions import predict_images
 from soka_tf.tasks import get_task
 
 samples, task = find(sys.argv[1]), get_task("normal")
@@ -176,11 +175,11 @@ class Maps:
 def student(images):
     return {"normal": Maps()}
 names = [sample.key for sample in samples]
-predict.predict(student, [task], samples[:1], names[:1], sys.argv[2])  # imports all
+predict_images(student, [task], samples[:1], names[:1], sys.argv[2])  # imports all
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
-print("left out:", predict.predict(student, [task], samples, names, sys.argv[2]))
+print("left out:", predict_images(student, [task], samples, names, sys.argv[2]))
 """
 
 

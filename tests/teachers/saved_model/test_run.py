@@ -1,6 +1,8 @@
 """Runs that learn from a teacher that is a folder."""
 
+import functools
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,7 +11,8 @@ import tensorflow as tf
 
 from soka_tf.data.pipeline import Batches, image_dataset
 from soka_tf.data.sources import folder as images_of
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, plain_message
+from soka_tf.runs.auxiliary import select_auxiliary
 from soka_tf.runs.build_run import build_run
 from soka_tf.runs.config import bound_values, operative_config, parse_gin
 from soka_tf.runs.training_loop import train
@@ -19,7 +22,7 @@ from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.finding import find_teachers, load_pool
 from soka_tf.teachers.pool import TeacherPool
 from tests.teachers.saved_model import folders
-from tests.tools import run_command
+from tests.tools import run_command, run_tool
 
 KD = (
     "tasks = ['depth_zbuffer', 'my_edges']",
@@ -181,3 +184,90 @@ def test_missing_teacher_of_a_task_of_ones_own_is_told_how_to_make(tmp_path):
         find_teachers(["my_edges"], (), tmp_path / "nowhere").require()
     message = str(refused.value)
     assert "tools/wrap_teacher.py" in message and "convert_teacher" not in message
+
+
+def test_auto_compares_a_folder_with_the_layer_and_names_one_without(
+    tiny, tmp_path, caffe, caplog
+):
+    def select(tasks, samples=None):
+        parse_gin(
+            ["gin/rooms/soka.gin"],
+            tiny.params(f"find_teachers.folders = [{str(caffe)!r}]"),
+        )
+        where = (16, False, None, "auto", str(tiny.teachers))
+        return select_auxiliary(tasks, samples, *where)
+
+    with pytest.raises(UserError) as refused:
+        select(["my_edges", "normal"])
+    assert plain_message(refused.value) == (
+        f"{caffe / 'teacher.json'}: the teacher of 'my_edges' cannot be compared with "
+        "others: it has no layer 'representation' (c/4). Bind auxiliary = 'none', name "
+        "auxiliary teachers, or give its manifest such a layer."
+    )
+    assert "my_edges" not in select(["depth_zbuffer", "normal"]).summary
+    layers = {"representation": {"output": "c4", "layout": "nchw"}}
+    folders.write(caffe, {**folders.CAFFE, "layers": layers})
+    selection = select(["my_edges", "normal"], lambda: images_of.find(tiny.images))
+    assert {"my_edges", "keypoints3d"} < {*selection.compared}
+    of_folder = selection.similarity[selection.compared.index("my_edges")]
+    assert sorted(of_folder)[-1] == 1.0 > sorted(of_folder)[-2]
+
+
+def test_similarity_tool_takes_folders_and_names_those_it_cannot_compare(
+    tiny, tmp_path, caffe, capsys, caplog
+):
+    place = tmp_path / "teachers"
+    place.mkdir()
+    shutil.copy(tiny.teachers / "normal.safetensors", place)
+    shutil.copytree(caffe, place / "edges")
+    flags = (f"--teachers={place}", f"--images={tiny.images}")
+    out = f"--out_dir={tmp_path / 'out'}"
+    done = run_tool("task_similarity", *flags, out, capsys=capsys)
+    assert done.code == 2 and "Found in" in done.err.splitlines()[-1]
+    assert "no layer 'representation' (c/4)" in caplog.text
+    layers = {"representation": {"output": "c4", "layout": "nchw"}}
+    folders.write(place / "edges", {**folders.CAFFE, "layers": layers})
+    done = run_tool("task_similarity", *flags, out, capsys=capsys)
+    assert done.code == 0, done.err
+    assert "my_edges" in done.out and "normal" in done.out
+
+
+def test_list_shows_files_folders_and_the_tasks_that_they_define(
+    tiny, tmp_path, caffe, capsys, monkeypatch
+):
+    shown = functools.partial(run_command, capsys=capsys, monkeypatch=monkeypatch)
+    done = shown("list", f"--teachers_dir={tiny.teachers}", f"--teacher={caffe}")
+    assert done.code == 0, done.err
+    lines = [" ".join(line.split()) for line in done.out.splitlines()]
+    assert "my_edges edges probability probability target" in lines
+    assert f"my_edges 1 {caffe / 'teacher.json'}" in lines
+    assert f"normal 5 {tiny.teachers / 'normal.safetensors'}" in lines
+    assert "jigsaw jigsaw auxiliary" in lines
+    (demo,) = [line for line in lines if line.startswith("gin/rooms/demo.gin")]
+    assert demo.endswith("in one student, in minutes on two cores.")
+    done = shown("list")
+    lines = [" ".join(line.split()) for line in done.out.splitlines()]
+    assert any(
+        re.fullmatch(r"depth_zbuffer 5 0\.\d\d rmse 0\.\d+ m .*\.safetensors", line)
+        for line in lines
+    )
+    done = shown("list", "--teachers_dir=nowhere")
+    assert done.code == 2 and "nowhere: there is no such folder" in done.err
+
+
+def test_evaluate_refuses_another_teacher_than_the_run_learnt_from(
+    tiny, tmp_path, caffe, capsys, monkeypatch
+):
+    bound = (*KD, f"find_teachers.folders = [{str(caffe)!r}]", "max_steps = 1")
+    run = tiny.build(tmp_path / "run", *bound)
+    train(run, str(tmp_path / "run"))
+    folders.write(caffe, {**folders.CAFFE, "layers": None})
+    done = run_command(
+        "evaluate",
+        f"--model_dir={tmp_path / 'run'}",
+        capsys=capsys,
+        monkeypatch=monkeypatch,
+    )
+    assert done.code == 2 and done.out == ""
+    assert "learnt from another teacher of my_edges (fingerprint " in done.err
+    assert not (tmp_path / "run" / "evaluation.json").exists()

@@ -1,0 +1,1 @@
+"""How the documents become pages: `make docs`, mkdocs.yml."""
