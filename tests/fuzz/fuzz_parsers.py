@@ -164,10 +164,19 @@ JSON_FILES = {
         lambda path: saved_model.read_metadata(str(path.parents[1])),
     ),
     "origin.json": (
-        b'{"supervision": "teachers", "teachers": [{"task": "normal", "role": "target", '
-        b'"file": "a", "sha256": "0", "fingerprint": null, "license": null, "shipped": '
-        b'true, "image_size": 64, "parameters": 9}], "images": {"source": "x", "train": '
-        b'1, "validation": 1}}',
+        json.dumps(
+            {
+                "supervision": "teachers",
+                "teachers": [
+                    {
+                        **{"task": "normal", "role": "target", "file": "a"},
+                        **{"sha256": "0", "fingerprint": None, "license": None},
+                        **{"shipped": True, "image_size": 64, "parameters": 9},
+                    }
+                ],
+                "images": {"source": "photos", "train": 1, "validation": 1},
+            }
+        ).encode(),
         lambda path: origin.read_origin(str(path.parent), 7, "evaluation.json"),
     ),
     "split.json": (
