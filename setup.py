@@ -66,6 +66,10 @@ setup(
             "mkdocs-material>=9.7,<10; python_version >= '3.10'",
             "mkdocstrings-python>=2,<3; python_version >= '3.10'",
         ],
+        # For `soka_tf.serve`; both have releases for Python 3.9.
+        "serve": ["flask>=3,<4", "waitress>=3.0.1,<4"],
+        # For videos in `soka_tf.predict`: a wheel with ffmpeg inside.
+        "video": ["imageio-ffmpeg>=0.5,<1"],
     },
     # The folder gin/ holds data only. It is installed inside the package: a
     # top-level `gin` would hide gin-config.
@@ -75,6 +79,7 @@ setup(
     package_data={
         "soka_tf.configs.gin": ["*.gin", "**/*.gin"],
         "soka_tf.evaluation": ["*.jinja"],
+        "soka_tf.serving": ["templates/*", "static/*"],
         "soka_tf.teachers": ["weights/*", "weights/**/*"],
         "soka_tf.teachers.taskonomy": ["*.txt"],
     },

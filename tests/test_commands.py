@@ -122,7 +122,11 @@ def test_train_evaluate_export_and_predict_work_one_after_another(chain, tiny):
     exporting = "python -m soka_tf.export --model_dir=run --export_dir=run_export"
     table, following = done["train"].stdout.strip().split("\n\nNext:\n  ")
     assert following.startswith(f"{exporting}\n\nEverything is in run")
-    assert done["evaluate"].stdout.startswith(f"{table}\n\nNext:\n  {exporting}\n")
+    page = os.path.join("measured", "report.html")
+    last = f"The page of the run: {page}"
+    found = done["evaluate"].stdout.strip()
+    assert found == f"{table}\n\nNext:\n  {exporting}\n\n{last}"
+    assert "python -m soka_tf.export --model_dir=run " in (folder / page).read_text()
     predicting = shlex.split(done["export"].stdout.splitlines()[-1])
     assert predicting[:4] == ["python", "-m", "soka_tf.predict", "--saved_model=export"]
 
@@ -137,7 +141,8 @@ def test_train_evaluate_export_and_predict_work_one_after_another(chain, tiny):
 
 
 def check_folder(model_dir):
-    for name in ("operative_config.gin", "metrics.csv", "curves.png"):
+    names = ("operative_config.gin", "metrics.csv", "curves.png", "report.html")
+    for name in names:
         assert (model_dir / name).stat().st_size, name
     assert list((model_dir / "checkpoints").glob(f"ckpt-{STEPS}.index"))
     assert list((model_dir / "tensorboard").glob("events.*"))

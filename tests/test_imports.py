@@ -31,6 +31,8 @@ ROOMS = (
 COMMANDS = ("__main__", "train", "evaluate", "export", "predict", "serve", "list")
 WITHOUT_TENSORFLOW = (
     "__init__.py",
+    "__main__.py",
+    "list.py",
     "stack.py",
     "errors.py",
     "kinds.py",
@@ -41,6 +43,7 @@ WITHOUT_TENSORFLOW = (
     "tasks.py",
     "cli.py",
     "data/encodings.py",
+    "runs/advice.py",
     "runs/config.py",
     "runs/declared.py",
     "runs/gin_text.py",

@@ -65,6 +65,17 @@ def test_wheel_carries_the_teachers(wheel):
     assert "soka_tf/teachers/taskonomy/visual_prior_files.txt" in names
 
 
+def test_wheel_carries_the_template_of_the_page(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "soka_tf/evaluation/report.html.jinja" in names
+
+
+def test_wheel_carries_the_page(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ("templates/page.html", "static/page.css", "static/page.js"):
+        assert f"soka_tf/serving/{name}" in names
+
+
 def test_wheel_installs_nothing_at_the_top_but_the_package(wheel):
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert tops == {"soka_tf", f"soka_tf-{soka_tf.__version__}.dist-info"}
@@ -83,7 +94,8 @@ def test_wheel_metadata_tells_version_pythons_and_requirements(wheel):
         assert f'{requirement}; python_version < "3.12"' in requirements
     for requirement in ("tensorflow==2.21.0", "tf_keras==2.21.0"):
         assert f'{requirement}; python_version >= "3.12"' in requirements
-    assert set(metadata.get_all("Provides-Extra")) == {"convert", "docs", "gpu", "onnx"}
+    extras = {"convert", "docs", "gpu", "onnx", "serve", "video"}
+    assert set(metadata.get_all("Provides-Extra")) == extras
     with_cuda = [line for line in requirements if line.startswith("tensorflow[and-")]
     assert [line.split(";")[0].strip() for line in with_cuda] == [
         f"tensorflow[and-cuda]=={version}" for version in ("2.15.1", "2.21.0")

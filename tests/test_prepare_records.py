@@ -29,6 +29,14 @@ def test_prepare_records_packs_and_says_how_to_train(run, tmp_path):
         (["--images_dir=a", "--domains=rgb,normal"], "neither labels nor buildings"),
         (["--images_dir=a", "--antialias"], "--antialias needs --image_size"),
         (["--taskonomy_dir=a", "--domains=norml"], "normal"),
+        (
+            ["--taskonomy_dir=a", "--domains=my_edges"],
+            "no task named 'my_edges'. Tasks: ",
+        ),
+        (
+            ["--taskonomy_dir=a", "--domains=my_edges"],
+            "your own are not packed",
+        ),
     ],
 )
 def test_prepare_records_flags_that_do_not_fit_are_refused(

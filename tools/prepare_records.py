@@ -72,7 +72,13 @@ def main() -> None:
         raise UserError("Give --taskonomy_dir or --images_dir, one of both.")
     if _ANTIALIAS.value and not _IMAGE_SIZE.value:
         raise UserError("--antialias needs --image_size: nothing else is resized.")
-    domains = [n if n == "rgb" else get_task(n).name for n in _DOMAINS.value]
+    try:
+        domains = [n if n == "rgb" else get_task(n).name for n in _DOMAINS.value]
+    except UserError as error:
+        raise UserError(
+            f"--domains: {error} Labels of a task of your own are not packed: train on "
+            "their files, with taskonomy_dir or build_data.source."
+        ) from error
     if _IMAGES_DIR.value:
         if domains != ["rgb"] or _BUILDINGS.value:
             raise UserError(

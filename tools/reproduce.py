@@ -15,9 +15,16 @@ On Taskonomy's images with its networks, converted, at the paper's size:
         --taskonomy_dir=data/taskonomy --teachers_dir=data/taskonomy_teachers \
         --model_dir=runs/taskonomy_study
 
+Methods against each other by docs/study/protocol.md, as far as 1.5 hours go (what was
+recorded before is not trained again; --portion=final opens the test rooms):
+
+    python tools/reproduce.py --study=comparison --hours=1.5 --model_dir=runs/study
+
 It trains what is missing, each run in a process of its own, and shares runs between
 studies; called again, it goes on where it was stopped. Every study leaves
 <study>.json, <study>.md and pictures in --model_dir; the runs are in its folder runs/.
+Its tasks are the paper's: students of others, and of tasks of your own, are trained by
+python -m soka_tf.train.
 """
 
 import functools
@@ -36,6 +43,8 @@ from soka_tf.data.filesystem import is_remote
 from soka_tf.errors import UserError
 from soka_tf.runs.gin_text import read_gin
 from tools.studies import definitions, further, pages
+from tools.studies.comparison import command as comparison
+from tools.studies.comparison.protocol import PORTIONS
 from tools.studies.methods import SCALES
 from tools.studies.report import PAGES
 from tools.studies.study import Study
@@ -47,7 +56,9 @@ FLAGS = flags.FlagValues()
 _STUDY = flags.DEFINE_multi_string(
     "study",
     None,
-    "what to repeat, repeatable or separated by commas: all, " + ", ".join(STUDIES),
+    "what to repeat, repeatable or separated by commas: all, "
+    + ", ".join(STUDIES)
+    + f"; or {comparison.NAME}, by itself",
     required=True,
     flag_values=FLAGS,
 )
@@ -108,9 +119,38 @@ _REPORT_ONLY = flags.DEFINE_bool(
 )
 
 
+_PORTION = flags.DEFINE_enum(
+    "portion",
+    None,
+    list(PORTIONS),
+    f"of --study={comparison.NAME}: by default cost and tune, as far as they go; final "
+    "opens the test rooms",
+    flag_values=FLAGS,
+)
+_RECORDS_DIR = flags.DEFINE_string(
+    "records_dir",
+    "docs/study/records",
+    f"folder of the records of --study={comparison.NAME}, to be committed; its page is "
+    "written beside it",
+    flag_values=FLAGS,
+)
+_HOURS = flags.DEFINE_float(
+    "hours",
+    None,
+    f"of --study={comparison.NAME}: no run is begun that may take longer than that",
+    lower_bound=0.0,
+    flag_values=FLAGS,
+)
+
+
 def main() -> int:
     """Trains what is missing, then reports; 1 if anything failed."""
-    studies = _chosen([name for text in _STUDY.value for name in text.split(",")])
+    names = [name for text in _STUDY.value for name in text.split(",")]
+    if comparison.NAME in names:
+        return _compare(names)
+    if _PORTION.value or _HOURS.value is not None:
+        raise UserError(f"--portion and --hours are of --study={comparison.NAME} only.")
+    studies = _chosen(names)
     folder, docs = _folder("model_dir", _MODEL_DIR), _folder("docs_dir", _DOCS_DIR)
     _check_docs(studies, folder, docs)
     setting = definitions.setting(SCALES[_SCALE.value], _STEPS.value, _all_params())
@@ -148,6 +188,27 @@ def main() -> int:
     for name, why in failed.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _compare(names: Sequence[str]) -> int:
+    """The comparison: its own runs, records and page."""
+    given = {"scale": _SCALE, "data": _DATA, "docs_dir": _DOCS_DIR, "seeds": _SEEDS}
+    given.update(steps=_STEPS, taskonomy_dir=_TASKONOMY_DIR)
+    own = {name: flag.value != flag.default for name, flag in given.items()}
+    comparison.check(names, own)
+    _lacking()  # refuses folders that are not there
+    folder, kept = (
+        _folder("model_dir", _MODEL_DIR),
+        _folder("records_dir", _RECORDS_DIR),
+    )
+    for name, path in (("model_dir", folder), ("records_dir", kept)):
+        _make(name, path)
+    setting = Setting(comparison.PROTOCOL.files, 1, tuple(_all_params()))
+    runs = Runs(
+        folder / "runs", setting, _JOBS.value or os.cpu_count() or 1, _teachers()
+    )
+    limits = comparison.Limits(_PORTION.value, _HOURS.value, _REPORT_ONLY.value)
+    return comparison.run(runs, kept, limits)
 
 
 def _report(

@@ -1,6 +1,6 @@
 """Measures teachers, student and a constant answer by the same code."""
 
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -10,14 +10,9 @@ from tqdm import tqdm
 from soka_tf.atomic import write_json
 from soka_tf.data import encodings
 from soka_tf.errors import UserError
-from soka_tf.evaluation.class_metrics import ClassAccumulator
-from soka_tf.evaluation.metrics import MetricAccumulator, accumulator_of, skill
+from soka_tf.evaluation import constant_answers
+from soka_tf.evaluation.metrics import accumulator_of, skill
 from soka_tf.tasks import Task
-
-# Ground truth kept in memory for the median image, per task.
-_KEPT_BYTES = 2**28
-_MEDIAN_CHUNK_BYTES = 2**25
-_CONSTANTS = ("baseline_median", "baseline_commonest_class")
 
 
 def evaluate(
@@ -64,64 +59,80 @@ def evaluate(
             f"Received teachers: {', '.join(teachers) or 'none'}."
         )
     predict = _prediction_function(student, teachers, dataset, tasks)
-    comparisons = {
-        task.name: {
-            name: accumulator_of(task)
-            for name in ("teacher", "student", "student_vs_teacher")
-        }
-        for task in tasks
-    }
-    constants = {task.name: _constant_answer(task) for task in tasks if baseline}
-    of_teachers = {task.name: _constant_answer(task) for task in tasks if baseline}
-    labelled = {task.name: 0 for task in tasks}
+    measured = {task.name: _Measured(task, baseline) for task in tasks}
     images = 0
     for batch in _progress(dataset, split):
         images += int(batch["rgb"].shape[0])
-        outputs = predict(batch["rgb"])
-        for task in tasks:
-            output = {k: v.numpy() for k, v in outputs[task.name].items()}
-            entries = comparisons[task.name]
-            entries["student_vs_teacher"].update(output["student"], output["teacher"])
-            truth, valid = read_truth(task, batch)
-            if truth is None:
-                if baseline and not labelled[task.name]:
-                    everywhere = np.ones(output["teacher"].shape[:3] + (1,), bool)
-                    of_teachers[task.name].update(output["teacher"], everywhere)
-                continue
-            labelled[task.name] += int(np.count_nonzero(valid.any(axis=(1, 2, 3))))
-            entries["teacher"].update(output["teacher"], truth, valid)
-            entries["student"].update(output["student"], truth, valid)
-            if baseline:
-                constants[task.name].update(truth, valid)
+        for name, output in predict(batch["rgb"]).items():
+            output = {who: maps.numpy() for who, maps in output.items()}
+            measured[name].update(output, batch)
     if not images:
         raise UserError(
             f"There is nothing to evaluate: split {split!r} holds no image. "
             "Give more images or a larger validation fraction."
         )
-    result = {
+    return {
         "step": int(step),
         "split": split,
         "images": images,
-        "labelled_images": labelled,
+        "labelled_images": {name: m.labelled for name, m in measured.items()},
         "parameters": {name: int(count) for name, count in parameters.items()},
-        "tasks": {},
+        "tasks": {name: m.entries() for name, m in measured.items()},
     }
-    for task in tasks:
-        entries = {name: m.result() for name, m in comparisons[task.name].items()}
-        if baseline:
-            constant = constants[task.name]
-            entries[constant.name] = constant.result()
+
+
+class _Measured:
+    """The errors of one task, of all who answer, over a split's batches.
+
+    Attributes:
+      labelled: how many images had a label so far.
+    """
+
+    def __init__(self, task: Task, baseline: bool):
+        self._task = task
+        self._comparisons = {
+            name: accumulator_of(task)
+            for name in ("teacher", "student", "student_vs_teacher")
+        }
+        self._baseline = baseline
+        self._constant = constant_answers.constant_answer(task)
+        self._of_teacher = constant_answers.constant_answer(task)
+        self.labelled = 0
+
+    def update(
+        self, output: Mapping[str, np.ndarray], batch: Mapping[str, tf.Tensor]
+    ) -> None:
+        """Adds a batch: maps of "student" and "teacher" in units, and its labels."""
+        student, teacher = output["student"], output["teacher"]
+        self._comparisons["student_vs_teacher"].update(student, teacher)
+        truth, valid = read_truth(self._task, batch)
+        if truth is None:
+            if self._baseline and not self.labelled:
+                everywhere = np.ones(teacher.shape[:3] + (1,), bool)
+                self._of_teacher.update(teacher, everywhere)
+            return
+        self.labelled += int(np.count_nonzero(valid.any(axis=(1, 2, 3))))
+        self._comparisons["teacher"].update(teacher, truth, valid)
+        self._comparisons["student"].update(student, truth, valid)
+        if self._baseline:
+            self._constant.update(truth, valid)
+
+    def entries(self) -> Dict[str, Optional[Dict[str, Any]]]:
+        """The task's part of evaluation.json."""
+        entries = {name: m.result() for name, m in self._comparisons.items()}
+        if self._baseline:
+            name = self._constant.name
+            entries[name] = self._constant.result()
             _add_skill(entries)
-            if not labelled[task.name]:
-                entries[f"{constant.name}_of_teacher"] = of_teachers[task.name].result()
-        result["tasks"][task.name] = entries
-        _warn_of_nonfinite(task, entries)
-    return result
+            if not self.labelled:
+                entries[f"{name}_of_teacher"] = self._of_teacher.result()
+        _warn_of_nonfinite(self._task, entries)
+        return entries
 
 
 def _add_skill(entries: Mapping[str, Optional[Dict[str, Any]]]) -> None:
     """Adds how much smaller an error is than the constant answer's: 1 is perfect."""
-    constant = next(entries[name] for name in _CONSTANTS if name in entries)
+    constant = next(entries[name] for name in constant_answers.NAMES if name in entries)
     for name in ("teacher", "student"):
         entry = entries[name]
         if entry is not None:
@@ -176,85 +187,6 @@ def read_truth(task: Task, batch: Mapping[str, tf.Tensor]):
     if task.encoding is not None and task.encoding.gaps:
         valid = valid & np.isfinite(truth).all(-1, keepdims=True)
     return truth, valid
-
-
-def _constant_answer(task: Task) -> Union["_MedianImage", "_CommonestClass"]:
-    return _CommonestClass(task) if task.has_classes else _MedianImage(task)
-
-
-class _CommonestClass:
-    """The most frequent class of all truths of one task, on these very truths."""
-
-    name = _CONSTANTS[1]
-
-    def __init__(self, task: Task):
-        self._truths = ClassAccumulator(task)
-
-    def update(self, truths: np.ndarray, valid: np.ndarray) -> None:
-        self._truths.update(truths, truths, valid)
-
-    def result(self) -> Optional[Dict[str, Optional[float]]]:
-        return self._truths.commonest()
-
-
-class _MedianImage:
-    """The per-pixel median of all truths of one task, and how far they are from it.
-
-    It has seen the very images it is measured on, which favours it. At most
-    `_KEPT_BYTES` of truth are kept; of a larger split every second, fourth, ... image.
-    Of a single image it would be that image itself: there is none.
-    """
-
-    name = _CONSTANTS[0]
-
-    def __init__(self, task: Task):
-        self._task = task
-        self._truths = []
-        self._stride = 1
-        self._seen = 0
-
-    def update(self, truths: np.ndarray, valid: np.ndarray) -> None:
-        for truth, mask in zip(truths, valid):
-            if not mask.any():
-                continue
-            if self._seen % self._stride == 0:
-                self._truths.append(np.where(mask, truth, np.nan).astype(np.float32))
-                if len(self._truths) * self._truths[0].nbytes > _KEPT_BYTES:
-                    self._truths = self._truths[::2]
-                    self._stride *= 2
-            self._seen += 1
-
-    def result(self) -> Optional[Dict[str, Optional[float]]]:
-        if len(self._truths) < 2:
-            return None
-        median = median_image(self._truths)[None]
-        measured = MetricAccumulator(self._task)
-        for truth in self._truths:
-            valid = ~np.isnan(truth).any(axis=-1)[None]
-            measured.update(median, truth[None], valid)
-        return measured.result()
-
-
-def median_image(truths: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the per-pixel, per-channel median of images.
-
-    Args:
-      truths: images [H, W, C] of one shape, NaN where there is no reading.
-
-    Returns:
-      [H, W, C] float32; 0 where no image has a reading.
-    """
-    rows_bytes = len(truths) * truths[0][:1].nbytes
-    rows = max(1, _MEDIAN_CHUNK_BYTES // rows_bytes)
-    parts = []
-    for start in range(0, len(truths[0]), rows):
-        # np.nanmedian does the same pixel by pixel in Python: far slower.
-        part = np.sort([truth[start : start + rows] for truth in truths], axis=0)
-        count = np.count_nonzero(~np.isnan(part), axis=0)
-        lower = np.take_along_axis(part, np.maximum(count - 1, 0)[None] // 2, axis=0)
-        upper = np.take_along_axis(part, count[None] // 2 * (count > 0), axis=0)
-        parts.append(np.where(count > 0, (lower[0] + upper[0]) / 2, 0.0))
-    return np.concatenate(parts).astype(np.float32)
 
 
 def _progress(dataset, split: str):

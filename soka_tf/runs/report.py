@@ -24,6 +24,8 @@ from soka_tf.networks.multiply_adds import total_multiply_adds
 from soka_tf.runs.auxiliary import CHOICE_FILE
 from soka_tf.runs.build_networks import count_trainable
 from soka_tf.runs.callbacks.step import FAILURES
+from soka_tf.runs.folder import CONFIG_FILE
+from soka_tf.runs.gin_text import bindings_of
 from soka_tf.runs.movement import MOVEMENT_FILE, StageMovement, read_movement
 from soka_tf.runs.run_evaluation import CURVES_FILE, METRICS_FILE, fixed_batch
 from soka_tf.runs.settings import Settings
@@ -167,7 +169,7 @@ def _summary(measured: Measured) -> str:
         f"One student for {named}, {learnt} {teachers} "
         f"teacher{'s' if teachers > 1 else ''}, after {measured.result['step']:,} "
         f"steps; measured on {measured.result['images']:,} images that it was not "
-        f"trained on. Images: {measured.data.source}."
+        "trained on."
     )
 
 
@@ -178,8 +180,8 @@ def _remarks(result: Mapping[str, Any]) -> Tuple[str, ...]:
     if not poor:
         return ()
     return (
-        f"Barely trained: of {', '.join(poor)} the student knows no more than one answer "
-        "for all images would (the median image, or the commonest class).",
+        f"Barely trained: no better at {', '.join(poor)} than one answer "
+        "for all images (the median or the commonest class).",
     )
 
 
@@ -211,10 +213,10 @@ def _auxiliary(
     path = os.path.join(folder, CHOICE_FILE)
     choice = _if_there(path, lambda: read_json(path, _CHOICE, _REMEDY))
     if choice is None:
-        names = [get_task(name).title for name in measured.teachers.auxiliaries]
-        if names:
-            return f"Named in the configuration: {', '.join(names)}.", None
-        return "None was chosen by similarity for this run.", None
+        titles = [get_task(name).title for name in _named_auxiliaries(measured.config)]
+        if titles:
+            return f"Named in the configuration: {', '.join(titles)}.", None
+        return "The run has none: its configuration names none.", None
     summary = choice["summary"][:1].upper() + choice["summary"][1:]
     names = choice["teachers"]
     alt = f"Matrix of the similarities of {', '.join(names)}"
@@ -226,6 +228,13 @@ def _auxiliary(
         ),
     )
     return f"{summary}.", similarity
+
+
+def _named_auxiliaries(config: str) -> Sequence[str]:
+    bound = bindings_of(config, CONFIG_FILE)
+    # Mostly a macro of the same name.
+    values = bound.get("select_auxiliary.auxiliary"), bound.get("auxiliary")
+    return next((value for value in values if isinstance(value, (list, tuple))), ())
 
 
 def _networks(measured: Measured) -> Tuple[report_page.Network, ...]:
@@ -266,6 +275,7 @@ def _facts(measured: Measured, metrics: str) -> Tuple[Tuple[str, str], ...]:
     settings = measured.settings
     rows = [
         ("images", f"{settings.image_size} pixels, {settings.batch_size} a step"),
+        ("images of", measured.data.source),
         ("precision", settings.precision),
     ]
     speed = _if_there(metrics, lambda: _seconds_a_step(metrics))

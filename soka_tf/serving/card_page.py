@@ -159,5 +159,5 @@ def _number(value: Any) -> str:
 
 def _plain(text: str) -> str:
     """Text of others as text of Markdown: no markup, no column of a table, one line."""
-    escaped = "".join(f"\\{c}" if c in "\\`*_[]<>|#!&" else c for c in str(text))
+    escaped = "".join(f"\\{c}" if c in "\\`*[]<>|#!&" else c for c in str(text))
     return " ".join(escaped.split())

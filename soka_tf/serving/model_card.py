@@ -98,7 +98,6 @@ def describe(facts: Mapping[str, Any], files: Mapping[str, str]) -> Dict[str, by
         "versions": {
             "soka_tf": soka_tf.__version__,
             "tensorflow": tf.__version__,
-            "keras": tf.keras.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
         },

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from soka_tf.data import encodings
 from soka_tf.errors import UserError
-from soka_tf.evaluation import evaluator, metrics
+from soka_tf.evaluation import constant_answers, evaluator, metrics
 from soka_tf.evaluation.table import format_table
 from soka_tf.tasks import get_task
 
@@ -211,17 +211,17 @@ def test_median_image_equals_nanmedian_in_chunks_of_any_size(monkeypatch):
     truths[rng.random(truths.shape) < 0.3] = np.nan
     truths[0] = 1.0
     expected = np.nanmedian(truths, axis=0)
-    np.testing.assert_allclose(evaluator.median_image(list(truths)), expected)
-    monkeypatch.setattr(evaluator, "_MEDIAN_CHUNK_BYTES", 1)
-    np.testing.assert_allclose(evaluator.median_image(list(truths)), expected)
+    np.testing.assert_allclose(constant_answers.median_image(list(truths)), expected)
+    monkeypatch.setattr(constant_answers, "_MEDIAN_CHUNK_BYTES", 1)
+    np.testing.assert_allclose(constant_answers.median_image(list(truths)), expected)
     unseen = np.full((2, 1, 1, 1), np.nan, np.float32)
-    assert evaluator.median_image(list(unseen)) == 0.0
+    assert constant_answers.median_image(list(unseen)) == 0.0
 
 
 def test_median_of_a_large_split_keeps_evenly_spaced_images(monkeypatch):
     one_image = 4 * 4 * 4
-    monkeypatch.setattr(evaluator, "_KEPT_BYTES", 4 * one_image)
-    median = evaluator._MedianImage(EDGES)
+    monkeypatch.setattr(constant_answers, "_KEPT_BYTES", 4 * one_image)
+    median = constant_answers.MedianImage(EDGES)
     truths = np.arange(20, dtype=np.float32).reshape(-1, 1, 1, 1) * np.ones(
         (1, 4, 4, 1)
     )

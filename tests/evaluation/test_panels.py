@@ -233,8 +233,8 @@ def test_callback_writes_one_tensorboard_image_a_task(tmp_path):
         for value in event.summary.value:
             width, height, png = tf.make_ndarray(value.tensor)
             images[value.tag] = (event.step, tf.io.decode_png(png).numpy())
-    assert set(images) == {"3_panels/depth_zbuffer", "3_panels/edge_texture"}
-    step, pixels = images["3_panels/edge_texture"]
+    assert set(images) == {"2_panels/depth_zbuffer", "2_panels/edge_texture"}
+    step, pixels = images["2_panels/edge_texture"]
     panel = panels.compute_panel(student, TEACHERS, make_batch(), TASKS)
     assert step == 7
     np.testing.assert_array_equal(pixels, panels.draw_panel(panel, [EDGES]))

@@ -32,7 +32,8 @@ def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     dead, alive = process.pid, os.getpid()
-    gone = [f"curves.png.{dead}.tmp", f"metrics.csv.{dead}.tmp", "a.json.9" + "9" * 30]
+    gone = [f"curves.png.{dead}.tmp", f"metrics.csv.{dead}.tmp"]
+    gone += [f"report.html.{dead}.tmp", "a.json.9" + "9" * 30]
     gone[-1] += ".tmp"
     stay = [f"curves.png.{alive}.tmp", f"notes.txt.{dead}.tmp", "curves.png", "a.tmp"]
     for name in (*gone, *stay):

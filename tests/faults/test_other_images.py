@@ -25,8 +25,8 @@ def test_export_measures_on_images_elsewhere_and_writes_no_split(
     if split == "gone":
         file.unlink()
     given = []
-    monkeypatch.setattr(formats, "write_formats", lambda *a: given.append(a[-1]) or [])
-    monkeypatch.setattr(formats, "compare", lambda *a: {})
+    monkeypatch.setattr(formats, "write_formats", lambda *a: given.append(a[-2]) or [])
+    monkeypatch.setattr(formats, "compare", lambda *a: {"images": 3})
     monkeypatch.setattr(formats, "write_report", lambda *a: None)
     monkeypatch.setattr(formats, "format_table", str)
     flags = [f"--model_dir={cut}", f"--export_dir={tmp_path / 'out'}"]

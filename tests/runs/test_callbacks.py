@@ -233,7 +233,7 @@ def test_metric_log_writes_scalars_and_a_table_of_movement_for_tensorboard(tmp_p
 
     def logs(step):
         moved = {"movement/joint/encoder": 0.25} if step == 1 else {}
-        return {"loss": 0.5, **moved}
+        return {"loss/soft/depth": 0.5, **moved}
 
     run(log, model, 2, logs)
     writer.close()
@@ -242,7 +242,7 @@ def test_metric_log_writes_scalars_and_a_table_of_movement_for_tensorboard(tmp_p
             b"step 1, joint: relative change of each player a phase\n\n"
             b"player | joint\n--- | ---\nencoder | 2.5e-01"
         ),
-        (2, "1_loss"): 0.5,
+        (2, "1_loss/soft/depth"): 0.5,
         (2, "6_learning_rate"): pytest.approx(0.2),
     }
     assert read_movement(tmp_path / "movement.json") == [
@@ -255,13 +255,13 @@ def test_tensorboard_opens_on_losses_validation_and_panels(tmp_path):
     names += ["task_weight/normal", "validation/mean", "panels/normal"]
     names += ["encoder_share/normal", "loss/transfer"]
     assert sorted(map(tag, names)) == [
-        *("1_loss/soft/normal", "1_loss/transfer", "2_validation/mean"),
-        *("3_panels/normal", "4_task_weight/normal", "5_encoder_share/normal"),
-        *("5_gradient_norm/normal", "6_learning_rate"),
+        *("1_loss/soft/normal", "1_loss/validation/mean", "2_panels/normal"),
+        *("3_task_weight/normal", "4_further_loss/transfer"),
+        *("5_encoder_share/normal", "5_gradient_norm/normal", "6_learning_rate"),
     ]
     # Every kind that the model logs has its place; movement is a text.
     kinds = {name for name in PHASES if name != "loss/competition"}
-    assert all(tag(kind)[0].isdigit() for kind in kinds)
+    assert all(tag(f"{kind}/normal")[0].isdigit() for kind in kinds)
 
 
 def summaries(folder):

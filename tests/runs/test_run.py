@@ -160,7 +160,7 @@ def test_run_leaves_configuration_checkpoints_events_and_metrics(plain):
             event = tf.compat.v1.Event.FromString(record.numpy())
             tags.update(value.tag for value in event.summary.value)
     assert tags["gin/operative_config"] == 1
-    for kind in ("1_loss/soft", "4_task_weight"):
+    for kind in ("1_loss/soft", "3_task_weight"):
         assert tags[f"{kind}/depth_zbuffer"] == STEPS
     assert tags["5_gradient_norm/edge_texture"] == STEPS - 2
     assert tags["6_learning_rate"] == STEPS

@@ -1,7 +1,7 @@
 """A study's pictures: estimates with their intervals, curves over steps."""
 
 import pathlib
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -116,6 +116,55 @@ def draw_curves(runs: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) 
     axes[0, 0].set_ylabel("soft-target loss")
     axes[1, 0].set_ylabel("task weight")
     axes[0, 0].legend(frameon=False)
+    _save(figure, path)
+
+
+class CostCurve(NamedTuple):
+    """A method's error against its cost: points (x, value, low, high), by cost."""
+
+    title: str
+    points: Sequence[Tuple[float, float, float, float]]
+    is_main: bool
+
+
+def draw_costs(
+    panels: Mapping[str, Sequence[CostCurve]],
+    levels: Mapping[str, Mapping[str, float]],
+    path: pathlib.Path,
+) -> None:
+    """Draws errors against CPU seconds, a panel an error, with intervals.
+
+    Args:
+      panels: title -> curves, the same methods in each.
+      levels: title of a panel -> name -> a constant error, drawn as a line.
+      path: the PNG to write or replace.
+    """
+    figure = Figure(figsize=(4.2 * len(panels) + 2.6, 4.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, curves) in zip(axes, panels.items()):
+        for style, (name, level) in zip((":", "--"), levels[title].items()):
+            axis.axhline(level, color=_GREY, linestyle=style, linewidth=1.2, label=name)
+        for number, curve in enumerate(curves):
+            x, value, low, high = np.array(curve.points, float).T
+            axis.errorbar(
+                x * 1.02 ** (number - len(curves) / 2),  # or intervals hide each other
+                value,
+                [value - low, high - value],
+                color=_COLOURS[number % len(_COLOURS)],
+                linestyle="-" if curve.is_main else ("--", ":", "-.")[number // 4 % 3],
+                marker="os^Dv*"[number % 6],
+                linewidth=2.0 if curve.is_main else 1.0,
+                markersize=5,
+                capsize=2,
+                label=curve.title,
+            )
+        axis.set_xscale("log")
+        axis.set_xlabel("CPU seconds of the steps, teachers given")
+        axis.set_title(title, fontsize=10)
+        axis.grid(color="#e5e5e5", linewidth=0.8)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
     _save(figure, path)
 
 

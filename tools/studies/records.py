@@ -11,6 +11,8 @@ from soka_tf.networks.processor import cpu_info
 # In a run's folder, once it has come to its end, and where it failed.
 RUN_RECORD = "study.json"
 FAILURE_RECORD = "failed.json"
+# In place of evaluation.json, where it is measured room by room.
+ROOMS_FILE = "rooms.json"
 
 _ERRORS = ({"rmse": (float, None), str: (float, None)}, None)
 RUN_SHAPE = {"cpu_seconds": (float, None)}
@@ -37,6 +39,17 @@ def hardware() -> Dict[str, Any]:
         "processor": cpu_info("model name") or platform.processor(),
         "cores": os.cpu_count(),
     }
+
+
+def versions() -> Dict[str, str]:
+    """What a run was computed with."""
+    import numpy
+    import tensorflow
+
+    import soka_tf
+
+    libraries = {m.__name__: m.__version__ for m in (soka_tf, tensorflow, numpy)}
+    return {"python": platform.python_version(), **libraries}
 
 
 def read_record(path: pathlib.Path, shape: Any) -> Optional[Dict[str, Any]]:

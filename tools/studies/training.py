@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import (
     Any,
+    Callable,
     Dict,
     Iterable,
     List,
@@ -21,6 +23,7 @@ from typing import (
     Optional,
     Sequence,
     Set,
+    Tuple,
 )
 
 from absl import logging
@@ -95,7 +98,7 @@ class Setting(NamedTuple):
     def teachers_of(self, training: Training) -> List[str]:
         """The tasks whose teachers a run names: targets and auxiliaries."""
         # A macro or a word is left to the run itself.
-        bound = self._bound(training).get("auxiliary")
+        bound = self.bound(training).get("auxiliary")
         return [*training.tasks, *(bound if isinstance(bound, (list, tuple)) else ())]
 
     def names_of(self, training: Training) -> Set[str]:
@@ -104,9 +107,10 @@ class Setting(NamedTuple):
 
     def config(self, training: Training) -> str:
         """The bindings of a run but its seed, each once, as gin text."""
-        return format_gin(self._bound(training))
+        return format_gin(self.bound(training))
 
-    def _bound(self, training: Training) -> Mapping[str, Any]:
+    def bound(self, training: Training) -> Mapping[str, Any]:
+        """The bindings of a run but its seed, by name."""
         files = ["base.gin", *self.files, *training.files]
         return read_gin(files, self.bindings(training))
 
@@ -134,6 +138,27 @@ class Outcome(NamedTuple):
     cpu_seconds: Optional[float]
     processor: str = "unknown"
     cores: Optional[int] = None
+
+
+class Order(NamedTuple):
+    """How a number of runs is trained.
+
+    Attributes:
+      until: seconds of `time.time()` at which all are to have ended; no run is begun
+        that is likely to take longer. None for no end.
+      longest: seconds that a run of a training is likely to take.
+      reference: training -> None for runs that are evaluated as any is; else the file
+        of its rooms' reference, see `tools.studies.worker`.
+      ended: called with every run that has ended, well or not.
+    """
+
+    until: Optional[float] = None
+    longest: Callable[[Training], float] = lambda training: 0.0
+    reference: Callable[[Training], Optional[str]] = lambda training: None
+    ended: Callable[[Training, int], None] = lambda training, seed: None
+
+
+ORDER = Order()
 
 
 class Runs:
@@ -174,18 +199,21 @@ class Runs:
         # Read once, and trained on as read: the gin files may be edited meanwhile.
         if training not in self._configs:
             config = self.setting.config(training)
-            self._configs[training] = config + self._teachers_of(config)
+            # As comments: other teachers make it another run.
+            teachers = self.teachers_of(training).items()
+            config += "".join(f"# {name}: sha256 {of}\n" for name, of in teachers)
+            self._configs[training] = config
         return self._configs[training]
 
-    def _teachers_of(self, config: str) -> str:
-        """The teachers' digests as comments: other teachers make it another run."""
+    def teachers_of(self, training: Training) -> Dict[str, str]:
+        """File -> sha256 of the teachers that a run's bindings name."""
+        config = self.setting.config(training)
         folder = self.teachers_dir
-        files = sorted(folder.glob("*.safetensors")) if folder else []
-        return "".join(
-            f"# {path.name}: sha256 {_sha256_of(path)}\n"
-            for path in files
+        return {
+            path.name: _sha256_of(path)
+            for path in (sorted(folder.glob("*.safetensors")) if folder else ())
             if f"'{path.stem}'" in config or "auxiliary = 'auto'" in config
-        )
+        }
 
     def outcome(self, training: Training, seed: int) -> Optional[Outcome]:
         """What a finished run left; None if it has not come to its end."""
@@ -216,7 +244,7 @@ class Runs:
         Returns:
           The trainings that failed, and why; other runs are to be had from `outcome`.
         """
-        missing: Dict[Training, Sequence[int]] = {}
+        missing: List[Tuple[Training, Sequence[int]]] = []
         failed: Dict[Training, str] = {}
         for training in dict.fromkeys(trainings):
             try:
@@ -225,17 +253,27 @@ class Runs:
                 failed[training] = str(error)
                 continue
             if left:
-                missing[training] = left
+                missing.append((training, left))
+        failed.update(self.train_missing(missing))
+        return failed
+
+    def train_missing(
+        self, missing: Sequence[Tuple[Training, Sequence[int]]], order: Order = ORDER
+    ) -> Dict[Training, str]:
+        """Trains these with these seeds, a process an entry; returns as `train`."""
+        failed: Dict[Training, str] = {}
         if not missing:
             return failed
         jobs = min(self.jobs, len(missing))
-        count = sum(map(len, missing.values()))
+        count = sum(len(seeds) for _, seeds in missing)
         logging.info("%d runs to train in %s, %d at a time.", count, self.folder, jobs)
         progress = tqdm(total=count, desc="training", unit="run", disable=None)
         with progress, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             futures = {
-                pool.submit(self._train, training, left, jobs, progress): training
-                for training, left in missing.items()
+                pool.submit(
+                    self._train, training, left, jobs, progress, order
+                ): training
+                for training, left in missing
             }
             try:
                 for future in concurrent.futures.as_completed(futures):
@@ -255,9 +293,16 @@ class Runs:
                 child.terminate()
 
     def _train(
-        self, training: Training, seeds: Sequence[int], jobs: int, progress: tqdm
+        self,
+        training: Training,
+        seeds: Sequence[int],
+        jobs: int,
+        progress: tqdm,
+        order: Order,
     ) -> Optional[str]:
         """Trains a configuration with all these seeds; returns what went wrong."""
+        if order.until and time.time() + order.longest(training) > order.until:
+            return None
         folders = {seed: self.folder_of(training, seed) for seed in seeds}
         parent = folders[seeds[0]].parent
         parent.mkdir(parents=True, exist_ok=True)
@@ -265,6 +310,8 @@ class Runs:
         job = {
             "config": str(parent / _CONFIG),
             "runs": [(seed, str(folder)) for seed, folder in folders.items()],
+            "until": order.until,
+            "reference": order.reference(training),
         }
         failures = []
         with open(parent / _LOG, "a") as log:
@@ -288,6 +335,7 @@ class Runs:
                     ended = parse_json(line, {"seed": int, "failed": (str, None)})
                     logging.info("%s: %s", training.name, self._line(training, **ended))
                     failures += filter(None, [ended["failed"]])
+                    order.ended(training, ended["seed"])
                     progress.update()
             with self._lock:
                 self._children.remove(child)
@@ -296,9 +344,11 @@ class Runs:
         return failures[0] if failures else None
 
     def _line(self, training: Training, seed: int, failed: Optional[str]) -> str:
+        if failed:
+            return f"seed {seed} FAILED: {failed}"
         outcome = self.outcome(training, seed)
-        if failed or outcome is None:
-            return f"seed {seed} FAILED: {failed or 'no result'}"
+        if outcome is None:  # measured room by room
+            return f"seed {seed}: done"
         words = [
             f"{task} {entries['student']['rmse']:#.3g}"
             for task, entries in outcome.evaluation["tasks"].items()

@@ -2,7 +2,8 @@
 
 Started by `tools.studies.training` as `python -m tools.studies.worker`, with the job as
 JSON on its standard input; every run that has ended is one line of JSON on its standard
-output.
+output. Where the job has a "reference", runs are measured room by room in place of the
+evaluation, and so are, once, teachers and median image, into that file.
 """
 
 import contextlib
@@ -19,10 +20,16 @@ from soka_tf import cli
 from soka_tf.atomic import locked, write_json
 from soka_tf.data.documents import ANY, parse_json
 from soka_tf.errors import UserError
-from tools.studies.records import FAILURE_RECORD, RUN_RECORD, hardware
+from tools.studies.records import (
+    FAILURE_RECORD,
+    ROOMS_FILE,
+    RUN_RECORD,
+    hardware,
+    versions,
+)
 
 _LOCK = "study.lock"
-_ALL = (RUN_RECORD, "evaluation.json")
+_EVALUATION = "evaluation.json"
 # A step that traces a graph takes hundreds of times as long as others.
 _LONGEST_STEP = 5.0
 
@@ -60,19 +67,24 @@ class Cost:
 
 def main() -> None:
     """Trains the runs of the job on standard input."""
-    job = parse_json(sys.stdin.read(), {"config": str, "runs": [[ANY]]})
-    run = None
+    shape = {"until?": (float, None), "reference?": (str, None)}
+    job = parse_json(sys.stdin.read(), {"config": str, "runs": [[ANY]], **shape})
+    run, reference, until = None, job.get("reference"), job.get("until")
+    kept = (RUN_RECORD, ROOMS_FILE if reference else _EVALUATION)
+    longest = 0.0
     for seed, folder in job["runs"]:
-        failed = None
+        failed, begun = None, time.time()
+        if until and longest and begun + longest > until:
+            break
         os.makedirs(folder, exist_ok=True)
         # A worker may outlive the command that started it, and the command be given
         # again: the lock keeps two processes from training one run.
         with locked(os.path.join(folder, _LOCK), f"trains {folder}"):
-            if not all(os.path.exists(os.path.join(folder, f)) for f in _ALL):
+            if not all(os.path.exists(os.path.join(folder, f)) for f in kept):
                 run = _build(job["config"], seed, folder, run)
                 failure = os.path.join(folder, FAILURE_RECORD)
                 try:
-                    _train(run, folder)
+                    _train(run, folder, reference)
                     with contextlib.suppress(FileNotFoundError):
                         os.remove(failure)
                 except UserError as error:  # of this seed, such as NaN
@@ -81,6 +93,7 @@ def main() -> None:
                         write_json(failure, {"seed": seed, "failed": failed})
         # The parent may read a run as soon as its line is there.
         print(json.dumps({"seed": seed, "failed": failed}), flush=True)
+        longest = max(longest, time.time() - begun)
 
 
 def _build(config: str, seed: int, folder: str, before: Optional[Any]) -> Any:
@@ -100,14 +113,25 @@ def _build(config: str, seed: int, folder: str, before: Optional[Any]) -> Any:
     return build_run(folder)
 
 
-def _train(run: Any, folder: str) -> None:
+def _train(run: Any, folder: str, reference: Optional[str]) -> None:
     from soka_tf.runs.finish import complete
+    from soka_tf.runs.training_loop import train
 
-    cost = Cost()
-    print(complete(run, folder, [cost.callback()]), file=sys.stderr)
+    cost, begun = Cost(), time.time()
+    if reference:
+        from tools.studies.comparison import room_sums
+
+        train(run, folder, [cost.callback()])
+        write_json(os.path.join(folder, ROOMS_FILE), room_sums.student_sums(run), None)
+        with locked(os.path.dirname(reference), f"measures {reference}"):
+            if not os.path.exists(reference):
+                write_json(reference, room_sums.reference_sums(run), None)
+    else:
+        print(complete(run, folder, [cost.callback()]), file=sys.stderr)
     settings = run.settings
     seconds = cost.total(settings.max_steps)
-    record = {"seed": settings.seed, "cpu_seconds": seconds, **hardware()}
+    taken = {"cpu_seconds": seconds, "seconds": round(time.time() - begun, 1)}
+    record = {"seed": settings.seed, **taken, **hardware(), "versions": versions()}
     write_json(os.path.join(folder, RUN_RECORD), record)
 
 

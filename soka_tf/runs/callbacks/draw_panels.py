@@ -18,7 +18,7 @@ class PanelCallback(tf.keras.callbacks.Callback):
     """Draws the panel every N steps and at the end of training.
 
     Writes `<out_dir>/step_0000700.png` and one TensorBoard image a task,
-    "3_panels/<task>". The trained model must carry its step in an integer variable
+    "2_panels/<task>". The trained model must carry its step in an integer variable
     `step`, so that a resumed run goes on counting.
     """
 

@@ -8,22 +8,26 @@ from absl import logging
 from soka_tf.errors import reason
 from soka_tf.runs.callbacks.step import FAILURES
 
-# TensorBoard shows groups in the order of their names, and opens the first ones.
-_GROUPS = (
-    ("loss",),
-    ("validation",),
-    ("panels",),
-    ("task_weight",),
-    ("gradient_norm", "encoder_share"),
-    ("learning_rate",),
-)
-_NUMBERS = {kind: i for i, kinds in enumerate(_GROUPS, 1) for kind in kinds}
+# TensorBoard shows groups, what stands before the first slash, in the order of names,
+# and opens the first two. The first beginning that fits is replaced.
+_PLACES = {
+    "loss/soft/": "1_loss/soft/",
+    "validation/": "1_loss/validation/",
+    "panels/": "2_panels/",
+    "task_weight/": "3_task_weight/",
+    "loss/": "4_further_loss/",
+    "gradient_norm/": "5_gradient_norm/",
+    "encoder_share/": "5_encoder_share/",
+    "learning_rate": "6_learning_rate",
+}
 
 
 def tag(name: str) -> str:
     """The name of a log for TensorBoard: "1_loss/soft/normal", losses first."""
-    number = _NUMBERS.get(name.partition("/")[0])
-    return name if number is None else f"{number}_{name}"
+    for beginning, place in _PLACES.items():
+        if name.startswith(beginning):
+            return place + name[len(beginning) :]
+    return name
 
 
 def warn_of_tensorboard(step: int, error: Exception) -> None:

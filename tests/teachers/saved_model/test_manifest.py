@@ -169,6 +169,10 @@ def put(part, **fields):
         ({"sha256": {"../x": "0" * 64}}, "sha256 must name what lies in the folder"),
         ({"sha256": {"net": "0" * 64}}, "sha256 must name files. Received: 'net'."),
         ({"sha256": {"net/x": "0" * 64}}, "sha256 names what is not there: 'net/x'."),
+        ({"license": 3}, "license must be a text of 1 to 200 characters in one line"),
+        ({"license": ""}, "license must be a text of 1 to 200"),
+        ({"license": "MIT\n# Fine"}, "license must be a text of 1 to 200"),
+        ({"license": "x" * 201}, "license must be a text of 1 to 200"),
         (
             {"sha256": {"net/saved_model.pb": "0" * 64}},
             "saved_model.pb: the file is not the one that ",
@@ -210,6 +214,9 @@ def test_sha256_of_the_files_are_accepted_and_the_fingerprint_follows_files(writ
     manifest = read_manifest(written)
     manifest.check_files()
     assert manifest.fingerprint() == plain
+    folders.write(written, {**folders.CAFFE, "license": "CC BY-NC 4.0"})
+    manifest = read_manifest(written)
+    assert manifest.license == "CC BY-NC 4.0" and manifest.fingerprint() == plain
     (written / "net" / "keras_metadata.pb").write_text("not read")
     assert manifest.fingerprint() == plain
     changed = put(PREDICTION, activation="none")

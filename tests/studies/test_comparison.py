@@ -1,0 +1,372 @@
+"""tools/reproduce.py --study=comparison: jobs, records, refusals, the page."""
+
+import json
+import math
+import re
+
+import pytest
+from scipy.stats import qmc
+
+from soka_tf.errors import UserError
+from tests.tiny_runs import ROOT
+from tests.tools import run_tool
+from tools.studies.comparison import command, page, plan, protocol, run_records
+from tools.studies.comparison.plan import Plan
+from tools.studies.comparison.protocol import COST, FINAL, TUNE, Protocol, Rooms
+from tools.studies.training import Runs, Setting
+
+DEPTH, EDGES = "depth_zbuffer", "edge_texture"
+METHODS = {method.name: method for method in protocol.METHODS}
+SMALL = Protocol(
+    methods=tuple(METHODS[n]._replace(seeds=3) for n in ("kd", "kd_mia", "n_to_n")),
+    train=Rooms(11, 2, 2),
+    tune=Rooms(12, 2, 1),
+    test=Rooms(13, 4, 2),
+    steps=100,
+    budgets=(1, 4),
+    cost_steps=10,
+    trials=protocol.TRIALS[:2],
+    pairs=(("kd_mia", "kd"),),
+)
+# CPU seconds of ten steps; of n_to_n for each student.
+COSTS = {"kd": 1.0, "kd_mia": 2.0, "n_to_n": 0.5}
+FOUND = {
+    "seconds": 2.0,
+    "processor": "a processor",
+    "cores": 2,
+    "versions": {"tensorflow": "2"},
+    "failed": None,
+}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """An empty plan of three small methods."""
+    (tmp_path / "docs" / "records").mkdir(parents=True)
+    return _fresh(tmp_path)
+
+
+def _fresh(tmp_path, *params, of=SMALL):
+    setting = Setting(of.files, 1, params)
+    return Plan(of, Runs(tmp_path / "runs", setting, 1), tmp_path / "docs" / "records")
+
+
+def _write(study, job, rmse, cpu_seconds=1.0, **found):
+    """A record of a run whose rmse is `rmse` in every room and task."""
+    rooms = study.protocol.rooms_of(job.portion).count
+    squares = [10.0 * rmse**2 for _ in range(rooms)]
+    tasks = [job.task] if job.task else [DEPTH, EDGES]
+    errors = {task: {"units": squares, "network": squares} for task in tasks}
+    found = {**FOUND, "cpu_seconds": cpu_seconds, "errors": errors, **found}
+    who = run_records.identity(study.runs, study.training(job))
+    content = run_records.record_of(job, study.steps(job), who, found)
+    run_records.write(study.path(job), content)
+
+
+def _write_reference(study, portion, teacher=1.0, median=3.0):
+    rooms = study.protocol.rooms_of(portion).count
+
+    def sums(rmse):
+        squares = [10.0 * rmse**2] * rooms
+        return {t: {"units": squares, "network": squares} for t in (DEPTH, EDGES)}
+
+    content = {
+        "protocol": protocol.VERSION,
+        "teachers": {},
+        "rooms": [f"rooms/point_{i}" for i in range(rooms)],
+        "pixels": {DEPTH: [10] * rooms, EDGES: [10] * rooms},
+        "teacher": sums(teacher),
+        "median": sums(median),
+        "teachers_cpu_seconds_an_image": 0.01,
+    }
+    run_records.write(study.reference_path(portion), content)
+
+
+def _tuned(study):
+    """All costs and trials: trial 1 is the better one of all but kd."""
+    for job in study.jobs(COST):
+        _write(study, job, 2.0, COSTS[job.method.name])
+    _write_reference(study, TUNE)
+    for job in study.jobs(TUNE):
+        better = (job.trial == 1) is not (job.method.name == "kd")
+        _write(study, job, 1.5 if better else 2.0)
+
+
+def _finished(study, kd_mia=1.2, kd=1.5):
+    _tuned(study)
+    study.open_test_rooms()
+    _write_reference(study, FINAL)
+    for job in study.jobs(FINAL):
+        rmse = {"kd_mia": kd_mia, "kd": kd}.get(job.method.name, 2.0)
+        _write(study, job, rmse * (1 + 0.001 * job.seed), 10.0 * job.budget)
+
+
+# ------------------------------------------------------------------- the protocol
+
+
+def test_trials_are_of_the_stated_sequence_and_stand_in_the_document():
+    points = qmc.Sobol(4, scramble=True, seed=20).random(8)
+    drawn = [[float(f"{v:.4g}") for v in protocol.trial_of(p)] for p in points]
+    assert [list(t) for t in protocol.TRIALS] == [
+        [*trial[:3], round(trial[3], 3)] for trial in drawn
+    ]
+    text = (ROOT / "docs/study/protocol.md").read_text(encoding="utf-8")
+    for number, values in enumerate(protocol.TRIALS):
+        assert "| ".join([f"| {number} ", *(f"{v:g} " for v in values)]) in text
+
+
+def test_document_has_the_numbers_of_the_protocol():
+    found, text = Protocol(), (ROOT / "docs/study/protocol.md").read_text("utf-8")
+    for rooms in (found.train, found.tune, found.test):
+        cells = f"| {rooms.seed} | {rooms.count} | {rooms.views} |"
+        assert f"{cells} {rooms.count * rooms.views} |" in text
+    for method in found.methods:
+        assert re.search(
+            rf"(?m)^\| {re.escape(method.title)} \| `{method.file}.gin` .*\| "
+            rf"{method.seeds} \|$",
+            text,
+        ), method.title
+    assert f"Version {protocol.VERSION}." in text
+    assert "budgets of 1, 4 and 16" in text and found.budgets == (1, 4, 16)
+    assert found.train.count >= 1000 and found.train.count * found.train.views >= 20000
+    assert found.test.count >= 400 and found.test.count * found.test.views >= 2000
+    taken = {1, 2, 3, 4, 5, 6, 7}
+    seeds = {rooms.seed for rooms in (found.train, found.tune, found.test)}
+    assert len(seeds) == 3 and not seeds & taken
+
+
+def test_every_method_has_as_many_trials_and_the_seeds_of_the_pairs_are_paired():
+    found = Protocol()
+    counts = {}
+    for job in protocol.tune_jobs(found):
+        counts.setdefault((job.method.name, job.task), set()).add(job.trial)
+    assert set(map(len, counts.values())) == {8}
+    any_trial = {method.name: 0 for method in found.methods}
+    seeds = {}
+    for job in protocol.final_jobs(found, any_trial):
+        seeds.setdefault((job.method.name, job.budget), []).append(job.seed)
+    for name in found.main():
+        assert all(seeds[name, budget] == list(range(10)) for budget in found.budgets)
+
+
+# ------------------------------------------------------------- what is left to do
+
+
+def test_steps_follow_costs_and_trials_follow_steps(study):
+    assert not study.jobs(TUNE) and not study.jobs(FINAL)
+    # Of cost runs 4, of trials 2 x 4, of final ones 2 x 3 x 4.
+    assert study.counts() == (0, 36)
+    _tuned(study)
+    steps = {j.method.name: study.steps(j) for j in study.jobs(TUNE)}
+    # A step of KD + MIA costs twice one of KD, those of two students as much as KD's.
+    assert steps == {"kd": 400, "kd_mia": 200, "n_to_n": 400}
+    assert study.counts() == (12, 36)
+
+
+def test_chosen_is_the_trial_of_the_least_error_and_a_failed_one_never(study):
+    _tuned(study)
+    assert _chosen(study) == {"kd": 0, "kd_mia": 1, "n_to_n": 1}
+    for job in study.jobs(TUNE):
+        if job.trial == 1 and job.method.name == "kd_mia":
+            why = "Training stopped: loss was NaN or infinite."
+            _write(study, job, 1.0, None, failed=why, errors=None)
+    assert _chosen(study)["kd_mia"] == 0
+
+
+def _chosen(study):
+    """Read anew, as by the next call."""
+    return Plan(study.protocol, study.runs, study.folder).chosen()
+
+
+def test_test_rooms_are_refused_until_all_trials_are_recorded(study):
+    _tuned(study)
+    job = study.jobs(TUNE)[3]
+    study.path(job).unlink()
+    again = Plan(study.protocol, study.runs, study.folder)
+    with pytest.raises(UserError, match="opens the test rooms.* 1 runs of .*Run these"):
+        again.open_test_rooms()
+    assert again.opened() is None and not again.jobs(FINAL)
+    _write(again, job, 1.5)
+    again.open_test_rooms()
+    opened = again.opened()
+    assert re.match(r"\d{4}-\d\d-\d\dT.*\+00:00$", opened["opened"])
+    assert opened["chosen"] == again.chosen() and len(again.jobs(FINAL)) == 24
+    assert all(
+        "rooms.validation_seed = 13" in study.runs.setting.config(again.training(job))
+        for job in again.jobs(FINAL)
+    )
+
+
+def test_choice_made_before_the_test_rooms_were_opened_stands(study):
+    _tuned(study)
+    study.open_test_rooms()
+    for job in study.jobs(TUNE):
+        if job.trial == 0 and job.method.name == "kd_mia":
+            _write(study, job, 0.1)
+    with pytest.raises(UserError, match="trial 1 of kd_mia was chosen; its .* 0"):
+        _chosen(study)
+
+
+# --------------------------------------------------------------- refused records
+
+
+def _changed(study, **changes):
+    """The first cost record with other fields."""
+    job = study.jobs(COST)[0]
+    _write(study, job, 2.0)
+    content = json.loads(study.path(job).read_text())
+    run_records.write(study.path(job), {**content, **changes})
+    return job
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"protocol": 0}, "it is of protocol version 0, not 1"),
+        ({"steps": 9}, "it is of steps 9, not 10"),
+        ({"seed": 0}, "it is of seed 0, not 100"),
+        ({"bindings": "seed = 1\n"}, "changed: its bindings are not those"),
+        ({"teachers": {"normal.safetensors": "0"}}, "of other teachers .normal.safe"),
+        ({"failed": "NaN"}, "damaged: a run has either errors or a reason"),
+        ({"errors": {DEPTH: {"units": [1.0], "network": [1.0]}}}, "of other rooms"),
+        ({"errors": {DEPTH: {"units": [-1.0, 2.0]}}}, "it is not a record"),
+        ({"cpu_seconds": "long"}, "it is not a record .*cpu_seconds must be"),
+    ],
+)
+def test_wrong_record_is_refused_in_one_line(changes, text, study):
+    job = _changed(study, **changes)
+    with pytest.raises(UserError, match=text) as error:
+        study.record(job)
+    message = str(error.value)
+    assert message.startswith(f"{study.path(job)}: ") and "\n" not in message
+    assert "Remove it" in message
+
+
+def test_record_of_other_bindings_is_refused_by_name(study, tmp_path):
+    job = study.jobs(COST)[0]
+    _write(study, job, 2.0)
+    other = _fresh(tmp_path, "objective.soft_loss = 'l2'")
+    with pytest.raises(UserError, match=r"objective.soft_loss: 'l1' -> 'l2'"):
+        other.record(job)
+    # Where teachers or rooms lie on a machine is no difference.
+    assert _fresh(tmp_path, "rooms.dir = 'x'", "teachers_dir = 'y'").record(job)
+
+
+def test_binding_that_is_new_with_its_default_is_no_difference():
+    present = "GradNorm.floor = 0.02\nseed = 0\n"
+    assert not run_records.differing("seed = 0\n", present)
+    assert run_records.differing("seed = 0\n", "GradNorm.floor = 0.1\nseed = 0\n") == [
+        "GradNorm.floor: 'not bound' -> 0.1"
+    ]
+    assert len(run_records.differing(present, "seed = 0\n")) == 1  # one that is gone
+
+
+def test_stranger_among_the_records_is_refused(study):
+    _tuned(study)
+    study.refuse_strangers()
+    path = study.folder / "tune-kd-x4-trial2-seed100.json"
+    path.write_text("{}")
+    with pytest.raises(UserError, match="trial2-seed100.json: it is of no run that"):
+        study.refuse_strangers()
+
+
+# ---------------------------------------------------------------------- the page
+
+
+def _page(study):
+    again = Plan(study.protocol, study.runs, study.folder)
+    return page.write(again, study.folder.parent).read_text(encoding="utf-8")
+
+
+def test_page_before_the_end_says_how_far_it_is(study):
+    assert "\n\nNo answer yet: 0 of 36 runs.\n" in _page(study)
+    _tuned(study)
+    text = _page(study)
+    assert "No answer yet: 12 of 36 runs." in text
+    assert "| KD + MIA | 2.0000 | **1.5000** |".replace(" ", "") in text.replace(
+        " ", ""
+    )
+    study.open_test_rooms()
+    _write_reference(study, FINAL)
+    (job, *_) = study.jobs(FINAL)
+    _write(study, job, 2.0)
+    text = _page(study)
+    assert "No answer yet: 13 of 36 runs." in text and "1, 2 missing" in text
+
+
+def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
+    _finished(study)
+    text = _page(study)
+    first = text.splitlines()[2]
+    assert first.startswith("kd_mia over kd: geometric mean of the tasks' rmse 0.800")
+    assert first.count("(lower)") == 3 and first.endswith("36 of 36 runs.")
+    budget = text[text.index("## Budget 4") :]
+    (median,) = re.findall(r"(?m)^\| median image .*$", budget)
+    cells = [cell.strip() for cell in median.split("|")]
+    # Three times the teachers' error; a skill of 0.
+    assert cells[2].startswith("3.00") and cells[6].startswith("0.00")
+    assert cells[4] == f"{3 * math.log(2**16):#.3g}"  # network range, as logarithms
+    (row,) = re.findall(r"(?m)^\| KD \+ MIA .*$", budget)
+    cells = [cell.strip() for cell in row.split("|")]
+    # rmse 1.2 where the teacher has 1 and the median image 3: skill 0.9.
+    assert cells[2].startswith("1.20") and cells[6].startswith("0.89")
+    assert re.search(r"\[0\.89\d+, 0\.90\d*\]", cells[6]) and cells[-3:-1] == [
+        "200",
+        "3",
+    ]
+    assert (study.folder.parent / "comparison.png").stat().st_size > 10000
+
+
+def test_page_does_not_say_that_undecided_errors_are_the_same(study):
+    _finished(study, kd_mia=1.5, kd=1.5)
+    assert _page(study).splitlines()[2].count("(the same within 1 %)") == 3
+    for job in study.jobs(FINAL):
+        if job.method.name == "kd":
+            _write(study, job, 1.5 * (1 + 0.05 * (job.seed - 1)))
+    assert _page(study).splitlines()[2].count("(undecided)") == 3
+
+
+def test_page_names_runs_that_were_not_finite_and_leaves_their_seeds_out(study):
+    _finished(study)
+    for job in study.jobs(FINAL):
+        if (job.method.name, job.seed, job.budget) == ("kd", 1, 4):
+            _write(
+                study, job, 1.0, None, failed="loss was NaN or infinite.", errors=None
+            )
+    text = _page(study)
+    assert "final-kd-x4-seed1: loss was NaN or infinite." in text
+    (row,) = re.findall(r"(?m)^\| KD  .*$", text[text.index("## Budget 4") :])
+    assert "2, 1 not finite" in row
+    assert not text.startswith("# Comparison\n\nNo answer")
+
+
+def test_batches_keep_a_training_together_but_split_long_ones(study):
+    _tuned(study)
+    study.open_test_rooms()
+    jobs = study.jobs(FINAL)
+    found = plan.batches(study, jobs, most_seconds=150.0)  # 50 s each, then 80 s
+    assert [job for _, some in found for job in some] == jobs
+    assert [len(some) for _, some in found[:4]] == [3, 3, 1, 1]
+
+
+# -------------------------------------------------------------------- the command
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (["--study=comparison,table5"], "is run by itself. Received beside it: table5"),
+        (["--study=comparison", "--steps=3"], "has its own value of --steps"),
+        (["--study=comparison", "--scale=full"], "has its own value of --scale"),
+        (["--study=table5", "--hours=1"], "--portion and --hours are of"),
+        (["--study=comparison", "--portion=all"], "--portion"),
+        (["--study=comparison", "--portion=final"], "opens the test rooms"),
+    ],
+)
+def test_comparison_of_wrong_flags_says_what_is_allowed(
+    arguments, text, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(command, "PROTOCOL", SMALL)
+    folders = [f"--model_dir={tmp_path}/runs", f"--records_dir={tmp_path}/docs/records"]
+    result = run_tool("reproduce", *arguments, *folders, capsys=capsys)
+    assert result.code == 2 and text in result.err, result.err

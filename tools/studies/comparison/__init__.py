@@ -1,0 +1,1 @@
+"""The comparison of docs/study/protocol.md: planned, trained, recorded, reported."""

@@ -1,0 +1,137 @@
+"""`tools/reproduce.py --study=comparison`: trains what is left, writes the page."""
+
+import pathlib
+import sys
+import time
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+from absl import logging
+
+from soka_tf.errors import UserError
+from tools.studies.comparison import page
+from tools.studies.comparison.plan import Plan, batches, hours
+from tools.studies.comparison.protocol import COST, FINAL, PORTIONS, TUNE, Job, Protocol
+from tools.studies.training import Order, Runs, Training
+
+PROTOCOL = Protocol()
+NAME = "comparison"
+# A run is begun only where this many times what it is likely to take is left.
+_CARE = 1.3
+
+
+class Limits(NamedTuple):
+    """What a call may do.
+
+    Attributes:
+      portion: "cost", "tune" or "final"; None for the first two, in order.
+      hours: after which all runs are to have ended; None for no end.
+      report_only: whether nothing is trained.
+    """
+
+    portion: Optional[str] = None
+    hours: Optional[float] = None
+    report_only: bool = False
+
+
+def run(runs: Runs, folder: pathlib.Path, limits: Limits) -> int:
+    """Trains what is left within the limits, and writes the page; 1 if a run failed.
+
+    Args:
+      runs: where runs are trained.
+      folder: of the records; the page is written beside it.
+      limits: of this call.
+
+    Raises:
+      UserError: if a record is of another run, or the test rooms must not be opened.
+    """
+    until = limits.hours and time.time() + 3600 * limits.hours
+    plan = Plan(PROTOCOL, runs, folder)
+    for method in PROTOCOL.methods:
+        if not method.is_there:
+            print(f"{method.title}: no gin/methods/{method.file}.gin, left out")
+    plan.refuse_strangers()
+    failed: Dict[str, str] = {}
+    if not limits.report_only:
+        wanted = [limits.portion] if limits.portion else [COST, TUNE]
+        for portion in wanted:
+            if portion == FINAL:
+                plan.open_test_rooms()
+            elif portion == TUNE and plan.left(COST):
+                break  # steps are not known yet
+            failed.update(_train(plan, plan.left(portion), until))
+    path = page.write(plan, folder.parent)
+    _print_left(plan)
+    print(f"Records are in {folder}, to be committed; the page is {path}.")
+    for name, why in failed.items():
+        print(f"FAILED {name}: {why}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _train(plan: Plan, jobs: Sequence[Job], until: Optional[float]) -> Dict[str, str]:
+    """Trains jobs and records them; returns name -> why, of those that failed."""
+    jobs_left = [job for job in jobs if plan.take(job) is not None]
+    for job in jobs:
+        plan.take_reference(job)
+    by_run = {(plan.training(job), job.seed): job for job in jobs_left}
+    by_training = {training: job for (training, _), job in by_run.items()}
+    reasons: Dict[str, Optional[str]] = {}
+
+    def ended(training: Training, seed: int) -> None:
+        job = by_run[(training, seed)]
+        plan.take_reference(job)
+        reasons[job.name] = plan.take(job)
+
+    order = Order(
+        until,
+        lambda training: _CARE * plan.cpu_seconds(by_training[training]),
+        lambda training: str(plan.raw_reference(by_training[training])),
+        ended,
+    )
+    wanted = [(t, [job.seed for job in some]) for t, some in batches(plan, jobs_left)]
+    stopped = plan.runs.train_missing(wanted, order)
+    failed = {}
+    for job in jobs_left:
+        why = reasons.get(job.name) or stopped.get(plan.training(job))
+        if why and not plan.path(job).exists():  # a run that is not finite has a record
+            failed[job.name] = why
+    return failed
+
+
+def _print_left(plan: Plan) -> None:
+    lines: List[str] = []
+    for portion in PORTIONS:
+        jobs, left = plan.jobs(portion), plan.left(portion)
+        if not jobs:
+            lines.append(f"{portion}: its runs follow from the portion before")
+        elif left:
+            lines.append(
+                f"{portion}: {len(left)} of {len(jobs)} runs, about "
+                f"{hours(plan, left):.1f} CPU hours"
+            )
+    print("\nLeft: " + ("; ".join(lines) or "nothing") + ".")
+    if plan.jobs(FINAL) and plan.opened() is None:
+        print("Next: --portion=final, which opens the test rooms.")
+    logging.flush()
+
+
+def check(names: Sequence[str], values: Dict[str, object]) -> None:
+    """Refuses flags that the comparison does not have.
+
+    Args:
+      names: of studies, as given.
+      values: flag -> its value, None where it was not given.
+
+    Raises:
+      UserError: naming what excludes each other.
+    """
+    if list(names) != [NAME]:
+        others = ", ".join(name for name in names if name != NAME)
+        raise UserError(
+            f"--study={NAME} is run by itself. Received beside it: {others or NAME}."
+        )
+    given = [name for name, value in values.items() if value]
+    if given:
+        raise UserError(
+            f"--study={NAME} is of docs/study/protocol.md, which has its own value of "
+            f"{', '.join(f'--{name}' for name in given)}. Leave that out."
+        )

@@ -1,0 +1,288 @@
+"""docs/study/comparison.md: the comparison's tables and its picture, from records."""
+
+import math
+import pathlib
+from typing import Dict, List, Optional, Sequence
+
+import numpy as np
+
+from soka_tf.atomic import write_text
+from tools.studies.comparison import inference, outcomes
+from tools.studies.comparison.inference import TwoLevel
+from tools.studies.comparison.outcomes import (
+    DEPTH_LOG,
+    DEPTH_M,
+    EDGES,
+    ENDPOINTS,
+    Difference,
+    Outcome,
+    Outcomes,
+)
+from tools.studies.comparison.plan import Plan
+from tools.studies.comparison.protocol import COST, FINAL, PORTIONS, TUNE, Method
+from tools.studies.report import markdown_table
+
+PAGE, PICTURE = "comparison.md", "comparison.png"
+# Depth's network range is log(512 m + 1) / log(65536): errors in natural logarithms.
+_LOG_SCALE = math.log(2**16)
+_TEXT = """\
+Protocol: [protocol.md](protocol.md), written before any run. In brackets: 95 %
+intervals over seeds and rooms; those of teachers and median image are over rooms.
+Errors are lower when better. log-rmse is of natural logarithms of depth. Skill is
+(median image - student) / (median image - teacher) of rmse: 0 is the median image, 1
+the teacher. By
+
+    python tools/reproduce.py --study=comparison --report_only
+"""
+
+
+def write(plan: Plan, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the page and its picture; returns the page's path.
+
+    Args:
+      plan: of the comparison.
+      folder: of both.
+
+    Raises:
+      UserError: if a record does not fit.
+    """
+    done, there = plan.counts()
+    opened = plan.opened()
+    found = None
+    if opened and any(plan.record(job) for job in plan.jobs(FINAL)):
+        found = Outcomes(plan)
+    tested = outcomes.differences(found) if found else []
+    lines = ["# Comparison", "", _answer(tested, done, there), "", _TEXT]
+    if opened:
+        lines += [f"Test rooms opened {opened['opened']}, {_of(opened)}.", ""]
+    if tested:
+        lines += ["## Endpoints", "", _endpoints(tested, plan), ""]
+    if found:
+        from tools.studies import figures
+
+        curves = _curves(found)
+        if any(curves.values()):
+            levels = {
+                e.title: {
+                    "the teachers": _level(found, found.teacher, i),
+                    "the median image": _level(found, found.median, i),
+                }
+                for i, e in enumerate(ENDPOINTS)
+            }
+            figures.draw_costs(curves, levels, folder / PICTURE)
+            lines += [f"![error against cost]({PICTURE})", ""]
+        for budget in plan.protocol.budgets:
+            table = _table(found, budget)
+            if table:
+                lines += [f"## Budget {budget}", "", table, ""]
+    lines += _tuning(plan)
+    lines += _made(plan, found)
+    path = folder / PAGE
+    write_text(path, "\n".join(lines).rstrip() + "\n")
+    return path
+
+
+def _answer(tested: Sequence[Difference], done: int, there: int) -> str:
+    if not tested:
+        return f"No answer yet: {done} of {there} runs."
+    parts: Dict[str, List[str]] = {}
+    for difference in tested:
+        pair = " over ".join(difference.pair)
+        ratio = _ratio(difference.ratio)
+        parts.setdefault(pair, []).append(
+            f"{difference.endpoint.title} {ratio} ({difference.reading})"
+        )
+    text = ". ".join(f"{pair}: {'; '.join(found)}" for pair, found in parts.items())
+    return f"{text}. {done} of {there} runs."
+
+
+def _endpoints(tested: Sequence[Difference], plan: Plan) -> str:
+    titles = {method.name: method.title for method in plan.protocol.methods}
+    head = [
+        "error over error",
+        "endpoint",
+        "ratio",
+        "p, Holm",
+        "p same, Holm",
+        "reading",
+    ]
+    rows = [
+        [
+            " / ".join(titles[name] for name in d.pair),
+            d.endpoint.title,
+            _ratio(d.ratio),
+            _p(d.p_different),
+            _p(d.p_same),
+            d.reading,
+        ]
+        for d in tested
+    ]
+    low, high = inference.SAME
+    text = (
+        f"Errors over errors, budget {plan.protocol.budgets[-1]}; Holm over all "
+        f"{len(tested)}. Same: two one-sided tests of a ratio in [{low}, {high}]."
+    )
+    return f"{text}\n\n{markdown_table(head, rows)}"
+
+
+def _table(found: Outcomes, budget: int) -> Optional[str]:
+    """All methods within a budget, with the teachers and the median image."""
+    head = [
+        *("", "rmse / teachers', mean", "over", "depth: log-rmse", "depth: rmse (m)"),
+        *("depth: skill", "2D edges: rmse", "2D edges: skill"),
+        *("CPU s", "steps", "seeds"),
+    ]
+    rows = []
+    for method in found.plan.protocol.present():
+        outcome = found.of(method.name, budget)
+        if outcome and len(outcome.seeds):
+            rows.append(_row(found, method, outcome, budget))
+    if not rows:
+        return None
+    known = {"teachers": found.teacher, "median image": found.median}
+    rows += [_known_row(found, title, outcome) for title, outcome in known.items()]
+    return markdown_table(head, rows)
+
+
+def _row(found: Outcomes, method: Method, outcome: Outcome, budget: int) -> List[str]:
+    against, over = found.of(method.against, budget), "-"
+    if against and method.against != method.name:
+        ratio = found.ratio(outcome, against, ENDPOINTS[0].parts)
+        over = f"{method.against}: {_ratio(ratio)}" if ratio else "-"
+    relative = found.ratio(outcome, found.teacher, ENDPOINTS[0].parts)
+    seeds = [f"{len(outcome.seeds)}"]
+    seeds += [f"{outcome.failed} not finite"] * bool(outcome.failed)
+    seeds += [f"{outcome.missing} missing"] * bool(outcome.missing)
+    seconds = outcome.cpu_seconds
+    spread = f" ({min(seconds):.0f} to {max(seconds):.0f})" if seconds else ""
+    cpu = f"{np.mean(seconds):.0f}{spread}" if seconds else "-"
+    cells = [method.title, _ratio(relative), over, *_errors(found, outcome)]
+    return [*cells, cpu, f"{outcome.steps}", ", ".join(seeds)]
+
+
+def _known_row(found: Outcomes, title: str, outcome: Outcome) -> List[str]:
+    relative = found.ratio(outcome, found.teacher, ENDPOINTS[0].parts)
+    cells = [title, _ratio(relative), "-", *_errors(found, outcome)]
+    return [*cells, "-", "-", "-"]
+
+
+def _errors(found: Outcomes, outcome: Outcome) -> List[str]:
+    return [
+        _ratio(found.error(outcome, [DEPTH_LOG]), _LOG_SCALE),
+        _ratio(found.error(outcome, [DEPTH_M])),
+        _number(found.skill(outcome, DEPTH_M)),
+        _ratio(found.error(outcome, [EDGES])),
+        _number(found.skill(outcome, EDGES)),
+    ]
+
+
+def _curves(found: Outcomes) -> Dict[str, list]:
+    """Endpoint -> the methods' errors over the teachers', by mean CPU seconds."""
+    from tools.studies.figures import CostCurve
+
+    protocol, curves = found.plan.protocol, {}
+    for endpoint in ENDPOINTS:
+        curves[endpoint.title] = some = []
+        for method in protocol.present():
+            points = []
+            for budget in protocol.budgets:
+                outcome = found.of(method.name, budget)
+                if not outcome or not outcome.seeds or not outcome.cpu_seconds:
+                    continue
+                ratio = found.ratio(outcome, found.teacher, endpoint.parts)
+                ends = ratio.interval() or (ratio.value, ratio.value)
+                points.append(
+                    (np.mean(outcome.cpu_seconds), *np.exp([ratio.value, *ends]))
+                )
+            if points:
+                main = method.name in protocol.main()
+                some.append(CostCurve(method.title, points, main))
+    return curves
+
+
+def _level(found: Outcomes, outcome: Outcome, endpoint: int) -> float:
+    ratio = found.ratio(outcome, found.teacher, ENDPOINTS[endpoint].parts)
+    return math.exp(ratio.value)
+
+
+def _tuning(plan: Plan) -> List[str]:
+    """Which trial each method chose, and how the others did."""
+    jobs = plan.jobs(TUNE)
+    if not any(plan.record(job) for job in jobs):
+        return []
+    chosen = plan.chosen()
+    trials = range(len(plan.protocol.trials))
+    rows = []
+    for method in plan.protocol.present():
+        cells = []
+        for trial in trials:
+            mean = plan.tuning_error(method.name, trial)
+            text = f"{math.exp(mean):.4f}" if math.isfinite(mean) else "-"
+            cells.append(f"**{text}**" if chosen.get(method.name) == trial else text)
+        rows.append([method.title, *cells])
+    head = ["rmse / teachers', tuning rooms", *(f"trial {t}" for t in trials)]
+    text = "One seed each; in bold the choice. The trials are in the protocol."
+    return ["## Tuning", "", text, "", markdown_table(head, rows), ""]
+
+
+def _made(plan: Plan, found: Optional[Outcomes]) -> List[str]:
+    """On what, by which code and at what cost; runs that were not finite."""
+    jobs = [job for portion in PORTIONS for job in plan.jobs(portion)]
+    recorded = [r for r in map(plan.record, jobs) if r]
+    if not recorded:
+        return []
+    well = [record for record in recorded if not record["failed"]]
+    hours = sum(r["cpu_seconds"] or 0.0 for r in well) / 3600
+    processors = sorted({f"{r['cores']} cores of {r['processor']}" for r in well})
+    stacks = sorted({" ".join(map(" ".join, r["versions"].items())) for r in well})
+    commits = sorted({_of(r) for r in recorded})
+    lines = [
+        "## Made by",
+        "",
+        f"- {len(recorded)} runs, {hours:.2f} CPU hours of steps",
+        f"- {'; '.join(processors)}",
+        f"- {'; '.join(stacks)}",
+        f"- {', '.join(commits)}",
+    ]
+    if found:
+        seconds = found.reference["teachers_cpu_seconds_an_image"]
+        lines.append(
+            f"- the teachers of both tasks: {1000 * seconds:.1f} CPU ms an image, once "
+            "an image, and in no number above"
+        )
+    lines += [f"- {r['run']}: {r['failed']}" for r in recorded if r["failed"]]
+    costs = {m.title: plan.cost(m.name) for m in plan.protocol.present()}
+    shown = [f"{title} {1000 * cost:.0f}" for title, cost in costs.items() if cost]
+    if shown and not plan.left(COST):
+        lines.append(f"- CPU ms a step, by which budgets are spent: {', '.join(shown)}")
+    return [*lines, ""]
+
+
+def _of(record: Dict) -> str:
+    return f"commit {record['commit'] or 'unknown'}"
+
+
+def _ratio(estimate: Optional[TwoLevel], scale: float = 1.0) -> str:
+    """The exponential of an estimate of a logarithm, with its interval."""
+    if estimate is None:
+        return "-"
+    ends = estimate.interval() or ()
+    return _with_interval(*(scale * math.exp(v) for v in (estimate.value, *ends)))
+
+
+def _number(estimate: TwoLevel) -> str:
+    return _with_interval(estimate.value, *(estimate.interval() or ()))
+
+
+def _with_interval(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Rounded to two digits of half the interval."""
+    if not high - low > 1e-9 * abs(value):  # no interval, or one of rounding
+        return f"{value:#.3g}"
+    digits = 0
+    while digits < 7 and (high - low) / 2 * 10**digits < 9.5:
+        digits += 1
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"

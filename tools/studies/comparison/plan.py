@@ -1,0 +1,327 @@
+"""What of the protocol is recorded, what is left, and what follows from it."""
+
+import datetime
+import functools
+import math
+import pathlib
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from soka_tf.data.documents import ANY
+from soka_tf.errors import UserError
+from tools.studies.comparison import protocol as plans
+from tools.studies.comparison import run_records as records
+from tools.studies.comparison.protocol import COST, FINAL, TUNE, Job, Protocol
+from tools.studies.records import (
+    FAILURE_RECORD,
+    FAILURE_SHAPE,
+    ROOMS_FILE,
+    RUN_RECORD,
+    read_record,
+)
+from tools.studies.training import Runs, Training
+
+# Before any cost is known: CPU seconds of a step, reckoned, see the protocol.
+_STEP_SECONDS = 0.083
+# CPU seconds beside the steps: to start, to trace, to measure on the rooms.
+_BESIDE_SECONDS = 40.0
+_RUN_SHAPE = {
+    "cpu_seconds": (float, None),
+    "seconds": float,
+    "processor": str,
+    "cores": (int, None),
+    "versions": {str: str},
+}
+
+
+class Plan:
+    """The jobs of a protocol and their records; nothing is trained here."""
+
+    def __init__(self, protocol: Protocol, runs: Runs, folder: pathlib.Path):
+        """Reads no record yet.
+
+        Args:
+          protocol: of the comparison.
+          runs: where runs are trained; their folders may be gone.
+          folder: of the records.
+        """
+        self.protocol = protocol
+        self.runs = runs
+        self.folder = folder
+        self._records: Dict[Job, Dict[str, Any]] = {}
+        self._identity = functools.lru_cache(None)(
+            functools.partial(records.identity, runs)
+        )
+
+    # ------------------------------------------------------------------- jobs
+
+    def jobs(self, portion: str) -> List[Job]:
+        """The jobs of a portion, in their order; none before they can be known."""
+        if portion == COST:
+            return list(plans.cost_jobs(self.protocol))
+        if self.left(COST):
+            return []
+        if portion == TUNE:
+            jobs = plans.tune_jobs(self.protocol)
+            return [job for job in jobs if self.cost(job.method.name)]
+        return list(plans.final_jobs(self.protocol, self.chosen()))
+
+    def left(self, portion: str) -> List[Job]:
+        """The jobs of a portion that have no record, but those too late to be tuned."""
+        opened = self.opened()
+        return [
+            job
+            for job in self.jobs(portion)
+            if not self.record(job)
+            and (opened is None or job.method.name in opened["chosen"])
+        ]
+
+    def counts(self) -> Tuple[int, int]:
+        """How many runs are recorded, and how many there are to be."""
+        jobs = [job for portion in plans.PORTIONS for job in self.jobs(portion)]
+        names = {job.name for job in jobs}
+        if not self.jobs(FINAL):  # which trial does not change how many
+            any_trial = {method.name: 0 for method in self.protocol.present()}
+            names |= {j.name for j in plans.final_jobs(self.protocol, any_trial)}
+            names |= {j.name for j in plans.tune_jobs(self.protocol)}
+        return sum(bool(self.record(job)) for job in jobs), len(names)
+
+    def steps(self, job: Job) -> int:
+        """The steps of a job: as many as its budget pays for."""
+        if job.portion == COST:
+            return self.protocol.cost_steps
+        unit, own = self.cost(self.protocol.unit), self.cost(job.method.name)
+        return max(1, round(self.protocol.steps * job.budget * unit / own))
+
+    def cost(self, method: str) -> Optional[float]:
+        """CPU seconds of a step, of a student a task together; None of no cost run."""
+        jobs = [j for j in plans.cost_jobs(self.protocol) if j.method.name == method]
+        found = [self.record(job) for job in jobs]
+        if not found or any(r is None or r["failed"] for r in found):
+            return None
+        return sum(r["cpu_seconds"] for r in found) / self.protocol.cost_steps
+
+    def training(self, job: Job) -> Training:
+        """What a job trains."""
+        return plans.training_of(self.protocol, job, self.steps(job))
+
+    def cpu_seconds(self, job: Job) -> float:
+        """What a job is likely to take, all in all."""
+        own, unit = self.cost(job.method.name), self.cost(self.protocol.unit)
+        if job.portion == COST:
+            steps, step = self.protocol.cost_steps, own or _STEP_SECONDS
+        else:
+            steps, step = self.protocol.steps * job.budget, unit or _STEP_SECONDS
+        return steps * step / len(plans.parts(job.method)) + _BESIDE_SECONDS
+
+    # ---------------------------------------------------------------- records
+
+    def path(self, job: Job) -> pathlib.Path:
+        """Where a job's record is, or will be."""
+        return self.folder / f"{job.name}.json"
+
+    def record(self, job: Job) -> Optional[Dict[str, Any]]:
+        """A job's record, None if there is none.
+
+        Raises:
+          UserError: if it is of another run, other teachers or another protocol.
+        """
+        if job not in self._records:
+            path = self.path(job)
+            content = records.read(path, records.RECORD_SHAPE)
+            if content is None:
+                return None
+            who = self._identity(self.training(job))
+            rooms = self.protocol.rooms_of(job.portion).count
+            records.check(path, content, job, self.steps(job), who, rooms)
+            self._records[job] = content
+        return self._records[job]
+
+    def take(self, job: Job) -> Optional[str]:
+        """Records a run that has ended in its folder.
+
+        Returns:
+          Why there is nothing to record; None if there is.
+        """
+        training = self.training(job)
+        folder = self.runs.folder_of(training, job.seed)
+        failure = read_record(folder / FAILURE_RECORD, FAILURE_SHAPE)
+        run = read_record(folder / RUN_RECORD, _RUN_SHAPE)
+        shape = records.RECORD_SHAPE["errors"][0]
+        errors = read_record(folder / ROOMS_FILE, shape)
+        if failure and records.NOT_FINITE in failure["failed"]:
+            nothing = dict(cpu_seconds=None, seconds=None, processor="", cores=None)
+            why = failure["failed"].split(".")[0] + "."
+            found = {**nothing, "versions": {}, "failed": why, "errors": None}
+        elif run and errors:
+            kept = {name: run[name] for name in _RUN_SHAPE}
+            found = {**kept, "failed": None, "errors": errors}
+        else:
+            return failure["failed"] if failure else "it has not ended"
+        if job.portion == COST and not found["failed"] and not found["cpu_seconds"]:
+            return f"it was interrupted, and its cost is not known: remove {folder}"
+        who = self._identity(training)
+        content = records.record_of(job, self.steps(job), who, found)
+        records.write(self.path(job), content)
+        return None
+
+    def raw_reference(self, job: Job) -> pathlib.Path:
+        """Where a run leaves what teachers and median image are worth on its rooms."""
+        words = ["reference", *self._rooms_of(job.portion), job.task]
+        return self.runs.folder / ("-".join(filter(None, words)) + ".json")
+
+    def take_reference(self, job: Job) -> None:
+        """Records that, once."""
+        path = self.reference_path(job.portion)
+        found = read_record(self.raw_reference(job), {str: ANY})
+        if found is None or path.exists() or job.task is not None:
+            return
+        who = self._identity(self.training(job))
+        targets = {f"{task}.safetensors" for task in found["pixels"]}
+        teachers = {n: of for n, of in who["teachers"].items() if n in targets}
+        head = {"protocol": plans.VERSION, "teachers": teachers}
+        records.write(path, {**head, **found})
+
+    def reference_path(self, portion: str) -> pathlib.Path:
+        """Where the record of teachers and median image is, on a portion's rooms."""
+        return self.folder / f"reference-{self._rooms_of(portion)[0]}.json"
+
+    def reference(self, portion: str) -> Dict[str, Any]:
+        """The teachers' and the median image's sums on the rooms of a portion.
+
+        Raises:
+          UserError: if they are not there, or of other teachers.
+        """
+        path = self.reference_path(portion)
+        found = records.read(path, records.REFERENCE_SHAPE)
+        if found is None:
+            raise UserError(
+                f"{path} is not there: teachers and median image are measured with a "
+                "run. Remove the record of one of these rooms to train it again."
+            )
+        (job, *_) = plans.cost_jobs(self.protocol)
+        present = self._identity(plans.training_of(self.protocol, job, 1))["teachers"]
+        named = {n: of for n, of in present.items() if n in found["teachers"]}
+        records.check_teachers(path, found, named)
+        return found
+
+    def _rooms_of(self, portion: str) -> Tuple[str]:
+        return ("test" if portion == FINAL else "tune",)
+
+    def refuse_strangers(self) -> None:
+        """Refuses files among the records that are of no run.
+
+        Raises:
+          UserError: naming the first one.
+        """
+        known = {self.path(j) for portion in plans.PORTIONS for j in self.jobs(portion)}
+        known |= {self.reference_path(portion) for portion in (TUNE, FINAL)}
+        known |= {self.folder / records.OPENED}
+        for path in sorted(self.folder.glob("*.json")):
+            if path not in known:
+                raise UserError(
+                    f"{path}: it is of no run that the protocol has now. Remove it, or "
+                    "give another --records_dir."
+                )
+
+    # ---------------------------------------------------------------- choices
+
+    def chosen(self) -> Dict[str, int]:
+        """Method -> the trial of the least error on the tuning rooms.
+
+        Empty until all trials are recorded; without methods of which none ended well.
+
+        Raises:
+          UserError: if another choice was made before the test rooms were opened.
+        """
+        opened = self.opened()
+        jobs = self.jobs(TUNE)
+        if not jobs or not all(map(self.record, jobs)) and opened is None:
+            return {}
+        choice = {}
+        for method in self.protocol.present():
+            errors = [
+                self.tuning_error(method.name, trial)
+                for trial in range(len(self.protocol.trials))
+            ]
+            best = min(range(len(errors)), key=errors.__getitem__)
+            if math.isfinite(errors[best]):
+                choice[method.name] = best
+        if opened is None:
+            return choice
+        for name, trial in opened["chosen"].items():
+            complete = all(self.record(j) for j in jobs if j.method.name == name)
+            if complete and choice.get(name) != trial:
+                raise UserError(
+                    f"{self.folder / records.OPENED} says that trial {trial} of {name} "
+                    f"was chosen; its records choose {choice.get(name)}. Restore the "
+                    "records that the choice was made by."
+                )
+        return opened["chosen"]
+
+    def tuning_error(self, method: str, trial: int) -> float:
+        """The first endpoint of a trial: mean log of rmse / teacher's."""
+        found = [
+            self.record(job)
+            for job in self.jobs(TUNE)
+            if (job.method.name, job.trial) == (method, trial)
+        ]
+        if not found or any(r is None or r["failed"] for r in found):
+            return math.inf
+        teacher = self.reference(TUNE)["teacher"]
+        logs = [
+            0.5 * math.log(sum(sums["units"]) / sum(teacher[task]["units"]))
+            for record in found
+            for task, sums in record["errors"].items()
+        ]
+        return sum(logs) / len(logs)
+
+    def opened(self) -> Optional[Mapping[str, Any]]:
+        """When the test rooms were opened, with which choices; None if not yet."""
+        return records.read(self.folder / records.OPENED, records.OPENED_SHAPE)
+
+    def open_test_rooms(self) -> None:
+        """Writes down that they are opened.
+
+        Raises:
+          UserError: if trials are missing.
+        """
+        if self.opened() is not None:
+            return
+        left = [*self.left(COST), *self.left(TUNE)]
+        if left or not self.chosen():
+            raise UserError(
+                "--portion=final opens the test rooms, which waits until all choices "
+                f"are made: {len(left)} runs of --portion=cost and tune are not "
+                "recorded yet. Run these first."
+            )
+        now = datetime.datetime.now(datetime.timezone.utc)
+        records.write(
+            self.folder / records.OPENED,
+            {
+                "protocol": plans.VERSION,
+                "opened": now.isoformat(timespec="seconds"),
+                "commit": records.commit(),
+                "chosen": self.chosen(),
+            },
+        )
+
+
+def hours(plan: Plan, jobs: Iterable[Job]) -> float:
+    """CPU hours that jobs are likely to take."""
+    return sum(map(plan.cpu_seconds, jobs)) / 3600
+
+
+def batches(
+    plan: Plan, jobs: Sequence[Job], most_seconds: float = 600.0
+) -> List[Tuple[Training, List[Job]]]:
+    """Jobs of one training together, for one process each, but not too long ones."""
+    found: List[Tuple[Training, List[Job]]] = []
+    for job in jobs:
+        training = plan.training(job)
+        if found and found[-1][0] == training:
+            taken = sum(map(plan.cpu_seconds, found[-1][1]))
+            if taken + plan.cpu_seconds(job) <= most_seconds:
+                found[-1][1].append(job)
+                continue
+        found.append((training, [job]))
+    return found

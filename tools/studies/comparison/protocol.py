@@ -1,0 +1,260 @@
+"""What the comparison trains, in which order: docs/study/protocol.md as data.
+
+Whatever changes a number here makes another `VERSION`, and its records others.
+"""
+
+import functools
+import itertools
+from typing import Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+from soka_tf.errors import UserError
+from soka_tf.runs.gin_text import find_gin_file
+from tools.studies.methods import PAIR, SCALES
+from tools.studies.training import Training
+
+VERSION = 1
+COST, TUNE, FINAL = "cost", "tune", "final"
+PORTIONS = (COST, TUNE, FINAL)
+MAIN_SEEDS, OTHER_SEEDS = 10, 5
+
+# scipy.stats.qmc.Sobol(4, scramble=True, seed=20).random(8), on the scales of `trial`:
+# learning rate, soft_weight, settle share, the first task's weight.
+TRIALS = (
+    (0.001277, 0.02578, 0.2153, 0.68),
+    (0.01914, 0.6286, 0.4519, 0.394),
+    (0.008763, 0.03836, 0.1928, 0.547),
+    (0.002608, 0.1544, 0.3307, 0.224),
+    (0.003618, 0.08013, 0.431, 0.281),
+    (0.004769, 0.1818, 0.2924, 0.641),
+    (0.009488, 0.0128, 0.352, 0.487),
+    (0.001613, 0.5536, 0.1152, 0.737),
+)
+_FROM_TEACHERS = (
+    "initialize_student.encoder = 'edge_texture'",
+    "initialize_student.leading = True",
+    "initialize_student.decoders = True",
+)
+
+
+class Method(NamedTuple):
+    """A row of the tables.
+
+    Attributes:
+      name: in the names of records.
+      title: in the tables.
+      file: of gin/methods/.
+      params: bindings on top of it.
+      seeds: of its final runs: 0, 1, ...
+      one_task: whether it is a student a task, each a run.
+      weighted: whether its tasks have fixed weights that are tuned.
+      against: name of the method whose error its own is shown over.
+    """
+
+    name: str
+    title: str
+    file: str
+    params: Sequence[str] = ()
+    seeds: int = OTHER_SEEDS
+    one_task: bool = False
+    weighted: bool = False
+    against: str = "kd_mia"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its gin file is."""
+        return _is_there(self.file)
+
+
+@functools.cache
+def _is_there(file: str) -> bool:
+    try:
+        return bool(find_gin_file(f"gin/methods/{file}.gin"))
+    except UserError:
+        return False
+
+
+_SINGLE = SCALES["small"].single_student
+_STARTED = "kd_mia_started"
+METHODS = (
+    Method("soka", "the whole method", "soka", seeds=MAIN_SEEDS),
+    Method("kd_mia", "KD + MIA", "kd_mia", seeds=MAIN_SEEDS),
+    Method("kd", "KD", "kd", seeds=MAIN_SEEDS),
+    Method("kd_hints", "KD + hints", "kd_hints"),
+    Method("kd_mia_fixed", "KD + MIA, tuned weights", "kd_mia_fixed", weighted=True),
+    Method("uncertainty", "uncertainty weighting", "uncertainty"),
+    Method("upgrad", "UPGrad", "upgrad"),
+    Method("dmtl", "multi-task from labels", "dmtl"),
+    Method("n_to_n", "KD, a student a task", "n_to_n", _SINGLE, one_task=True),
+    Method("frozen", "frozen teacher encoder", "frozen_encoder", against=_STARTED),
+    Method("soka_started", "whole, started", "soka", _FROM_TEACHERS, against=_STARTED),
+    Method(_STARTED, "KD + MIA, started", "kd_mia", _FROM_TEACHERS),
+    Method("kd_started", "KD, started", "kd", _FROM_TEACHERS, against=_STARTED),
+)
+
+
+class Rooms(NamedTuple):
+    """Drawn rooms: the seed, how many, views of each."""
+
+    seed: int
+    count: int
+    views: int
+
+
+class Protocol(NamedTuple):
+    """All that is decided before anything is run.
+
+    Attributes:
+      methods: compared.
+      unit: name of the method whose cost is the unit of budgets.
+      train: rooms to train on.
+      tune: rooms that trials are chosen on.
+      test: rooms opened after all choices.
+      steps: of that method within a budget of 1.
+      budgets: multiples of the CPU seconds of these steps.
+      tuning_budget: of trials.
+      cost_steps: of the runs that costs are measured on.
+      trials: tuned bindings, see `TRIALS`.
+      tuning_seed: of the trials' runs and of those for costs.
+      pairs: names of methods whose difference is tested, at the largest budget.
+      files: gin files of all runs.
+      params: bindings of all runs, before those of the methods.
+    """
+
+    methods: Sequence[Method] = METHODS
+    unit: str = "kd"
+    train: Rooms = Rooms(11, 1000, 20)
+    tune: Rooms = Rooms(12, 100, 5)
+    test: Rooms = Rooms(13, 400, 5)
+    steps: int = 500
+    budgets: Sequence[int] = (1, 4, 16)
+    tuning_budget: int = 4
+    cost_steps: int = 200
+    trials: Sequence[Tuple[float, ...]] = TRIALS
+    tuning_seed: int = 100
+    pairs: Sequence[Tuple[str, str]] = (("soka", "kd_mia"), ("kd_mia", "kd"))
+    files: Sequence[str] = tuple(SCALES["small"].files)
+    params: Sequence[str] = (
+        "build_data.check_files = False",
+        "run.checkpoint_every_steps = 500",
+    )
+
+    def rooms_of(self, portion: str) -> Rooms:
+        """The rooms that the runs of a portion are measured on."""
+        return self.test if portion == FINAL else self.tune
+
+    def present(self) -> List[Method]:
+        """The methods whose gin files are there."""
+        return [method for method in self.methods if method.is_there]
+
+    def main(self) -> List[str]:
+        """The methods of the tested pairs."""
+        return list(dict.fromkeys(name for pair in self.pairs for name in pair))
+
+
+class Job(NamedTuple):
+    """One run. `task` is that of a student of one task, `trial` None for the files'."""
+
+    portion: str
+    method: Method
+    task: Optional[str]
+    budget: int
+    trial: Optional[int]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its record, without suffix."""
+        words = [self.portion, self.method.name, self.task]
+        words += [f"x{self.budget}" if self.budget else None]
+        words += [f"trial{self.trial}" if self.portion == TUNE else None]
+        return "-".join([*filter(None, words), f"seed{self.seed}"])
+
+
+def parts(method: Method) -> Sequence[Optional[str]]:
+    """The tasks of its students of one task; (None,) of one student of all."""
+    return PAIR if method.one_task else (None,)
+
+
+def cost_jobs(protocol: Protocol) -> Iterator[Job]:
+    """Short runs of every method, as its gin files have it."""
+    for method in protocol.present():
+        for task in parts(method):
+            yield Job(COST, method, task, 0, None, protocol.tuning_seed)
+
+
+def tune_jobs(protocol: Protocol) -> Iterator[Job]:
+    """Every trial of every method, trial by trial."""
+    trials = range(len(protocol.trials))
+    for trial, method in itertools.product(trials, protocol.present()):
+        for task in parts(method):
+            budget, seed = protocol.tuning_budget, protocol.tuning_seed
+            yield Job(TUNE, method, task, budget, trial, seed)
+
+
+def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
+    """The chosen trial of every method with all seeds: those of the pairs first.
+
+    Args:
+      protocol: of the study.
+      chosen: name of a method -> its trial; others have no jobs.
+    """
+    methods = [method for method in protocol.present() if method.name in chosen]
+    main = [method for method in methods if method.name in protocol.main()]
+    others = [method for method in methods if method not in main]
+    for group in (main, others):
+        for budget, method in itertools.product(protocol.budgets, group):
+            for task, seed in itertools.product(parts(method), range(method.seeds)):
+                yield Job(FINAL, method, task, budget, chosen[method.name], seed)
+
+
+def trial_bindings(method: Method, values: Sequence[float]) -> List[str]:
+    """What a trial binds; all methods have the first three."""
+    rate, soft_weight, settle_share, weight = values
+    bound = [
+        f"build_optimizers.learning_rate = {rate}",
+        f"objective.soft_weight = {soft_weight}",
+        f"schedule.settle_share = {settle_share}",
+    ]
+    weights = f"Fixed.weights = ({weight}, {round(1 - weight, 3)})"
+    return bound + [weights] * method.weighted
+
+
+def trial_of(point: Sequence[float]) -> Tuple[float, ...]:
+    """A point of the unit cube on the scales of a trial, before it is rounded.
+
+    Returns:
+      The learning rate, log-uniform in [0.001, 0.02]; soft_weight, log-uniform in
+      [0.01, 1]; the settle share, uniform in [0.1, 0.5]; the first task's weight,
+      uniform in [0.2, 0.8].
+    """
+    rate, soft_weight, settle_share, weight = map(float, point)
+    return (
+        0.001 * 20**rate,
+        0.01 * 100**soft_weight,
+        0.1 + 0.4 * settle_share,
+        0.2 + 0.6 * weight,
+    )
+
+
+def training_of(protocol: Protocol, job: Job, steps: int) -> Training:
+    """What a job trains, on the rooms that its portion measures on."""
+    measured = protocol.rooms_of(job.portion)
+    bound = [
+        *protocol.params,
+        f"rooms.seed = {protocol.train.seed}",
+        f"rooms.count = {protocol.train.count}",
+        f"rooms.train_views = {protocol.train.views}",
+        f"rooms.validation_seed = {measured.seed}",
+        f"rooms.validation_count = {measured.count}",
+        f"rooms.validation_views = {measured.views}",
+        *job.method.params,
+    ]
+    if job.trial is not None:
+        bound += trial_bindings(job.method, protocol.trials[job.trial])
+    return Training(
+        job.name.rsplit("-", 1)[0],
+        (job.task,) if job.task else PAIR,
+        (f"gin/methods/{job.method.file}.gin",),
+        tuple(bound),
+        float(steps),  # of `Setting.steps` = 1
+    )

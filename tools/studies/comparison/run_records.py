@@ -1,0 +1,226 @@
+"""One small file a run: what it was, what it took, its errors room by room."""
+
+import hashlib
+import json
+import pathlib
+import subprocess
+from typing import Any, Dict, List, Mapping, Optional
+
+from soka_tf.atomic import write_text
+from soka_tf.data.documents import Number, read_json
+from soka_tf.errors import UserError, short
+from soka_tf.runs.gin_text import bindings_of, format_gin, read_gin
+from tools.studies.comparison.protocol import VERSION, Job
+from tools.studies.training import ROOT, Runs, Training
+
+_COUNT = Number(int, 0, 1e15)
+_SUM = Number(float, 0, 1e300)
+_SUMS = {str: {"units": [_SUM], "network": [_SUM]}}
+_MANY = 1 << 20  # bytes: some ten times what a record of the test rooms has
+RECORD_SHAPE = {
+    "protocol": _COUNT,
+    "run": str,
+    "portion": str,
+    "method": str,
+    "task": (str, None),
+    "budget": _COUNT,
+    "trial": (_COUNT, None),
+    "seed": _COUNT,
+    "steps": _COUNT,
+    "cpu_seconds": (_SUM, None),
+    "seconds": (_SUM, None),
+    "processor": str,
+    "cores": (int, None),
+    "versions": {str: str},
+    "commit": (str, None),
+    "teachers": {str: str},
+    "bindings_sha256": str,
+    "bindings": str,
+    "failed": (str, None),
+    "errors": (_SUMS, None),
+}
+REFERENCE_SHAPE = {
+    "protocol": _COUNT,
+    "rooms": [str],
+    "pixels": {str: [_COUNT]},
+    "teacher": _SUMS,
+    "median": _SUMS,
+    "teachers": {str: str},
+    "teachers_cpu_seconds_an_image": _SUM,
+}
+OPENED_SHAPE = {
+    "protocol": _COUNT,
+    "opened": str,
+    "commit": (str, None),
+    "chosen": {str: _COUNT},
+}
+# Words of a run that ended without a student: so does training (`NotFinite`).
+NOT_FINITE = "NaN or infinite"
+OPENED = "test_rooms_opened.json"
+# Where files lie on a machine; teachers are known by their content.
+_OF_THE_MACHINE = ("rooms.dir", "run.teacher_cache_dir", "teachers_dir")
+
+
+def identity(runs: Runs, training: Training) -> Dict[str, Any]:
+    """What makes a run's numbers what they are, as records hold it."""
+    bound = runs.setting.bound(training)
+    kept = {name: bound[name] for name in bound if name not in _OF_THE_MACHINE}
+    text = format_gin(kept)
+    return {
+        "teachers": runs.teachers_of(training),
+        "bindings_sha256": _sha256(text),
+        "bindings": text,
+    }
+
+
+def record_of(
+    job: Job, steps: int, who: Mapping[str, Any], found: Mapping[str, Any]
+) -> Dict[str, Any]:
+    """The content of a record.
+
+    Args:
+      job: the run.
+      steps: of it.
+      who: of `identity`.
+      found: what the run left: "cpu_seconds", "seconds", "processor", "cores",
+        "versions", "failed" and "errors".
+    """
+    return {
+        "protocol": VERSION,
+        "run": job.name,
+        **job._asdict(),
+        "method": job.method.name,
+        "steps": steps,
+        **found,
+        "commit": commit(),
+        **who,
+    }
+
+
+def write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes a record, a line a field."""
+    lines = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in content.items())
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read(path: pathlib.Path, shape: Any) -> Optional[Dict[str, Any]]:
+    """The content of a record of this version of the protocol; None if there is none.
+
+    Raises:
+      UserError: if it is none, has been changed, or is of another version.
+    """
+    if not path.exists():
+        return None
+    content = read_json(path, shape, _REMEDY, "it is not a record", _MANY)
+    if content["protocol"] != VERSION:
+        _refuse(
+            path, f"of version {content['protocol']} of the protocol, not {VERSION}"
+        )
+    text = content.get("bindings")
+    if text is not None and _sha256(text) != content["bindings_sha256"]:
+        _refuse(path, "changed: its bindings are not those of its bindings_sha256")
+    return content
+
+
+def check(
+    path: pathlib.Path,
+    content: Mapping[str, Any],
+    job: Job,
+    steps: int,
+    who: Mapping[str, Any],
+    rooms: Optional[int],
+) -> None:
+    """Refuses a record that is not of this run.
+
+    Args:
+      path: of the record.
+      content: of `read`.
+      job: the run that its name means.
+      steps: of that run.
+      who: of `identity`.
+      rooms: how many rooms its portion measures on; None where not known yet.
+
+    Raises:
+      UserError: naming what differs.
+    """
+    wanted = {**job._asdict(), "method": job.method.name, "run": job.name}
+    for name, value in {**wanted, "steps": steps}.items():
+        if content[name] != value:
+            _refuse(path, f"of {name} {short(content[name])}, not {short(value)}")
+    others = []
+    if content["bindings_sha256"] != who["bindings_sha256"]:
+        others = differing(content["bindings"], who["bindings"])
+    if others:
+        _refuse(path, f"of other bindings ({'; '.join(others[:3])})")
+    check_teachers(path, content, who["teachers"])
+    if (content["errors"] is None) == (content["failed"] is None):
+        _refuse(path, "damaged: a run has either errors or a reason why it has none")
+    for sums in (content["errors"] or {}).values():
+        if rooms is not None and {len(sums["units"]), len(sums["network"])} != {rooms}:
+            _refuse(path, f"of other rooms: not {rooms} of them")
+
+
+def check_teachers(
+    path: pathlib.Path, content: Mapping[str, Any], teachers: Mapping[str, str]
+) -> None:
+    """Refuses what was measured with other teachers.
+
+    Raises:
+      UserError: naming them.
+    """
+    found = content["teachers"]
+    names = [n for n in {**found, **teachers} if found.get(n) != teachers.get(n)]
+    if names:
+        _refuse(path, f"of other teachers ({', '.join(names)})")
+
+
+def differing(stored: str, present: str) -> List[str]:
+    """Bindings in which a record differs from the same run as it would be now.
+
+    One that is new since, and is bound by gin/base.gin only, does not count: defaults
+    are what was done before.
+    """
+    before = bindings_of(stored, "the record")
+    now = bindings_of(present, "the present bindings")
+    base = read_gin(["base.gin"])
+    new = {n for n in set(now) - set(before) if repr(now[n]) == repr(base.get(n))}
+    return [
+        f"{name}: {before.get(name, 'not bound')!r} -> {now.get(name, 'not bound')!r}"
+        for name in sorted({*before, *now} - new)
+        if repr(before.get(name)) != repr(now.get(name))
+    ]
+
+
+def commit() -> Optional[str]:
+    """The checkout's commit, "+" where code is changed; None where git knows none."""
+    code = [f":(exclude){name}" for name in ("docs", "runs")]
+    try:
+        head, changed = (
+            subprocess.run(
+                ["git", "-C", str(ROOT), *words],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            for words in (
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "-uno", "--", ".", *code),
+            )
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + "+" * bool(changed)
+
+
+_REMEDY = (
+    "Remove it to train that run anew, or give another --records_dir; records of two "
+    "kinds are never mixed."
+)
+
+
+def _refuse(path: pathlib.Path, why: str) -> None:
+    raise UserError(f"{path}: it is {why}. {_REMEDY}")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
