@@ -53,6 +53,13 @@ def test_bindings_named_by_a_document_are_in_base(document):
             assert name[0] in known, code
 
 
+def test_every_gin_file_of_methods_and_rooms_is_in_the_table_of_commands():
+    named = " ".join(code_in("docs/commands.md"))
+    for folder in ("methods", "rooms"):
+        for path in (ROOT / "gin" / folder).glob("*.gin"):
+            assert re.search(rf"(^|[ /]){path.name}", named), path.name
+
+
 # Commands
 
 
