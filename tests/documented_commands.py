@@ -14,7 +14,7 @@ DOCUMENTS = sorted(
 )
 # A command of the package or a tool to the end of its line, or of its `code`.
 _COMMAND = re.compile(
-    r"\bpython3? (-m soka_tf\.(?:tools\.)?[a-z]\w+|tools/\w+\.py)"
+    r"\bpython3? (-m soka_tf\.(?:tools\.)?[a-z]\w+(?![.\w])|tools/\w+\.py)"
     r"((?:[^\n`\\#;|]|\\\n)*)(`?)"
 )
 # Code within a sentence, whose lines may break anywhere.
