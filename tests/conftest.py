@@ -21,7 +21,7 @@ _LONG = (
     *("test_gin_files.py", "test_benchmark.py", "test_kill.py", "test_commands.py"),
     *("test_hostile_teachers.py", "test_formats.py", "test_model.py"),
     *("test_xla_step.py", "test_similarity.py", "test_benchmark_inference.py"),
-    "test_loss_scale.py",
+    *("test_loss_scale.py", "test_documents.py", "test_notebooks.py"),
 )
 
 
