@@ -32,11 +32,10 @@ KERAS = {
 SIZE = 32
 PAIRS = [("block3", "C4"), ("representation", "representation")]
 ONNX = all(map(importlib.util.find_spec, ("onnx", "onnxruntime", "tf2onnx")))
-# Largest rms error of the maps, in parts of their spread, as in tests/serving; but of
-# float16, as the maps of these decoders spread over a thousandth of full scale only.
+# Largest rms error of the maps, in parts of their spread, as in tests/serving.
 TOLERANCE = {
     "saved_model": 0.05,
-    "tflite_float16": 0.02,
+    "tflite_float16": 0.01,
     "tflite_int8": 0.15,
     "onnx": 1e-4,
 }
@@ -193,8 +192,12 @@ def test_backbone_trains_every_stage_and_its_exports_agree(run, images, tmp_path
     reference = formats.FixedSizeStudent(student, tasks, SIZE, None).serve(rgb)
     for name in names:
         for task, entry in report["files"][name]["tasks"].items():
-            spread = float(tf.math.reduce_std(reference[task]))
-            assert entry["rms_error"] < TOLERANCE[name] * spread, (name, task)
+            bound = TOLERANCE[name] * float(tf.math.reduce_std(reference[task]))
+            if name == "tflite_float16":
+                # The bias of a map whose mean is many times its spread (60 times, after
+                # three steps) is rounded, too, by half of float16's last place at most.
+                bound += 2.0**-11 * float(tf.reduce_max(tf.abs(reference[task])))
+            assert entry["rms_error"] < bound, (name, task)
 
 
 def test_encoder_starts_from_a_file_and_a_restored_student_asks_for_none(
