@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import qmc
 
 from soka_tf.errors import UserError
-from tests.tiny_runs import ROOT
-from tests.tools import run_tool
+from soka_tf.runs.gin_text import read_gin
+from tests.tools import ROOT, run_tool
 from tools.studies import training, worker
 from tools.studies.comparison import command, page, plan, protocol, run_records
 from tools.studies.comparison.plan import Plan
@@ -137,6 +137,15 @@ def test_document_has_the_numbers_of_the_protocol():
     taken = {1, 2, 3, 4, 5, 6, 7}
     seeds = {rooms.seed for rooms in (found.train, found.tune, found.test)}
     assert len(seeds) == 3 and not seeds & taken
+
+
+def test_tuned_weights_are_of_the_tasks_and_of_features_and_sum_to_one():
+    for values in protocol.TRIALS:
+        (line,) = protocol.trial_bindings(METHODS["kd_mia_fixed"], values)[3:]
+        weights = read_gin((), [line])["Fixed.weights"]
+        assert len(weights) == 3 and sum(weights) == pytest.approx(1.0, abs=1e-9)
+        assert weights[0] / sum(weights[:2]) == pytest.approx(values[3], abs=1e-3)
+        assert len(protocol.trial_bindings(METHODS["kd"], values)) == 3
 
 
 def test_every_method_has_as_many_trials_and_the_seeds_of_the_pairs_are_paired():
@@ -380,12 +389,39 @@ def test_comparison_of_wrong_flags_says_what_is_allowed(
     assert result.code == 2 and text in result.err, result.err
 
 
+def test_sums_of_rooms_are_those_of_any_evaluation(tiny, tmp_path, fresh_gin):
+    from soka_tf.runs.run_evaluation import evaluate_run
+    from tools.studies.comparison import room_sums
+
+    bound = ["split.validation_fraction = 0.6", "max_steps = 1"]
+    run = tiny.build(tmp_path, *tiny.with_labels, *bound)
+    evaluation = evaluate_run(run, str(tmp_path))
+    student, reference = room_sums.student_sums(run), room_sums.reference_sums(run)
+    count = len(reference["rooms"])
+    assert count == len({sample.point for sample in run.data.validation}) > 2
+    answers = {"student": student, "teacher": reference["teacher"]}
+    answers["baseline_median"] = reference["median"]
+    for task, entries in evaluation["tasks"].items():
+        pixels = reference["pixels"][task]
+        assert len(pixels) == count and len(set(pixels)) <= 2
+        for name, sums in answers.items():
+            rmse = math.sqrt(sum(sums[task]["units"]) / sum(pixels))
+            assert rmse == pytest.approx(entries[name]["rmse"], rel=1e-4), name
+    assert reference["teachers_cpu_seconds_an_image"] > 0
+    # Depth is masked where nothing was read, a quarter of each image.
+    assert set(reference["pixels"][DEPTH]) == {12 * 16}
+
+
 class _InThisProcess:
     """In place of the process of tools/studies/worker.py: starts in no time."""
+
+    PIPE = None
 
     def __init__(self, *_, **how):
         self.stdin, self.returncode = io.StringIO(), 0
         self.stdin.close = lambda: None
+
+    Popen = classmethod(lambda cls, *words, **how: cls(*words, **how))
 
     def __enter__(self):
         return self
@@ -412,7 +448,7 @@ def _build_eagerly(build, *arguments):
 def test_comparison_from_the_first_run_to_the_page(
     tmp_path, tiny, capsys, monkeypatch, fresh_gin
 ):
-    params = [p for p in tiny.params("schedule.joint_steps = 1") if "s_dir" not in p]
+    params = [p for p in tiny.params() if "s_dir" not in p]
     params += ["run.teacher_cache = False", f"rooms.dir = {str(tmp_path / 'rooms')!r}"]
     of = SMALL._replace(
         methods=tuple(METHODS[name]._replace(seeds=2) for name in ("kd", "kd_mia")),
@@ -426,7 +462,7 @@ def test_comparison_from_the_first_run_to_the_page(
         params=tuple(params),
     )
     monkeypatch.setattr(command, "PROTOCOL", of)
-    monkeypatch.setattr(training.subprocess, "Popen", _InThisProcess)
+    monkeypatch.setattr(training, "subprocess", _InThisProcess)
     build = functools.partial(_build_eagerly, worker._build)
     monkeypatch.setattr(worker, "_build", build)
     # Steps follow what steps cost, which is nothing to repeat.
@@ -453,11 +489,10 @@ def test_comparison_from_the_first_run_to_the_page(
     found = call("--portion=final").out
     assert "Left: nothing." in found
     before, made = contents(), (records.parent / "comparison.md").read_text()
-    assert len(before) == 5 + 4 + 2 and "7 of 7" not in made.splitlines()[2]
+    assert len(before) == 5 + 4 + 2
     assert made.splitlines()[2].endswith("8 of 8 runs.")
-    assert all(
-        len(text) < 12000 and str(tmp_path) not in text for text in before.values()
-    )
+    for text in before.values():
+        assert len(text) < 12000 and str(tmp_path) not in text
 
     # All is recorded: nothing is trained, and the page needs no run.
     monkeypatch.setattr(worker, "main", None)
@@ -474,7 +509,7 @@ def test_comparison_from_the_first_run_to_the_page(
     assert contents() == before
     monkeypatch.undo()
     monkeypatch.setattr(command, "PROTOCOL", of)
-    monkeypatch.setattr(training.subprocess, "Popen", _InThisProcess)
+    monkeypatch.setattr(training, "subprocess", _InThisProcess)
     monkeypatch.setattr(worker, "_build", build)
     monkeypatch.setattr(worker.Cost, "total", lambda cost, steps: 1.5)
     (records / name).unlink()
