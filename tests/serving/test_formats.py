@@ -25,7 +25,14 @@ from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from soka_tf.runs.config import parse_gin
 from soka_tf.runs.folder import claim
 from soka_tf.runs.settings import Settings
-from soka_tf.serving import export_folder, fixed_size, formats, onnx_file, tflite
+from soka_tf.serving import (
+    export_folder,
+    fixed_size,
+    formats,
+    model_card,
+    onnx_file,
+    tflite,
+)
 from soka_tf.serving.saved_model import read_metadata
 from soka_tf.soka.student import Student
 from soka_tf.tasks import get_task
@@ -80,7 +87,7 @@ def images(tmp_path_factory):
 def exported(student, images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "export"
     paths = formats.write_formats(student, TASKS, str(folder), TFLITE, images)
-    names = [export_folder.MANIFEST, *(os.path.basename(path) for path in paths)]
+    names = [export_folder.MANIFEST, *model_card.FILES, *map(os.path.basename, paths)]
     assert names == sorted(os.listdir(folder))
     return folder
 
@@ -356,7 +363,10 @@ def test_command_writes_beside_the_saved_model_and_prints_the_table(
         for task, entry in file["tasks"].items():
             assert entry["rms_error"] < 0.01, task
             assert abs(entry["rmse_change"]) < 0.01, task
-    assert printed.rstrip().endswith(formats.format_table(kept))
+    table, images = printed.rstrip().rsplit("\n", 1)
+    assert table.endswith(formats.format_table(kept))
+    assert images.startswith("Errors and both rmse are of 1 of the 1 validation images")
+    assert images.endswith("evaluation.json measure on all 1.")
     # TensorFlow Lite's own account of the conversion is kept from the user.
     assert "Non-Converted" not in errors
 
