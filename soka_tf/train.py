@@ -4,8 +4,9 @@ For example
 
     python -m soka_tf.train --gin_file=gin/rooms/demo.gin --model_dir=runs/demo
 
-leaves in runs/demo: checkpoints, TensorBoard events, metrics.csv, curves.png, panels/,
-evaluation.json, operative_config.gin and saved_model/. Called again, it goes on where
+leaves in runs/demo: report.html, a page of all that follows; checkpoints, TensorBoard
+events, metrics.csv, movement.json, curves.png, panels/, evaluation.json,
+operative_config.gin and saved_model/. Called again, it goes on where
 it was stopped. With --dry_run it prints what it would do, and stops.
 """
 

@@ -357,7 +357,7 @@ def command(*arguments, cwd):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

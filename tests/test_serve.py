@@ -67,7 +67,7 @@ def test_command_prints_an_address_answers_and_ends_with_ctrl_c(export, tmp_path
             assert status == 413 and "at most 1 MiB" in json.loads(answer)["error"]
             assert os.listdir(tmp_path) == []
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=120)
         finally:
             process.kill()
     assert (process.returncode, out) == (0, "Stopped.\n"), err

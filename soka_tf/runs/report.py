@@ -122,6 +122,9 @@ def _gather(
         path = os.path.join(where, name)
         return _if_there(path, lambda: report_page.picture_of_file(path, alt))
 
+    def movements() -> Tuple[report_page.Movement, ...]:
+        return tuple(map(_movement, read_movement(moved)))
+
     moved = os.path.join(folder, MOVEMENT_FILE)
     auxiliary, similarity = _auxiliary(measured, folder, picture)
     return report_page.Page(
@@ -133,9 +136,7 @@ def _gather(
         curves=picture(
             out_dir, CURVES_FILE, "Losses and task weights over the steps of training"
         ),
-        movement=tuple(
-            map(_movement, _if_there(moved, lambda: read_movement(moved)) or ())
-        ),
+        movement=_if_there(moved, movements) or (),
         auxiliary=auxiliary,
         similarity=similarity,
         networks=_networks(measured),
@@ -192,10 +193,19 @@ def _movement(moved: StageMovement) -> report_page.Movement:
         "a phase, relative to what they were",
         moved.phases,
         tuple(
-            (player.replace("/", " of "), tuple(map(_change, changes)))
+            (_player(player), tuple(map(_change, changes)))
             for player, changes in moved.rows.items()
         ),
     )
+
+
+def _player(name: str) -> str:
+    """In words: "decoder/normal (statistics)" is that of the task's title."""
+    kind, slash, rest = name.partition("/")
+    if not slash:
+        return name.replace("_", " ")
+    task, blank, ending = rest.partition(" ")
+    return f"{kind} of {get_task(task).title}{blank}{ending}"
 
 
 def _change(change: Optional[float]) -> str:
@@ -211,23 +221,30 @@ def _auxiliary(
 ) -> Tuple[str, Optional[report_page.Similarity]]:
     """Which auxiliary teacher the run has, and how it was chosen, where it was."""
     path = os.path.join(folder, CHOICE_FILE)
-    choice = _if_there(path, lambda: read_json(path, _CHOICE, _REMEDY))
+    choice = _if_there(path, lambda: _read_choice(path))
     if choice is None:
         titles = [get_task(name).title for name in _named_auxiliaries(measured.config)]
         if titles:
             return f"Named in the configuration: {', '.join(titles)}.", None
         return "The run has none: its configuration names none.", None
-    summary = choice["summary"][:1].upper() + choice["summary"][1:]
-    names = choice["teachers"]
-    alt = f"Matrix of the similarities of {', '.join(names)}"
-    similarity = report_page.Similarity(
-        picture(folder, "auxiliary.png", alt),
-        tuple(names),
+    summary, titles, rows = choice
+    alt = f"Matrix of the similarities of {', '.join(titles)}"
+    shown = picture(folder, "auxiliary.png", alt)
+    return summary, report_page.Similarity(shown, titles, rows)
+
+
+def _read_choice(path: str) -> Tuple[str, Tuple[str, ...], Tuple[Tuple[str, ...], ...]]:
+    """The decision as a sentence, the teachers' titles and their similarities."""
+    choice = read_json(path, _CHOICE, _REMEDY)
+    names, summary = choice["teachers"], choice["summary"]
+    return (
+        f"{summary[:1].upper()}{summary[1:]}.",
+        tuple(get_task(name).title for name in names),
         tuple(
-            tuple(f"{v:.2f}" for v in row) for row in choice["similarity"][: len(names)]
+            tuple(f"{value:.2f}" for value in row)
+            for row in choice["similarity"][: len(names)]
         ),
     )
-    return f"{summary}.", similarity
 
 
 def _named_auxiliaries(config: str) -> Sequence[str]:

@@ -36,7 +36,7 @@ def _described(teacher: Teacher, path: Any) -> Dict[str, Any]:
     licence = teacher.manifest.license if isinstance(teacher, SavedModelTeacher) else ""
     return {
         "file": path.parent.resolve().name if is_folder else path.name,
-        "sha256": None if is_folder else sha256_of(path),
+        "sha256": sha256_of(path) if path.is_file() and not is_folder else None,
         "fingerprint": teacher.fingerprint if is_folder else None,
         "license": (SHIPPED_LICENSE if shipped else licence) or None,
         "shipped": shipped,

@@ -6,7 +6,7 @@ import re
 from typing import Any, Dict, List, Optional
 
 from soka_tf.atomic import write_json
-from soka_tf.data.documents import ANY, Number, read_json
+from soka_tf.data.documents import Number, read_json
 
 FILE = "origin.json"
 SHIPPED_LICENSE = "Apache-2.0"
@@ -76,7 +76,8 @@ def read_origin(folder: str, step: int, evaluation: str) -> Optional[Origin]:
     measured = os.path.join(folder, evaluation)
     metrics = None
     if os.path.isfile(measured):
-        shape = {"step": int, "split": str, "images": int, "tasks": {str: {str: ANY}}}
+        rows = {str: ({str: (float, None)}, None)}
+        shape = {"step": int, "split": str, "images": int, "tasks": {str: rows}}
         metrics = read_json(measured, shape, "Measure again or remove it.")
         metrics = metrics if metrics["step"] == step else None
     fields = {name: known[name] for name in _SHAPE}

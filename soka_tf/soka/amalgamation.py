@@ -197,13 +197,20 @@ class Amalgamation(tf.keras.layers.Layer):
         self._moments: Mapping[str, Sequence[Tuple[np.ndarray, np.float32]]] = (
             types.MappingProxyType({})
         )
+        self._add_parts(teacher_channels, channels)
+
+    def _add_parts(
+        self,
+        teacher_channels: Mapping[str, Sequence[int]],
+        channels: Mapping[str, int],
+    ) -> None:
         self.amalgamations = {
             layer: LayerAmalgamation(
                 teacher_channels[layer],
                 channels[layer],
-                mixing,
+                self.mixing,
                 reconstruct=self._variant.reconstructs,
-                standardized=standardized,
+                standardized=self.standardized,
                 mixes=self._variant.mixes,
                 name=f"{self.name}_{layer}",
             )
@@ -211,7 +218,7 @@ class Amalgamation(tf.keras.layers.Layer):
         }
         # Not a dict where there are none: a checkpoint of before has no such object.
         self.adapters: Mapping[str, Adapter] = types.MappingProxyType({})
-        if transfer.adapter:
+        if self.transfer.adapter:
             self.adapters = {
                 layer: Adapter(width, name=f"{self.name}_adapter_{layer}")
                 for layer, width in channels.items()

@@ -9,8 +9,7 @@ import numpy as np
 
 from soka_tf.errors import UserError
 
-# The paper names none. In the widest gap between the similarities of the shipped
-# teachers on rooms.
+# The paper names none; docs/deviations.md.
 DEFAULT_THRESHOLD = 0.4
 
 

@@ -5,6 +5,7 @@ accept them or raise one `UserError` of one line; whatever else it raises is a f
 pytest does not collect this file by itself.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -23,7 +24,7 @@ from soka_tf.data.sources.folder import find as find_images
 from soka_tf.errors import UserError
 from soka_tf.evaluation import curves
 from soka_tf.runs.gin_text import config_root, differing_bindings, read_gin
-from soka_tf.serving import saved_model
+from soka_tf.serving import origin, saved_model
 from soka_tf.teachers import finding
 from soka_tf.teachers.taskonomy import teacher_file
 
@@ -87,9 +88,12 @@ IMAGES = list(_images())
 @given(st.sampled_from(IMAGES), EDITS, st.sampled_from(["rgb", "depth_zbuffer"]))
 def test_images(tmp_path_factory, content, edits, domain):
     path = _folder(tmp_path_factory) / "a.png"
-    path.write_bytes(edited(content, edits))
+    content = edited(content, edits)
+    path.write_bytes(content)
     pixels = survives(image_files.read_pixels, str(path), domain)
     assert pixels is None or pixels.dtype in (np.uint8, np.uint16)
+    with contextlib.suppress(ValueError):
+        assert image_files.rgb_of_bytes(content, 1000).size <= 3000
 
 
 @fuzzed
@@ -158,6 +162,22 @@ JSON_FILES = {
             }
         ).encode(),
         lambda path: saved_model.read_metadata(str(path.parents[1])),
+    ),
+    "origin.json": (
+        json.dumps(
+            {
+                "supervision": "teachers",
+                "teachers": [
+                    {
+                        **{"task": "normal", "role": "target", "file": "a"},
+                        **{"sha256": "0", "fingerprint": None, "license": None},
+                        **{"shipped": True, "image_size": 64, "parameters": 9},
+                    }
+                ],
+                "images": {"source": "photos", "train": 1, "validation": 1},
+            }
+        ).encode(),
+        lambda path: origin.read_origin(str(path.parent), 7, "evaluation.json"),
     ),
     "split.json": (
         b'{"train": ["a", "b"], "validation": ["c"], "seed": 0, "by": "point"}',

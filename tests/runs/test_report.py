@@ -182,8 +182,9 @@ def test_page_tells_who_moved_and_how_the_auxiliary_was_chosen(
         assert page.locator("#networks tbody tr").count() >= 3
         similarities = page.locator("details td").all_text_contents()
     assert rows["encoder"][0] == rows["encoder"][2] == "rests"
+    assert rows["decoder of depth"][1:] == ["rests", "rests"]
     assert rows["encoder"][1].endswith(" %")
-    assert rows["task_weights"][:2] == ["rests", "rests"]
+    assert rows["task weights"][:2] == ["rests", "rests"]
     assert CHOICE["summary"][1:] in text
     assert similarities == [f"{v:.2f}" for row in CHOICE["similarity"] for v in row]
     for word in ("TensorFlow", "soka_tf.predict", "tensorboard --logdir", "CPU, "):

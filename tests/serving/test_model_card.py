@@ -114,7 +114,7 @@ def test_card_tells_tasks_teachers_images_and_metrics(written, student, tmp_path
     page = (tmp_path / model_card.PAGE).read_text()
     for part in (
         "Trained on 10 images without labels",
-        "| 0.5 |",
+        "| 0.5 ",
         "Apache-2.0",
         "abab",
     ):

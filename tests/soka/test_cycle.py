@@ -96,6 +96,8 @@ CASES = {
     ),
     "hints": dict(variant="hints", transfer=dict(teacher_dropping=0.4)),
 }
+# Sums over images are large: rounding is then in proportion to them.
+OF_SUMS = ("sums",)
 SIMULTANEOUS = (
     *("plain", "three_tasks_two_auxiliaries", "outer_product_gan", "adam"),
     *("uncertainty", "upgrad", "transfer_as_task_upgrad"),
@@ -121,7 +123,9 @@ def plain_cycle(model, batch):
         reference.cycle(model, batch, adversarial)
 
 
-def assert_every_step_is_equal(model, plain_step, steps, tolerance=1e-5, moved=MOVED):
+def assert_every_step_is_equal(
+    model, plain_step, steps, tolerance=1e-5, moved=MOVED, relative=False
+):
     """Takes steps both ways, each from where the plain way has come to.
 
     From a common start, that is: networks of ReLUs, left alone, turn a difference of
@@ -136,6 +140,8 @@ def assert_every_step_is_equal(model, plain_step, steps, tolerance=1e-5, moved=M
         plain = small.trained_state(model)
 
         far = small.differences(shared, plain)
+        if relative:
+            far = {p: d / max(1.0, np.abs(plain[p]).max()) for p, d in far.items()}
         assert not {path: size for path, size in far.items() if not size <= tolerance}
         far = small.differences(shared, start)  # else equality would say nothing
         for prefix in moved:
@@ -158,7 +164,8 @@ def slow(case, cases):
 @pytest.mark.parametrize("case", [slow(case, SLOW) for case in CASES])
 def test_cycle_equals_its_plain_form_in_every_cycle(case):
     steps = 3 if case == "plain" else 2
-    assert_every_step_is_equal(build(case), plain_cycle, steps)
+    relative = case in OF_SUMS
+    assert_every_step_is_equal(build(case), plain_cycle, steps, relative=relative)
 
 
 @pytest.mark.parametrize(

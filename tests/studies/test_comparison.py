@@ -1,5 +1,8 @@
 """tools/reproduce.py --study=comparison: jobs, records, refusals, the page."""
 
+import contextlib
+import functools
+import io
 import json
 import math
 import re
@@ -8,8 +11,9 @@ import pytest
 from scipy.stats import qmc
 
 from soka_tf.errors import UserError
-from tests.tiny_runs import ROOT
-from tests.tools import run_tool
+from soka_tf.runs.gin_text import read_gin
+from tests.tools import ROOT, run_tool
+from tools.studies import training, worker
 from tools.studies.comparison import command, page, plan, protocol, run_records
 from tools.studies.comparison.plan import Plan
 from tools.studies.comparison.protocol import COST, FINAL, TUNE, Protocol, Rooms
@@ -127,12 +131,21 @@ def test_document_has_the_numbers_of_the_protocol():
             text,
         ), method.title
     assert f"Version {protocol.VERSION}." in text
-    assert "budgets of 1, 4 and 16" in text and found.budgets == (1, 4, 16)
+    assert "Budgets of 1, 4 and 16" in text and found.budgets == (1, 4, 16)
     assert found.train.count >= 1000 and found.train.count * found.train.views >= 20000
     assert found.test.count >= 400 and found.test.count * found.test.views >= 2000
     taken = {1, 2, 3, 4, 5, 6, 7}
     seeds = {rooms.seed for rooms in (found.train, found.tune, found.test)}
     assert len(seeds) == 3 and not seeds & taken
+
+
+def test_tuned_weights_are_of_the_tasks_and_of_features_and_sum_to_one():
+    for values in protocol.TRIALS:
+        (line,) = protocol.trial_bindings(METHODS["kd_mia_fixed"], values)[3:]
+        weights = read_gin((), [line])["Fixed.weights"]
+        assert len(weights) == 3 and sum(weights) == pytest.approx(1.0, abs=1e-9)
+        assert weights[0] / sum(weights[:2]) == pytest.approx(values[3], abs=1e-3)
+        assert len(protocol.trial_bindings(METHODS["kd"], values)) == 3
 
 
 def test_every_method_has_as_many_trials_and_the_seeds_of_the_pairs_are_paired():
@@ -278,6 +291,10 @@ def _page(study):
     return page.write(again, study.folder.parent).read_text(encoding="utf-8")
 
 
+def _section(text, title):
+    return text[text.index(title) :].split("\n## ")[0]
+
+
 def test_page_before_the_end_says_how_far_it_is(study):
     assert "\n\nNo answer yet: 0 of 36 runs.\n" in _page(study)
     _tuned(study)
@@ -298,9 +315,9 @@ def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
     _finished(study)
     text = _page(study)
     first = text.splitlines()[2]
-    assert first.startswith("kd_mia over kd: geometric mean of the tasks' rmse 0.800")
+    assert first.startswith("KD + MIA over KD: geometric mean of the tasks' rmse 0.800")
     assert first.count("(lower)") == 3 and first.endswith("36 of 36 runs.")
-    budget = text[text.index("## Budget 4") :]
+    budget = _section(text, "## Budget 4")
     (median,) = re.findall(r"(?m)^\| median image .*$", budget)
     cells = [cell.strip() for cell in median.split("|")]
     # Three times the teachers' error; a skill of 0.
@@ -335,7 +352,7 @@ def test_page_names_runs_that_were_not_finite_and_leaves_their_seeds_out(study):
             )
     text = _page(study)
     assert "final-kd-x4-seed1: loss was NaN or infinite." in text
-    (row,) = re.findall(r"(?m)^\| KD  .*$", text[text.index("## Budget 4") :])
+    (row,) = re.findall(r"(?m)^\| KD  .*$", _section(text, "## Budget 4"))
     assert "2, 1 not finite" in row
     assert not text.startswith("# Comparison\n\nNo answer")
 
@@ -370,3 +387,137 @@ def test_comparison_of_wrong_flags_says_what_is_allowed(
     folders = [f"--model_dir={tmp_path}/runs", f"--records_dir={tmp_path}/docs/records"]
     result = run_tool("reproduce", *arguments, *folders, capsys=capsys)
     assert result.code == 2 and text in result.err, result.err
+
+
+def test_sums_of_rooms_are_those_of_any_evaluation(tiny, tmp_path, fresh_gin):
+    from soka_tf.runs.run_evaluation import evaluate_run
+    from tools.studies.comparison import room_sums
+
+    bound = ["split.validation_fraction = 0.6", "max_steps = 1"]
+    run = tiny.build(tmp_path, *tiny.with_labels, *bound)
+    evaluation = evaluate_run(run, str(tmp_path))
+    student, reference = room_sums.student_sums(run), room_sums.reference_sums(run)
+    count = len(reference["rooms"])
+    assert count == len({sample.point for sample in run.data.validation}) > 2
+    answers = {"student": student, "teacher": reference["teacher"]}
+    answers["baseline_median"] = reference["median"]
+    for task, entries in evaluation["tasks"].items():
+        pixels = reference["pixels"][task]
+        assert len(pixels) == count and len(set(pixels)) <= 2
+        for name, sums in answers.items():
+            rmse = math.sqrt(sum(sums[task]["units"]) / sum(pixels))
+            assert rmse == pytest.approx(entries[name]["rmse"], rel=1e-4), name
+    assert reference["teachers_cpu_seconds_an_image"] > 0
+    # Depth is masked where nothing was read, a quarter of each image.
+    assert set(reference["pixels"][DEPTH]) == {12 * 16}
+
+
+class _InThisProcess:
+    """In place of the process of tools/studies/worker.py: starts in no time."""
+
+    PIPE = None
+
+    def __init__(self, *_, **how):
+        self.stdin, self.returncode = io.StringIO(), 0
+        self.stdin.close = lambda: None
+
+    Popen = classmethod(lambda cls, *words, **how: cls(*words, **how))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def stdout(self):
+        job, printed = io.StringIO(self.stdin.getvalue()), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker.sys, "stdin", job)
+            with contextlib.redirect_stdout(printed):
+                worker.main()
+        return printed.getvalue().splitlines()
+
+
+def _build_eagerly(build, *arguments):
+    run = build(*arguments)
+    run.model.run_eagerly = True
+    return run
+
+
+def test_comparison_from_the_first_run_to_the_page(
+    tmp_path, tiny, capsys, monkeypatch, fresh_gin
+):
+    params = [p for p in tiny.params() if "s_dir" not in p]
+    params += ["run.teacher_cache = False", f"rooms.dir = {str(tmp_path / 'rooms')!r}"]
+    of = SMALL._replace(
+        methods=tuple(METHODS[name]._replace(seeds=2) for name in ("kd", "kd_mia")),
+        tune=Rooms(12, 2, 1),
+        test=Rooms(13, 3, 1),
+        steps=3,
+        budgets=(1,),
+        tuning_budget=1,
+        cost_steps=2,
+        trials=protocol.TRIALS[:1],
+        params=tuple(params),
+    )
+    monkeypatch.setattr(command, "PROTOCOL", of)
+    monkeypatch.setattr(training, "subprocess", _InThisProcess)
+    build = functools.partial(_build_eagerly, worker._build)
+    monkeypatch.setattr(worker, "_build", build)
+    # Steps follow what steps cost, which is nothing to repeat.
+    monkeypatch.setattr(worker.Cost, "total", lambda cost, steps: 1.5)
+    records = tmp_path / "docs" / "records"
+
+    def call(*words, model_dir="runs"):
+        folders = [f"--model_dir={tmp_path / model_dir}", f"--records_dir={records}"]
+        teachers = f"--teachers_dir={tiny.teachers}"
+        words = ["--study=comparison", "--jobs=1", teachers, *folders, *words]
+        result = run_tool("reproduce", *words, capsys=capsys)
+        assert result.code == 0, result.err
+        return result
+
+    def contents():
+        return {path.name: path.read_text() for path in records.iterdir()}
+
+    # No time for a single run: nothing is begun.
+    assert "cost: 2 of 2 runs, about" in call("--hours=0.0001").out
+    assert not contents()
+    found = call().out
+    assert "tune" not in found.split("Left:")[1] and "--portion=final" in found
+    assert len(contents()) == 5  # costs, trials, the reference
+    found = call("--portion=final").out
+    assert "Left: nothing." in found
+    before, made = contents(), (records.parent / "comparison.md").read_text()
+    assert len(before) == 5 + 4 + 2
+    assert made.splitlines()[2].endswith("8 of 8 runs.")
+    for text in before.values():
+        assert len(text) < 12000 and str(tmp_path) not in text
+
+    # All is recorded: nothing is trained, and the page needs no run.
+    monkeypatch.setattr(worker, "main", None)
+    call()
+    call("--portion=final")
+    call("--report_only", model_dir="gone")
+    assert contents() == before
+    assert (records.parent / "comparison.md").read_text() == made
+
+    # A record that is gone comes back from its run's folder; without, by training.
+    name = "final-kd_mia-x1-seed1.json"
+    (records / name).unlink()
+    call("--portion=final")
+    assert contents() == before
+    monkeypatch.undo()
+    monkeypatch.setattr(command, "PROTOCOL", of)
+    monkeypatch.setattr(training, "subprocess", _InThisProcess)
+    monkeypatch.setattr(worker, "_build", build)
+    monkeypatch.setattr(worker.Cost, "total", lambda cost, steps: 1.5)
+    (records / name).unlink()
+    call("--portion=final", model_dir="elsewhere")
+    again, old = (json.loads(text[name]) for text in (contents(), before))
+    assert {**again, "seconds": 0} == {**old, "seconds": 0}
+
+    # The sums are those of the evaluation of any run.
+    reference = json.loads(before["reference-test.json"])
+    assert reference["rooms"] == [f"rooms/point_{i}" for i in range(3)]
+    assert reference["pixels"][EDGES] == [16 * 16] * 3

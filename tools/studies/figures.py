@@ -149,7 +149,7 @@ def draw_costs(
             axis.errorbar(
                 x * 1.02 ** (number - len(curves) / 2),  # or intervals hide each other
                 value,
-                [value - low, high - value],
+                np.array([value - low, high - value]),
                 color=_COLOURS[number % len(_COLOURS)],
                 linestyle="-" if curve.is_main else ("--", ":", "-.")[number // 4 % 3],
                 marker="os^Dv*"[number % 6],

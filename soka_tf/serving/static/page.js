@@ -12,7 +12,11 @@ const element = (kind, fields = {}, children = []) => {
 let asked = 0; // of several photographs only the last one's answer is shown
 
 function say(text) { byId("status").textContent = text; }
-function fail(text) { say(""); byId("error").textContent = text; }
+function fail(text) {
+  say("");
+  byId("error").textContent = text;
+  byId("result").hidden = true; // it is another photograph's
+}
 
 async function predict(file) {
   const number = ++asked;

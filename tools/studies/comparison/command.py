@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import threading
 import time
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
@@ -75,11 +76,13 @@ def _train(plan: Plan, jobs: Sequence[Job], until: Optional[float]) -> Dict[str,
     by_run = {(plan.training(job), job.seed): job for job in jobs_left}
     by_training = {training: job for (training, _), job in by_run.items()}
     reasons: Dict[str, Optional[str]] = {}
+    lock = threading.Lock()
 
     def ended(training: Training, seed: int) -> None:
         job = by_run[(training, seed)]
-        plan.take_reference(job)
-        reasons[job.name] = plan.take(job)
+        with lock:  # several runs may end at once
+            plan.take_reference(job)
+            reasons[job.name] = plan.take(job)
 
     order = Order(
         until,

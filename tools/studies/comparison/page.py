@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -52,11 +52,12 @@ def write(plan: Plan, folder: pathlib.Path) -> pathlib.Path:
     if opened and any(plan.record(job) for job in plan.jobs(FINAL)):
         found = Outcomes(plan)
     tested = outcomes.differences(found) if found else []
-    lines = ["# Comparison", "", _answer(tested, done, there), "", _TEXT]
+    titles = {method.name: method.title for method in plan.protocol.methods}
+    lines = ["# Comparison", "", _answer(tested, titles, done, there), "", _TEXT]
     if opened:
         lines += [f"Test rooms opened {opened['opened']}, {_of(opened)}.", ""]
     if tested:
-        lines += ["## Endpoints", "", _endpoints(tested, plan), ""]
+        lines += ["## Endpoints", "", _endpoints(tested, titles, plan), ""]
     if found:
         from tools.studies import figures
 
@@ -82,12 +83,14 @@ def write(plan: Plan, folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _answer(tested: Sequence[Difference], done: int, there: int) -> str:
+def _answer(
+    tested: Sequence[Difference], titles: Mapping[str, str], done: int, there: int
+) -> str:
     if not tested:
         return f"No answer yet: {done} of {there} runs."
     parts: Dict[str, List[str]] = {}
     for difference in tested:
-        pair = " over ".join(difference.pair)
+        pair = " over ".join(titles[name] for name in difference.pair)
         ratio = _ratio(difference.ratio)
         parts.setdefault(pair, []).append(
             f"{difference.endpoint.title} {ratio} ({difference.reading})"
@@ -96,8 +99,9 @@ def _answer(tested: Sequence[Difference], done: int, there: int) -> str:
     return f"{text}. {done} of {there} runs."
 
 
-def _endpoints(tested: Sequence[Difference], plan: Plan) -> str:
-    titles = {method.name: method.title for method in plan.protocol.methods}
+def _endpoints(
+    tested: Sequence[Difference], titles: Mapping[str, str], plan: Plan
+) -> str:
     head = [
         "error over error",
         "endpoint",

@@ -46,7 +46,8 @@ class Method(NamedTuple):
       params: bindings on top of it.
       seeds: of its final runs: 0, 1, ...
       one_task: whether it is a student a task, each a run.
-      weighted: whether its tasks have fixed weights that are tuned.
+      weighted: whether it has fixed weights, of tasks and L_A, that are tuned.
+      soft_scale: of a trial's soft_weight, where its L_A is of another size.
       against: name of the method whose error its own is shown over.
     """
 
@@ -57,6 +58,7 @@ class Method(NamedTuple):
     seeds: int = OTHER_SEEDS
     one_task: bool = False
     weighted: bool = False
+    soft_scale: float = 1.0
     against: str = "kd_mia"
 
     @property
@@ -79,7 +81,7 @@ METHODS = (
     Method("soka", "the whole method", "soka", seeds=MAIN_SEEDS),
     Method("kd_mia", "KD + MIA", "kd_mia", seeds=MAIN_SEEDS),
     Method("kd", "KD", "kd", seeds=MAIN_SEEDS),
-    Method("kd_hints", "KD + hints", "kd_hints"),
+    Method("kd_hints", "KD + hints", "kd_hints", soft_scale=20.0),
     Method("kd_mia_fixed", "KD + MIA, tuned weights", "kd_mia_fixed", weighted=True),
     Method("uncertainty", "uncertainty weighting", "uncertainty"),
     Method("upgrad", "UPGrad", "upgrad"),
@@ -212,11 +214,14 @@ def trial_bindings(method: Method, values: Sequence[float]) -> List[str]:
     rate, soft_weight, settle_share, weight = values
     bound = [
         f"build_optimizers.learning_rate = {rate}",
-        f"objective.soft_weight = {soft_weight}",
+        f"objective.soft_weight = {round(method.soft_scale * soft_weight, 6)}",
         f"schedule.settle_share = {settle_share}",
     ]
-    weights = f"Fixed.weights = ({weight}, {round(1 - weight, 3)})"
-    return bound + [weights] * method.weighted
+    if method.weighted:  # L_A's share stays at a third: soft_weight is its balance
+        of_tasks = [round(share * 2 / 3, 4) for share in (weight, 1 - weight)]
+        weights = (*of_tasks, round(1 - sum(of_tasks), 4))
+        bound.append(f"Fixed.weights = {weights}")
+    return bound
 
 
 def trial_of(point: Sequence[float]) -> Tuple[float, ...]:

@@ -113,9 +113,7 @@ def read(path: pathlib.Path, shape: Any) -> Optional[Dict[str, Any]]:
         return None
     content = read_json(path, shape, _REMEDY, "it is not a record", _MANY)
     if content["protocol"] != VERSION:
-        _refuse(
-            path, f"of version {content['protocol']} of the protocol, not {VERSION}"
-        )
+        _refuse(path, f"of protocol version {content['protocol']}, not {VERSION}")
     text = content.get("bindings")
     if text is not None and _sha256(text) != content["bindings_sha256"]:
         _refuse(path, "changed: its bindings are not those of its bindings_sha256")
