@@ -14,7 +14,7 @@ DOCUMENTS = sorted(
 )
 # A command of the package or a tool to the end of its line, or of its `code`.
 _COMMAND = re.compile(
-    r"\bpython3? (-m soka_tf\.\w+|tools/\w+\.py)((?:[^\n`\\#;|]|\\\n)*)(`?)"
+    r"\bpython3? (-m soka_tf(?:\.tools)?\.\w+|tools/\w+\.py)((?:[^\n`\\#;|]|\\\n)*)(`?)"
 )
 # Code within a sentence, whose lines may break anywhere.
 _CODE = re.compile(r"(?<![`\w])`([^`]+)`")
@@ -56,7 +56,7 @@ def commands_of(document: str) -> List[Command]:
     for program, rest, in_sentence in _COMMAND.findall(read(document)):
         arguments = shlex.split(rest.replace("\\\n", " "))
         shown = [argument for argument in arguments if "..." not in argument]
-        name = program.replace("-m ", "").replace("tools/", "").replace(".py", "")
+        name = re.sub(r"-m (soka_tf\.tools\.)?|tools/|\.py$", "", program)
         whole = len(shown) == len(arguments) and not in_sentence
         found.append(Command(document, name, shown, whole))
     return found
