@@ -72,7 +72,7 @@ def test_fit_over_the_stages_logs_their_keys_and_traces_each_once(graph_model):
     far = small.differences(traced, resumed)
     assert max(far.values()) < 1e-4, max(far, key=far.get)
     assert set(model._compiled_steps) == {
-        (stage, True, False) for stage in ("joint", "cycle", "cycle_gan")
+        (stage, True, False, False) for stage in ("joint", "cycle", "cycle_gan")
     }
     for function in model._compiled_steps.values():
         assert function.experimental_get_tracing_count() == 1
