@@ -103,7 +103,7 @@ def _endpoints(
     tested: Sequence[Difference], titles: Mapping[str, str], plan: Plan
 ) -> str:
     head = [
-        "error over error",
+        "of",
         "endpoint",
         "ratio",
         "p, Holm",

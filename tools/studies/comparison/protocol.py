@@ -89,7 +89,7 @@ METHODS = (
     Method("n_to_n", "KD, a student a task", "n_to_n", _SINGLE, one_task=True),
     Method("frozen", "frozen teacher encoder", "frozen_encoder", against=_STARTED),
     Method("soka_started", "whole, started", "soka", _FROM_TEACHERS, against=_STARTED),
-    Method(_STARTED, "KD + MIA, started", "kd_mia", _FROM_TEACHERS),
+    Method(_STARTED, "KD + MIA, started", "kd_mia", _FROM_TEACHERS, against=_STARTED),
     Method("kd_started", "KD, started", "kd", _FROM_TEACHERS, against=_STARTED),
 )
 
