@@ -37,6 +37,15 @@ def ask(address, path="", data=None):
             return error.code, error.read()
 
 
+@pytest.fixture
+def ctrl_c():
+    """A shell ignores Ctrl-C in what runs in its background; children then do, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_command_prints_an_address_answers_and_ends_with_ctrl_c(export, tmp_path):
     command = [sys.executable, "-m", "soka_tf.serve", f"--saved_model={export}"]
     command += ["--port=0", "--most_upload_mb=1"]

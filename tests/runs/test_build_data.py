@@ -169,7 +169,7 @@ def test_data_comes_from_a_source_before_all_others(tiny, rooms):
     assert asked == [TASKS] and data.source == "source @mine"
     whole = Data(given[:3], given[3:], "mine")
     assert build_data(source=lambda _: whole) == whole
-    with pytest.raises(UserError, match="needs labels of depth.*mine, to train on"):
+    with pytest.raises(UserError, match="needs labels of depth.*to train on, of mine"):
         build_data(train_labels=True, source=lambda _: whole)
 
 

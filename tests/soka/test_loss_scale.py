@@ -80,7 +80,7 @@ def test_overflow_is_left_out_lowers_the_scale_and_spoils_nothing(half):
     # Joint, then a cycle: nobody moves, but who passed the batch has its statistics.
     for step, players in (
         (0, {"encoder", "decoders"}),
-        (1, set(huge)),
+        (1, set(huge) - {"adapter"}),  # this model has none
     ):
         scales = {player: float(o.loss_scale) for player, o in huge.items()}
         logs = small.fit(model, images[step : step + 1])

@@ -15,9 +15,11 @@ _PLACES = {
     "validation/": "1_loss/validation/",
     "panels/": "2_panels/",
     "task_weight/": "3_task_weight/",
+    "soft_weight": "3_soft_weight",
     "loss/": "4_further_loss/",
     "gradient_norm/": "5_gradient_norm/",
     "encoder_share/": "5_encoder_share/",
+    "cosine/": "5_cosine/",
     "learning_rate": "6_learning_rate",
 }
 

@@ -75,7 +75,7 @@ def wrong_values(annotation):
     if types == {float}:
         wrong[float] += [-drawn.uniform(2, 1e6), 10 ** drawn.uniform(31, 300)]
     # Wrong for one type may be right for another that the parameter has.
-    values = wrong.popitem()[1] if len(types) == 1 and wrong else [3, 2.5, [3], "a\0"]
+    values = wrong.popitem()[1] if len(types) == 1 and wrong else [3, 2.5, [-3], "a\0"]
     return values
 
 

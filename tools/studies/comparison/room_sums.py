@@ -10,7 +10,8 @@ from soka_tf.data.encodings import to_network_range
 from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.data.samples import Sample
 from soka_tf.errors import UserError
-from soka_tf.evaluation.evaluator import median_image, read_truth, to_units
+from soka_tf.evaluation.constant_answers import median_image
+from soka_tf.evaluation.evaluator import read_truth, to_units
 from soka_tf.tasks import Task
 from tools.studies.comparison.run_records import NOT_FINITE
 
