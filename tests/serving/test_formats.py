@@ -363,7 +363,9 @@ def test_command_writes_beside_the_saved_model_and_prints_the_table(
         for task, entry in file["tasks"].items():
             assert entry["rms_error"] < 0.01, task
             assert abs(entry["rmse_change"]) < 0.01, task
-    table, images = printed.rstrip().rsplit("\n", 1)
+    measured, following = printed.rstrip().split("\n\nNext:\n")
+    assert following.strip().startswith("python -m soka_tf.predict --saved_model=")
+    table, images = measured.rsplit("\n", 1)
     assert table.endswith(formats.format_table(kept))
     assert images.startswith("Errors and both rmse are of 1 of the 1 validation images")
     assert images.endswith("evaluation.json measure on all 1.")
