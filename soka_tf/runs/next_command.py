@@ -14,7 +14,7 @@ def export_command(model_dir: str, checkpoint: str = "last") -> str:
     """Exports the student of a run, into a folder beside the run's."""
     chosen = {} if checkpoint == "last" else {"checkpoint": checkpoint}
     export_dir = f"{model_dir.rstrip('/')}_export"
-    return _command("export", model_dir=model_dir, export_dir=export_dir, **chosen)
+    return command("export", model_dir=model_dir, export_dir=export_dir, **chosen)
 
 
 def predict_command(saved_model: str, samples: Sequence[Sample] = ()) -> str:
@@ -28,7 +28,7 @@ def predict_command(saved_model: str, samples: Sequence[Sample] = ()) -> str:
     images = ""
     with contextlib.suppress(ValueError):  # none, or of several roots
         images = os.path.commonpath(folders)
-    return _command(
+    return command(
         "predict",
         saved_model=saved_model,
         images=images if os.path.isdir(images) else _SOME_IMAGES,
@@ -36,6 +36,7 @@ def predict_command(saved_model: str, samples: Sequence[Sample] = ()) -> str:
     )
 
 
-def _command(name: str, **flags: str) -> str:
+def command(name: str, **flags: str) -> str:
+    """A command of the package, with these flags."""
     words = ["python", "-m", f"soka_tf.{name}"]
     return shlex.join([*words, *(f"--{flag}={value}" for flag, value in flags.items())])

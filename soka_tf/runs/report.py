@@ -27,6 +27,7 @@ from soka_tf.runs.callbacks.step import FAILURES
 from soka_tf.runs.folder import CONFIG_FILE
 from soka_tf.runs.gin_text import bindings_of
 from soka_tf.runs.movement import MOVEMENT_FILE, StageMovement, read_movement
+from soka_tf.runs.next_command import command
 from soka_tf.runs.run_evaluation import CURVES_FILE, METRICS_FILE, fixed_batch
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import raise_if_worker_lost
@@ -332,28 +333,25 @@ def _seconds_a_step(metrics: str) -> str:
 
 
 def _commands(model_dir: str, exported: bool) -> Tuple[Tuple[str, str], ...]:
-    folder = shlex.quote(model_dir)
-
-    def beside(ending: str) -> str:
-        return shlex.quote(model_dir.rstrip("/") + ending)
-
-    saved_model = beside("/saved_model" if exported else "_export")
+    beside = model_dir.rstrip("/")
+    exporting = {"model_dir": model_dir, "export_dir": f"{beside}_export"}
+    saved_model = f"{beside}/saved_model" if exported else f"{beside}_export"
     return (
-        ("Measure it again:", f"python -m soka_tf.evaluate --model_dir={folder}"),
+        ("Measure it again:", command("evaluate", model_dir=model_dir)),
         (
             "Export it, for other runtimes, too:",
-            f"python -m soka_tf.export --model_dir={folder} "
-            f"--export_dir={beside('_export')} --format=saved_model,tflite_float16",
+            command("export", **exporting, format="saved_model,tflite_float16"),
         ),
         (
             "Run it on images of yours"
             + (":" if exported else ", once it has been exported:"),
-            f"python -m soka_tf.predict --saved_model={saved_model} "
-            f"--images=path/to/images --out_dir={beside('_maps')}",
+            command(
+                "predict",
+                saved_model=saved_model,
+                images="path/to/images",
+                out_dir=f"{beside}_maps",
+            ),
         ),
-        ("Look at the curves:", f"tensorboard --logdir={folder}"),
-        (
-            "Go on where it was stopped:",
-            f"python -m soka_tf.train --model_dir={folder}",
-        ),
+        ("Look at the curves:", f"tensorboard --logdir={shlex.quote(model_dir)}"),
+        ("Go on where it was stopped:", command("train", model_dir=model_dir)),
     )

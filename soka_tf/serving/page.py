@@ -276,9 +276,10 @@ def _scale(task: Task, ends: Tuple[float, float]) -> Dict[str, Any]:
         return {"names": [[name, list(colour)] for name, colour in scale.names]}
     if scale.colormap is None:
         return {"label": scale.label}
+    low, high = scale.ends
     return {
         "bar": f"scales/{scale.colormap}.png",
-        "low": f"{scale.low:.3g}",
-        "high": f"{scale.high:.3g}",
+        "low": low,
+        "high": high,
         "label": scale.label,
     }

@@ -1,6 +1,6 @@
 """TensorBoard's events: their names, and what happens where they are not written."""
 
-from typing import Mapping
+from typing import Any, Callable, Mapping
 
 import tensorflow as tf
 from absl import logging
@@ -46,22 +46,27 @@ def write_scalars(
     writer: tf.summary.SummaryWriter, values: Mapping[str, float], step: int
 ) -> None:
     """Writes logs, by their names in metrics.csv."""
-    try:
-        with writer.as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(tag(name), value)
-    except FAILURES as error:
-        warn_of_tensorboard(step, error)
+    tagged = {tag(name): value for name, value in values.items()}
+    _write(tf.summary.scalar, writer, tagged, step)
 
 
 def write_texts(
     writer: tf.summary.SummaryWriter, texts: Mapping[str, str], step: int
 ) -> None:
     """Writes texts in Markdown."""
+    _write(tf.summary.text, writer, texts, step)
+
+
+def _write(
+    kind: Callable[[str, Any], Any],
+    writer: tf.summary.SummaryWriter,
+    named: Mapping[str, Any],
+    step: int,
+) -> None:
     try:
         with writer.as_default(step=step):
-            for name, text in texts.items():
-                tf.summary.text(name, text)
+            for name, value in named.items():
+                kind(name, value)
     except FAILURES as error:
         warn_of_tensorboard(step, error)
 
