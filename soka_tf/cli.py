@@ -143,6 +143,17 @@ def run(
     sys.exit(code)
 
 
+def define_trust_saved_model(flag_values: flags.FlagValues) -> flags.FlagHolder:
+    """Defines --trust_saved_model, of commands that are given a SavedModel."""
+    return flags.DEFINE_bool(
+        "trust_saved_model",
+        False,
+        "Also run a SavedModel that does more than compute, such as read and write "
+        "files.",
+        flag_values=flag_values,
+    )
+
+
 def define_run(flag_values: flags.FlagValues) -> Tuple[flags.FlagHolder, ...]:
     """Defines the flags of commands that use a run: its folder, modules, student.
 

@@ -66,12 +66,7 @@ _SIZE = flags.DEFINE_enum(
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace results of before.", flag_values=FLAGS
 )
-_TRUST_SAVED_MODEL = flags.DEFINE_bool(
-    "trust_saved_model",
-    False,
-    "Also run a SavedModel that does more than compute, such as read and write files.",
-    flag_values=FLAGS,
-)
+_TRUST_SAVED_MODEL = cli.define_trust_saved_model(FLAGS)
 
 
 def main() -> None:

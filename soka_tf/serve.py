@@ -56,12 +56,7 @@ _MOST_MEGAPIXELS = flags.DEFINE_integer(
     upper_bound=89,
     flag_values=FLAGS,
 )
-_TRUST_SAVED_MODEL = flags.DEFINE_bool(
-    "trust_saved_model",
-    False,
-    "Also run a SavedModel that does more than compute, such as read and write files.",
-    flag_values=FLAGS,
-)
+_TRUST_SAVED_MODEL = cli.define_trust_saved_model(FLAGS)
 
 
 def main() -> None:

@@ -59,12 +59,7 @@ _IMAGE_SIZE = flags.DEFINE_integer(
     upper_bound=2048,
     flag_values=FLAGS,
 )
-_TRUST_SAVED_MODEL = flags.DEFINE_bool(
-    "trust_saved_model",
-    False,
-    "also run a SavedModel that does more than compute, such as read files",
-    flag_values=FLAGS,
-)
+_TRUST_SAVED_MODEL = cli.define_trust_saved_model(FLAGS)
 
 _ROWS, _LAYERS_SHOWN, _TRIED_SIDE = 4, 3, 128
 _ROOMS_SEED = 2
