@@ -4,7 +4,7 @@ import collections.abc
 import math
 import random
 import re
-from typing import Annotated, Optional, Union, get_args, get_origin
+from typing import Annotated, Optional, Sequence, Union, get_args, get_origin
 
 import gin
 import pytest
@@ -75,8 +75,10 @@ def wrong_values(annotation):
     if types == {float}:
         wrong[float] += [-drawn.uniform(2, 1e6), 10 ** drawn.uniform(31, 300)]
     # Wrong for one type may be right for another that the parameter has.
-    values = wrong.popitem()[1] if len(types) == 1 and wrong else [3, 2.5, [-3], "a\0"]
-    return values
+    if len(types) == 1 and wrong:
+        return wrong.popitem()[1]
+    takes_numbers = Sequence[float] in get_args(annotation.__origin__)
+    return [3, 2.5, [-3] if takes_numbers else [3], "a\0"]
 
 
 def test_no_setting_takes_a_wrong_value():
