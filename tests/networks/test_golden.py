@@ -1,13 +1,15 @@
 """The networks against arrays recorded with the original code.
 
-network_tf215 was recorded on this kind of machine with the same kernels: the
-difference is mostly exactly zero there; 2e-5 leaves room for another CPU.
-network_tf15 is the original's own TensorFlow; its tolerances are the README's.
+network_tf215 was recorded with TensorFlow 2.15.1 on an Intel CPU with AVX-512: where
+the same kernels run, the difference is mostly exactly zero. network_tf15 is the
+original's own TensorFlow; its tolerances are the README's.
 
-The newest TensorFlow's kernels sum in another order than those of 2.15. Forward passes
-with moving statistics stay within the same bounds. Where a random network multiplies
-rounding (batch statistics) or a kink decides (signs of l1, LeakyReLU), network_tf215 is
-to it what network_tf15 is to 2.15: another runtime, at distances of the same size.
+Other kernels, of the newest TensorFlow or of another CPU, sum in another order. Forward
+passes with moving statistics stay within the same bounds. Where a random network
+multiplies rounding (batch statistics) or a kink decides (signs of l1, LeakyReLU),
+network_tf215 is to them what network_tf15 is to 2.15: another runtime, at distances of
+the same size. Which kernels run is not guessed from the CPU's name: the encoder's
+forward pass has the recorded bits, or not.
 """
 
 import json
@@ -24,12 +26,9 @@ from soka_tf.soka.adversarial import Adversary, discriminator_loss, generator_lo
 from soka_tf.soka.distillation import soft_target_loss
 from soka_tf.soka.players import with_weight_penalty
 from tests import golden_weights
-from tests.stacks import NEWEST
 
 TF215 = 2e-5
-# Measured on the newest: 4.1e-5 and 8.0e-3; on 2.15: 0 and 0.
-TF215_BATCH_STATISTICS = 2e-4 if NEWEST else TF215
-TF215_GRADIENTS = 3e-2 if NEWEST else 1e-4
+TF15_GRADIENTS = 3e-2
 BLOCK_SUBSETS = {
     "block1": (3, 8),
     "block2": (3, 16),
@@ -87,6 +86,20 @@ def network():
 
     yield get
     golden_weights.draw.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def tf215_tolerances(images, record, network):
+    """Bounds against network_tf215 on what multiplies rounding: maps, gradients.
+
+    Measured: with the recording's kernels 0 and 0; with the newest TensorFlow's 4.1e-5
+    and 8.0e-3; with 2.15.1's on an AMD CPU, oneDNN or not, 4.4e-5 and 1.1e-2.
+    """
+    found = network("encoder50")(images)["representation"].numpy()
+    recorded = record("tf215", "encoder50_eval")["encoder_output"]
+    if np.array_equal(found, recorded):
+        return TF215, 1e-4
+    return 2e-4, TF15_GRADIENTS
 
 
 def difference(actual, expected):
@@ -286,7 +299,9 @@ def test_discriminator_matches_the_original(
             )
 
 
-def test_decoder_with_batch_statistics_matches_the_original(golden, record, network):
+def test_decoder_with_batch_statistics_matches_the_original(
+    golden, record, network, tf215_tolerances
+):
     decoder = network("decoder_c3")
     mask = np.repeat(golden_weights.mask(), 3, axis=-1)
     target = golden_weights.targets(golden, 3)
@@ -303,8 +318,8 @@ def test_decoder_with_batch_statistics_matches_the_original(golden, record, netw
         for path, gradient in gradients.items()
     )
     for runtime, tolerance, statistics_tolerance, gradient_tolerance in (
-        ("tf215", TF215_BATCH_STATISTICS, 1e-6, TF215_GRADIENTS),
-        ("tf15", 1e-3, 5e-5, 3e-2),
+        ("tf215", tf215_tolerances[0], 1e-6, tf215_tolerances[1]),
+        ("tf15", 1e-3, 5e-5, TF15_GRADIENTS),
     ):
         expected = record(runtime, "decoder_c3_train")
         sub = prediction[:, ::2, ::2]
@@ -403,9 +418,7 @@ def eval_gradients(golden, images, network):
     return found
 
 
-@pytest.mark.parametrize(
-    "runtime, tolerance", [("tf215", TF215_GRADIENTS), ("tf15", 3e-2)]
-)
+@pytest.mark.parametrize("runtime", ["tf215", "tf15"])
 @pytest.mark.parametrize(
     "kind, count",
     [
@@ -417,8 +430,9 @@ def eval_gradients(golden, images, network):
     ],
 )
 def test_gradients_with_moving_statistics_match_the_original(
-    record, eval_gradients, runtime, tolerance, kind, count
+    record, eval_gradients, tf215_tolerances, runtime, kind, count
 ):
+    tolerance = tf215_tolerances[1] if runtime == "tf215" else TF15_GRADIENTS
     expected = record(runtime, "gradients_c3_eval")
     keys = [key for key in expected if key.startswith(kind)]
     assert len(keys) == count
