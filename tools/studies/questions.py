@@ -14,7 +14,12 @@ from tools.studies.methods import (
     variant_run,
 )
 from tools.studies.study import Row, Study, Table
+from tools.studies.training import Training
 
+_SIMULTANEOUS = "schedule.order = 'simultaneous'"
+_STANDARDIZED = "build_amalgamation.standardize = True"
+_ADAPTED = "transfer.adapter = True"
+_EQUAL_LAYERS = "transfer.layer_weights = 'equal'"
 _NEW_BATCH = "schedule.new_batch_in_collaboration = True"
 
 
@@ -107,6 +112,8 @@ class _Question(NamedTuple):
       variants: title -> name of the runs, after "soka_", and bindings, in which
         "{half}" is half of the steps.
       method: gin file of the variants; None: the scale's.
+      share: of the scale's steps, for all rows.
+      others: title -> method of gin/methods/ that is a row, too.
     """
 
     name: str
@@ -115,14 +122,21 @@ class _Question(NamedTuple):
     default: str
     variants: Mapping[str, Sequence[str]]
     method: Optional[str] = None
+    share: float = 1.0
+    others: Mapping[str, str] = {}
 
 
 def _question(scale: Scale, question: _Question) -> Study:
-    rows = [Row("teacher"), Row(f"{question.default} (default)", (soka_run(scale),))]
+    def row(title: str, training: Training) -> Row:
+        return Row(title, (training._replace(steps_share=question.share),))
+
+    rows = [Row("teacher"), row(f"{question.default} (default)", soka_run(scale))]
     on_pair = scale._replace(ours=question.method or scale.ours)
     for title, (name, *params) in question.variants.items():
         bound = [param.format(half=scale.steps // 2) for param in params]
-        rows.append(Row(title, (variant_run(on_pair, name, *bound),)))
+        rows.append(row(title, variant_run(on_pair, name, *bound)))
+    for title, method in question.others.items():
+        rows.append(row(title, method_run(PAIR, method)))
     comparisons = [(rows[1].title, title) for title in question.variants]
     table = Table(TITLE, RMSES, rows, comparisons)
     return Study(question.name, question.title, question.text, [table])
@@ -152,6 +166,54 @@ _QUESTIONS = (
                 "build_amalgamation.variant = None",
             ),
         },
+    ),
+    _Question(
+        "mends",
+        "What mends the amalgamation and the schedule",
+        "One thing at a time on top of the simultaneous cycle, at four times the "
+        "steps: fixed statistics of the teachers' features, a linear map on the "
+        "student's side, layers of equal weight, teachers left out at random; losses "
+        "of one scale from the joint start on, a soft_weight that grows twenty-fold, "
+        "decoders alone at the end; weights that act on the encoder. KD and KD + MIA "
+        "have the same steps.",
+        "alternating",
+        {
+            "simultaneous": ("simultaneous", _SIMULTANEOUS),
+            "+ standardised features": ("mend_fixed", _SIMULTANEOUS, _STANDARDIZED),
+            "+ adapter": ("mend_adapter", _SIMULTANEOUS, _ADAPTED),
+            "+ equal layers": ("mend_layers", _SIMULTANEOUS, _EQUAL_LAYERS),
+            "+ all three": (
+                "mend_three",
+                *(_SIMULTANEOUS, _STANDARDIZED, _ADAPTED, _EQUAL_LAYERS),
+            ),
+            "+ teachers left out": (
+                "mend_dropping",
+                *(_SIMULTANEOUS, "transfer.teacher_dropping = 0.2"),
+            ),
+            "+ one scale of losses": (
+                "mend_scale",
+                *(_SIMULTANEOUS, "schedule.joint_loss = 'of_cycle'"),
+            ),
+            "+ hints first": (
+                "mend_hints_first",
+                *(_SIMULTANEOUS, "objective.final_soft_weight = 1.0"),
+                "objective.soft_weight_steps = %max_steps",
+            ),
+            "+ decoders alone at the end": (
+                "mend_tail",
+                *(_SIMULTANEOUS, "schedule.tail_share = 0.15"),
+            ),
+            "+ weighted collaboration": (
+                "mend_weighted",
+                *(_SIMULTANEOUS, "objective.weighted_collaboration = True"),
+            ),
+            "+ L_A as a task": (
+                "mend_task",
+                *(_SIMULTANEOUS, "objective.transfer_as_task = True"),
+            ),
+        },
+        share=4.0,
+        others={"KD": "kd", "KD + MIA": "kd_mia"},
     ),
     _Question(
         "joint_start",
