@@ -288,6 +288,7 @@ def build_optimizers(
     amalgamation_rate: NonNegative = 1e-3,
     task_weights_optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam",
     task_weights_rate: NonNegative = 1e-4,
+    discriminator_optimizer: Annotated[str, one_of(OPTIMIZERS)] = "sgd",
     discriminator_rate: NonNegative = 1e-5,
 ) -> Tuple[Dict[str, Optimizer], LearningRateSchedule]:
     """Builds an optimizer for every player; the weights decay by the bound `decay`.
@@ -302,7 +303,8 @@ def build_optimizers(
       amalgamation_rate: of W, C and V at step 0.
       task_weights_optimizer: "adam" or "sgd".
       task_weights_rate: of the task weights at step 0 (paper, Fig. 5: 1e-3, 1e-4).
-      discriminator_rate: of the discriminators' plain SGD (the original: 1e-5).
+      discriminator_optimizer: "sgd", plain as the original's, or "adam".
+      discriminator_rate: of the discriminators (the original: 1e-5).
 
     Returns:
       Player -> its optimizer, and the learning rate of encoder and decoders.
@@ -324,6 +326,6 @@ def build_optimizers(
             optimizer, poly(amalgamation_rate), momentum=momentum
         ),
         "task_weights": make_optimizer(task_weights_optimizer, poly(task_weights_rate)),
-        "discriminators": make_optimizer("sgd", discriminator_rate),
+        "discriminators": make_optimizer(discriminator_optimizer, discriminator_rate),
     }
     return optimizers, learning

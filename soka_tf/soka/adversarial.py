@@ -100,6 +100,22 @@ def discriminator_loss(
     return 0.5 * real + 0.5 * _cross_entropy(fake_logits, 0.0)
 
 
+def discriminator_accuracy(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    """The share of patches judged right, real and fake counting the same.
+
+    At 0.5 it tells nothing apart: its gradient then says nothing to the student.
+
+    Args:
+      real_logits: [B, h, w, 1], of the teacher's maps.
+      fake_logits: [B, h, w, 1], of the student's maps.
+
+    Returns:
+      float32 scalar in [0, 1].
+    """
+    right = [tf.cast(real_logits > 0, tf.float32), tf.cast(fake_logits < 0, tf.float32)]
+    return tf.reduce_mean([tf.reduce_mean(share) for share in right])
+
+
 def generator_loss(fake_logits: tf.Tensor) -> tf.Tensor:
     """What the student minimises to pass for the teacher, float32 scalar."""
     return _cross_entropy(fake_logits, GENERATOR_LABEL)

@@ -24,6 +24,7 @@ PHASES = {
     "loss/competition": "competition",
     "loss/generator": "competition",
     "loss/discriminator": "competition",
+    "accuracy/discriminator": "competition",
     "loss/soft": "collaboration",
     "gradient_norm": "collaboration",
     "encoder_share": "collaboration",
@@ -43,7 +44,7 @@ PHASE_OF_PLAYER = {
     "task_weights": "weighting",
     "discriminator": "competition",
 }
-_ADVERSARIAL = ("loss/generator", "loss/discriminator")
+_ADVERSARIAL = ("loss/generator", "loss/discriminator", "accuracy/discriminator")
 # Terms that a loss scale can make overflow.
 _SCALED = ("gradient_norm", "encoder_share", "loss/gradnorm", "loss/weighting")
 

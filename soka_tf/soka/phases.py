@@ -18,7 +18,7 @@ import tensorflow as tf
 from soka_tf.data.targets import Targets
 from soka_tf.networks.batch_norm import apply_collected, statistics
 from soka_tf.networks.replicas import replica_count
-from soka_tf.soka.adversarial import discriminator_loss
+from soka_tf.soka.adversarial import discriminator_accuracy, discriminator_loss
 from soka_tf.soka.balancing.rule import Observation
 from soka_tf.soka.losses import generator_losses, soft_losses
 from soka_tf.soka.players import scaled
@@ -178,16 +178,20 @@ def discriminate(
         )
 
     with tf.GradientTape() as tape:
-        losses = []
+        losses, accuracies = [], []
         for i, task in enumerate(model.tasks):
             real = judge(task, targets.maps[task], 100 + i)
             fake = judge(task, tf.stop_gradient(predictions[task]), 200 + i)
             losses.append(discriminator_loss(real, fake))
+            accuracies.append(discriminator_accuracy(real, fake))
         scale = model.players.loss_scale("discriminators")
         total = scaled(tf.add_n(losses), scale)
     gradients = tape.gradient(total, model.players.optimized["discriminators"])
     model.players.apply("discriminators", gradients, scale)
-    return model.named("loss/discriminator", losses)
+    return {
+        **model.named("loss/discriminator", losses),
+        **model.named("accuracy/discriminator", accuracies),
+    }
 
 
 def of_representation(transferred: Optional[Transferred]) -> Optional[tf.Tensor]:

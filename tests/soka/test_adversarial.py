@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from soka_tf.soka.adversarial import (
+    discriminator_accuracy,
     discriminator_loss,
     generator_loss,
     instance_noise,
@@ -42,6 +43,17 @@ def test_losses_of_random_logits_are_the_formulas():
     # The generator's label is 1, not the smoothed 0.9.
     expected = cross_entropy(fake, 1.0)
     assert float(generator_loss(fake)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_accuracy_counts_real_and_fake_patches_alike():
+    real = np.reshape([0.1, -2.0, 3.0, 0.5], (1, 2, 2, 1)).astype("f")  # 3 of 4
+    fake = np.reshape([-0.1, 5.0], (1, 1, 2, 1)).astype("f")  # 1 of 2
+    assert float(discriminator_accuracy(real, fake)) == pytest.approx(0.625)
+    # Whatever it says of both alike, it tells nothing apart.
+    for same in (real, fake, -real):
+        assert float(discriminator_accuracy(same, same)) == pytest.approx(0.5)
+    half = tf.cast(real, tf.float16)
+    assert discriminator_accuracy(half, half).dtype == tf.float32
 
 
 def test_losses_of_huge_and_half_precision_logits_stay_finite_float32():

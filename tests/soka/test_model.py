@@ -14,7 +14,9 @@ JOINT_LOGS = {f"{k}/{t}" for k in ("loss/soft", "task_weight") for t in small.TA
 CYCLE_LOGS = JOINT_LOGS | {f"gradient_norm/{t}" for t in small.TASKS}
 CYCLE_LOGS |= {"loss/transfer", "loss/amalgamation", "loss/gradnorm"}
 GAN_LOGS = CYCLE_LOGS | {
-    f"loss/{kind}/{t}" for kind in ("generator", "discriminator") for t in small.TASKS
+    f"{kind}/{t}"
+    for kind in ("loss/generator", "loss/discriminator", "accuracy/discriminator")
+    for t in small.TASKS
 }
 
 

@@ -17,6 +17,7 @@ _PLACES = {
     "task_weight/": "3_task_weight/",
     "soft_weight": "3_soft_weight",
     "loss/": "4_further_loss/",
+    "accuracy/": "4_further_accuracy/",
     "gradient_norm/": "5_gradient_norm/",
     "encoder_share/": "5_encoder_share/",
     "cosine/": "5_cosine/",
