@@ -40,7 +40,8 @@ _SHOWN_OF_RULES = {
     "gin/methods/uncertainty.gin": (("encoder_share",), ("loss/weighting",)),
     "gin/methods/upgrad.gin": (("encoder_share", "gradient_norm"), ()),
 }
-_OF_METHODS = ("kd", "kd_hints", "kd_mia", "kd_mia_fixed", "n_to_n")
+_OF_MIA = ("kd_mia", "kd_mia_fixed", "kd_mia_mended")
+_OF_METHODS = ("kd", "kd_hints", *_OF_MIA, "n_to_n")
 _JOINT_ONLY = (*(f"gin/methods/{name}.gin" for name in _OF_METHODS), *_LABELLED)
 # The decoders alone, from the first step on.
 _TAIL_ONLY = ("gin/methods/frozen_encoder.gin",)

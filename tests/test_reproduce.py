@@ -515,6 +515,37 @@ def test_long_runs_are_reported_on_unseen_rooms_as_far_as_measured(tmp_path, cap
 
 
 @pytest.mark.slow
+def test_discriminators_are_reported_with_the_end_of_their_loss_and_accuracy(
+    tmp_path, capsys
+):
+    runs = _runs(tmp_path)
+    trainings = definitions.define(SCALE)["cgan"].trainings
+    _finished(runs, trainings[0], 0, 1.0, 1.0)  # without the term
+    name = "discriminator/depth_zbuffer"
+    for seed, end in ((0, 0.5), (1, 0.3)):
+        _finished(runs, trainings[1], seed, 1.0, 1.0)
+        # One row without, then eight of which two count.
+        values = ["", *[9] * 6, end - 0.1, end + 0.1]
+        lines = [f"{i},0.1,{v},{v}" for i, v in enumerate(values)]
+        head = f"step,loss/soft/depth_zbuffer,loss/{name},accuracy/{name}"
+        path = runs.folder_of(trainings[1], seed) / "metrics.csv"
+        path.write_text("\n".join([head, *lines]))
+    path = runs.folder_of(trainings[0], 0) / "metrics.csv"
+    path.write_text("step,loss/soft/depth_zbuffer\n1,0.1\n")
+    result = run_tool(
+        *("reproduce", "--study=cgan", "--report_only", f"--model_dir={tmp_path}"),
+        capsys=capsys,
+    )
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "cgan.json").read_text())["measured"]
+    ((title, estimates),) = found.items()
+    assert title == "with, SGD 1e-5" and len(estimates) == 2
+    for estimate in estimates.values():
+        assert estimate["values"] == pytest.approx([0.5, 0.3])
+    page = (tmp_path / "cgan.md").read_text(encoding="utf-8")
+    assert re.search(r"(?m)^\| with, SGD 1e-5 +\| depth +\| 0\.4", page)
+
+
 def test_reproduce_report_of_nothing_leaves_the_pages_that_are_there(tmp_path, capsys):
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()

@@ -141,6 +141,8 @@ _HOURS = flags.DEFINE_float(
     lower_bound=0.0,
     flag_values=FLAGS,
 )
+# All that a run of the comparison may be told: where files lie.
+_OF_THE_MACHINE = {"rooms.dir", "run.teacher_cache_dir"}
 
 
 def main() -> int:
@@ -196,6 +198,13 @@ def _compare(names: Sequence[str]) -> int:
     given.update(steps=_STEPS, taskonomy_dir=_TASKONOMY_DIR)
     own = {name: flag.value != flag.default for name, flag in given.items()}
     comparison.check(names, own)
+    others = sorted(set(read_gin((), _GIN_PARAM.value)) - _OF_THE_MACHINE)
+    if others:
+        raise UserError(
+            f"--study={comparison.NAME} is of docs/study/protocol.md, which has its "
+            f"own value of {', '.join(others)}. Only these can be bound: "
+            f"{', '.join(sorted(_OF_THE_MACHINE))}."
+        )
     _lacking()  # refuses folders that are not there
     folder, kept = (
         _folder("model_dir", _MODEL_DIR),
@@ -411,6 +420,8 @@ def _measure(
         found = further.inference(_SCALE.value, folder, only_read)
     elif study.command == "unseen" and _DATA.value == "rooms" and not lacking:
         found = further.unseen(study.tables[0].rows, runs, _seeds(), only_read)
+    elif study.command == "discriminators":
+        found = further.discriminators(study.tables[0].rows, runs, _seeds())
     elif study.command == "similarity" and not lacking:
         images, teachers = _path(_TASKONOMY_DIR.value), _path(_TEACHERS_DIR.value)
         found = further.similarity(images, teachers, folder, only_read)

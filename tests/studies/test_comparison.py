@@ -28,7 +28,10 @@ SMALL = Protocol(
     test=Rooms(13, 4, 2),
     steps=100,
     budgets=(1, 4),
+    confirmation=(8, 2),
     cost_steps=10,
+    cost_seeds=(100, 101, 102),
+    tuning_steps=50,
     trials=protocol.TRIALS[:2],
     pairs=(("kd_mia", "kd"),),
 )
@@ -166,14 +169,28 @@ def test_every_method_has_as_many_trials_and_the_seeds_of_the_pairs_are_paired()
 
 
 def test_steps_follow_costs_and_trials_follow_steps(study):
-    assert not study.jobs(TUNE) and not study.jobs(FINAL)
-    # Of cost runs 4, of trials 2 x 4, of final ones 2 x 3 x 4.
-    assert study.counts() == (0, 36)
+    assert not study.jobs(FINAL)
+    # Of cost runs 3 x 4, of trials 2 x 4, of final ones 2 x 3 x 4 and 2 x 2 long ones.
+    assert study.counts() == (0, 48)
     _tuned(study)
-    steps = {j.method.name: study.steps(j) for j in study.jobs(TUNE)}
+    assert {study.steps(job) for job in study.jobs(TUNE)} == {50}
+    steps = {j.method.name: study.steps(j) for j in study.jobs(FINAL) if j.budget == 4}
     # A step of KD + MIA costs twice one of KD, those of two students as much as KD's.
     assert steps == {"kd": 400, "kd_mia": 200, "n_to_n": 400}
-    assert study.counts() == (12, 36)
+    long = [j for j in study.jobs(FINAL) if j.budget == 8 and j.method.name == "kd"]
+    assert [study.steps(job) for job in long] == [800, 800]
+    assert study.counts() == (20, 48)
+
+
+def test_cost_is_the_median_of_its_runs_on_one_machine(study):
+    for job, seconds in zip(study.jobs(COST), (1.0, 9.0, 2.0)):
+        _write(study, job, 2.0, seconds)
+    assert study.cost("kd") == pytest.approx(0.2) and study.cost("kd_mia") is None
+    study.check_costs()
+    _write(study, study.jobs(COST)[3], 2.0, processor="another")
+    again = _again(study)
+    with pytest.raises(UserError, match="several machines: 2 cores of a.*Remove all"):
+        again.check_costs()
 
 
 def test_chosen_is_the_trial_of_the_least_error_and_a_failed_one_never(study):
@@ -186,16 +203,20 @@ def test_chosen_is_the_trial_of_the_least_error_and_a_failed_one_never(study):
     assert _chosen(study)["kd_mia"] == 0
 
 
+def _again(study, **how):
+    """The plan of the next call."""
+    return Plan(study.protocol, study.runs, study.folder, **how)
+
+
 def _chosen(study):
-    """Read anew, as by the next call."""
-    return Plan(study.protocol, study.runs, study.folder).chosen()
+    return _again(study).chosen()
 
 
 def test_test_rooms_are_refused_until_all_trials_are_recorded(study):
     _tuned(study)
     job = study.jobs(TUNE)[3]
     study.path(job).unlink()
-    again = Plan(study.protocol, study.runs, study.folder)
+    again = _again(study)
     with pytest.raises(UserError, match="opens the test rooms.* 1 runs of .*Run these"):
         again.open_test_rooms()
     assert again.opened() is None and not again.jobs(FINAL)
@@ -203,11 +224,20 @@ def test_test_rooms_are_refused_until_all_trials_are_recorded(study):
     again.open_test_rooms()
     opened = again.opened()
     assert re.match(r"\d{4}-\d\d-\d\dT.*\+00:00$", opened["opened"])
-    assert opened["chosen"] == again.chosen() and len(again.jobs(FINAL)) == 24
+    assert opened["chosen"] == again.chosen() and len(again.jobs(FINAL)) == 28
     assert all(
         "rooms.validation_seed = 13" in study.runs.setting.config(again.training(job))
         for job in again.jobs(FINAL)
     )
+
+
+def test_protocol_that_changed_after_the_test_rooms_were_opened_is_refused(study):
+    _tuned(study)
+    study.open_test_rooms()
+    assert _again(study).opened()
+    study.protocol = study.protocol._replace(pairs=(("kd", "n_to_n"),))
+    with pytest.raises(UserError, match="opened.json: methods, endpoints or tests are"):
+        _again(study).opened()
 
 
 def test_choice_made_before_the_test_rooms_were_opened_stands(study):
@@ -261,6 +291,10 @@ def test_record_of_other_bindings_is_refused_by_name(study, tmp_path):
     other = _fresh(tmp_path, "objective.soft_loss = 'l2'")
     with pytest.raises(UserError, match=r"objective.soft_loss: 'l1' -> 'l2'"):
         other.record(job)
+    # To be looked at, not to go on from.
+    setting = other.runs.setting
+    runs = Runs(tmp_path / "runs", setting, 1)
+    assert Plan(SMALL, runs, other.folder, only_read=True).record(job)
     # Where teachers or rooms lie on a machine is no difference.
     assert _fresh(tmp_path, "rooms.dir = 'x'", "teachers_dir = 'y'").record(job)
 
@@ -269,7 +303,7 @@ def test_binding_that_is_new_with_its_default_is_no_difference():
     present = "GradNorm.floor = 0.02\nseed = 0\n"
     assert not run_records.differing("seed = 0\n", present)
     assert run_records.differing("seed = 0\n", "GradNorm.floor = 0.1\nseed = 0\n") == [
-        "GradNorm.floor: 'not bound' -> 0.1"
+        "GradNorm.floor: not bound -> 0.1"
     ]
     assert len(run_records.differing(present, "seed = 0\n")) == 1  # one that is gone
 
@@ -277,7 +311,10 @@ def test_binding_that_is_new_with_its_default_is_no_difference():
 def test_stranger_among_the_records_is_refused(study):
     _tuned(study)
     study.refuse_strangers()
-    path = study.folder / "tune-kd-x4-trial2-seed100.json"
+    # One that is gone makes no strangers of the others.
+    study.path(study.jobs(COST)[0]).unlink()
+    _again(study).refuse_strangers()
+    path = study.folder / "tune-kd-trial2-seed100.json"
     path.write_text("{}")
     with pytest.raises(UserError, match="trial2-seed100.json: it is of no run that"):
         study.refuse_strangers()
@@ -287,7 +324,7 @@ def test_stranger_among_the_records_is_refused(study):
 
 
 def _page(study):
-    again = Plan(study.protocol, study.runs, study.folder)
+    again = _again(study)
     return page.write(again, study.folder.parent).read_text(encoding="utf-8")
 
 
@@ -296,10 +333,10 @@ def _section(text, title):
 
 
 def test_page_before_the_end_says_how_far_it_is(study):
-    assert "\n\nNo answer yet: 0 of 36 runs.\n" in _page(study)
+    assert "\n\nNo answer yet: 0 of 48 runs.\n" in _page(study)
     _tuned(study)
     text = _page(study)
-    assert "No answer yet: 12 of 36 runs." in text
+    assert "No answer yet: 20 of 48 runs." in text
     assert "| KD + MIA | 2.0000 | **1.5000** |".replace(" ", "") in text.replace(
         " ", ""
     )
@@ -308,7 +345,7 @@ def test_page_before_the_end_says_how_far_it_is(study):
     (job, *_) = study.jobs(FINAL)
     _write(study, job, 2.0)
     text = _page(study)
-    assert "No answer yet: 13 of 36 runs." in text and "1, 2 missing" in text
+    assert "No answer yet: 21 of 48 runs." in text and "1, 2 missing" in text
 
 
 def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
@@ -316,7 +353,7 @@ def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
     text = _page(study)
     first = text.splitlines()[2]
     assert first.startswith("KD + MIA over KD: geometric mean of the tasks' rmse 0.800")
-    assert first.count("(lower)") == 3 and first.endswith("36 of 36 runs.")
+    assert first.count("(lower)") == 3 and first.endswith("48 of 48 runs.")
     budget = _section(text, "## Budget 4")
     (median,) = re.findall(r"(?m)^\| median image .*$", budget)
     cells = [cell.strip() for cell in median.split("|")]
@@ -352,6 +389,8 @@ def test_page_names_runs_that_were_not_finite_and_leaves_their_seeds_out(study):
             )
     text = _page(study)
     assert "final-kd-x4-seed1: loss was NaN or infinite." in text
+    # Seeds that are left are not chosen by chance: nothing is read from them.
+    assert text.splitlines()[2].count("(undecided, 1 not finite)") == 3
     (row,) = re.findall(r"(?m)^\| KD  .*$", _section(text, "## Budget 4"))
     assert "2, 1 not finite" in row
     assert not text.startswith("# Comparison\n\nNo answer")
@@ -378,6 +417,10 @@ def test_batches_keep_a_training_together_but_split_long_ones(study):
         (["--study=table5", "--hours=1"], "--portion and --hours are of"),
         (["--study=comparison", "--portion=all"], "--portion"),
         (["--study=comparison", "--portion=final"], "opens the test rooms"),
+        (
+            ["--study=comparison", "--gin_param=max_steps=5"],
+            "its own value of max_steps",
+        ),
     ],
 )
 def test_comparison_of_wrong_flags_says_what_is_allowed(
@@ -457,8 +500,11 @@ def test_comparison_from_the_first_run_to_the_page(
         test=Rooms(13, 3, 1),
         steps=3,
         budgets=(1,),
-        tuning_budget=1,
+        confirmation=(2, 1),
+        tuning_steps=3,
+        cost_train=Rooms(11, 2, 2),
         cost_steps=2,
+        cost_seeds=(100,),
         trials=protocol.TRIALS[:1],
         params=tuple(params),
     )

@@ -9,6 +9,8 @@ import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
+from soka_tf.evaluation.curves import read_columns
+from soka_tf.runs.run_evaluation import METRICS_FILE
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
 from tools.studies.paper import SECONDS
@@ -21,8 +23,9 @@ from tools.studies.records import (
 from tools.studies.report import markdown_table
 from tools.studies.results import number
 from tools.studies.study import Row
-from tools.studies.training import ROOT, Runs
+from tools.studies.training import ROOT, Outcome, Runs
 
+_LOSS, _ACCURACY = "loss/discriminator/", "accuracy/discriminator/"
 # Rooms that no teacher, no student and no choice has seen; the folder of evaluations.
 _UNSEEN_SEED, _UNSEEN_ROOMS, _UNSEEN = 3, 100, "unseen"
 
@@ -130,6 +133,50 @@ def similarity(
         "\n".join(f"    {line}" for line in choice),
     ]
     return Further(blocks, {"similarity": out_dir / "similarity.png"}, found)
+
+
+def discriminators(rows: Sequence[Row], runs: Runs, seeds: Sequence[int]) -> Further:
+    """What the discriminators of a table's rows had learnt in the end.
+
+    Args:
+      rows: of one run each, or of none: the teachers.
+      runs: where the runs are.
+      seeds: of the runs.
+    """
+    lines, data = [], {}
+    for row in rows:
+        found: Dict[str, Dict[int, float]] = {}
+        for training, seed in itertools.product(row.trainings, seeds):
+            for name, value in _in_the_end(runs.outcome(training, seed)).items():
+                found.setdefault(name, {})[seed] = value
+        estimates = {name: Estimate.of(values) for name, values in found.items()}
+        if estimates:
+            data[row.title] = {name: e._asdict() for name, e in estimates.items()}
+        for task in [n[len(_LOSS) :] for n in estimates if n.startswith(_LOSS)]:
+            cells = [estimates[kind + task] for kind in (_LOSS, _ACCURACY)]
+            words = [row.title, get_task(task).title, *map(number, cells)]
+            lines.append([*words, f"{len(cells[0].values)}"])
+    if not lines:
+        return Further([])
+    text = (
+        "The discriminators, in the last quarter of the steps they were trained for. "
+        "One that tells nothing apart has a loss of 0.693 and an accuracy of 0.5, and "
+        "says nothing to the student: such a row says nothing of the term's effect."
+    )
+    head = ["", "discriminator of", "its loss", "its accuracy", "seeds"]
+    return Further([text, markdown_table(head, lines)], data=data)
+
+
+def _in_the_end(outcome: Optional[Outcome]) -> Dict[str, float]:
+    """Column of a run's discriminators -> its mean over their last quarter of steps."""
+    if outcome is None:
+        return {}
+    columns, _ = read_columns(str(outcome.folder / METRICS_FILE))
+    return {
+        name: float(values[len(values) * 3 // 4 :].mean())
+        for name, (_, values) in columns.items()
+        if name.startswith((_LOSS, _ACCURACY))
+    }
 
 
 def unseen(

@@ -20,6 +20,11 @@ _SIMULTANEOUS = "schedule.order = 'simultaneous'"
 _STANDARDIZED = "build_amalgamation.standardize = True"
 _ADAPTED = "transfer.adapter = True"
 _EQUAL_LAYERS = "transfer.layer_weights = 'equal'"
+_FROM_HALF = "Adversary.start_step = {half}"
+_LEARNING = (
+    "build_optimizers.discriminator_optimizer = 'adam'",
+    "build_optimizers.discriminator_rate = 1e-4",
+)
 _NEW_BATCH = "schedule.new_batch_in_collaboration = True"
 
 
@@ -114,6 +119,7 @@ class _Question(NamedTuple):
       method: gin file of the variants; None: the scale's.
       share: of the scale's steps, for all rows.
       others: title -> method of gin/methods/ that is a row, too.
+      command: of the study.
     """
 
     name: str
@@ -124,11 +130,15 @@ class _Question(NamedTuple):
     method: Optional[str] = None
     share: float = 1.0
     others: Mapping[str, str] = {}
+    command: Optional[str] = None
 
 
 def _question(scale: Scale, question: _Question) -> Study:
     def row(title: str, training: Training) -> Row:
-        return Row(title, (training._replace(steps_share=question.share),))
+        if question.share != 1.0:
+            longer = f"{training.name}_x{question.share:g}"
+            training = training._replace(name=longer, steps_share=question.share)
+        return Row(title, (training,))
 
     rows = [Row("teacher"), row(f"{question.default} (default)", soka_run(scale))]
     on_pair = scale._replace(ours=question.method or scale.ours)
@@ -139,7 +149,8 @@ def _question(scale: Scale, question: _Question) -> Study:
         rows.append(row(title, method_run(PAIR, method)))
     comparisons = [(rows[1].title, title) for title in question.variants]
     table = Table(TITLE, RMSES, rows, comparisons)
-    return Study(question.name, question.title, question.text, [table])
+    head = (question.name, question.title, question.text)
+    return Study(*head, [table], command=question.command)
 
 
 _QUESTIONS = (
@@ -182,6 +193,10 @@ _QUESTIONS = (
             "+ standardised features": ("mend_fixed", _SIMULTANEOUS, _STANDARDIZED),
             "+ adapter": ("mend_adapter", _SIMULTANEOUS, _ADAPTED),
             "+ equal layers": ("mend_layers", _SIMULTANEOUS, _EQUAL_LAYERS),
+            "+ adapter, equal layers": (
+                "mend_two",
+                *(_SIMULTANEOUS, _ADAPTED, _EQUAL_LAYERS),
+            ),
             "+ all three": (
                 "mend_three",
                 *(_SIMULTANEOUS, _STANDARDIZED, _ADAPTED, _EQUAL_LAYERS),
@@ -300,10 +315,29 @@ _QUESTIONS = (
     _Question(
         "cgan",
         "With the adversarial term or without",
-        "`build_adversary.enabled`, from half of the steps on.",
+        "`build_adversary.enabled`, from an eighth of the steps on, which are four "
+        "times the other studies', with the original's plain SGD of rate 1e-5 for the "
+        "discriminators, and with Adam.",
         "without",
-        {"with": ("gan", "Adversary.start_step = {half}")},
+        {
+            "with, SGD 1e-5": ("gan", _FROM_HALF),
+            "with, Adam 1e-4": (
+                "gan_adam",
+                _FROM_HALF,
+                *_LEARNING,
+            ),
+            "with, Adam 1e-4, weight 0.1": (
+                "gan_heavy",
+                *(
+                    _FROM_HALF,
+                    *_LEARNING,
+                    "Adversary.weight = 0.1",
+                ),
+            ),
+        },
         method="soka_gan",
+        share=4.0,
+        command="discriminators",
     ),
     _Question(
         "soft_loss",

@@ -150,12 +150,16 @@ class Order(NamedTuple):
       reference: training -> None for runs that are evaluated as any is; else the file
         of its rooms' reference, see `tools.studies.worker`.
       ended: called with every run that has ended, well or not.
+      at_once: how many runs; None for as many as `Runs.jobs`.
+      threads: of a run; None for its share of the cores.
     """
 
     until: Optional[float] = None
     longest: Callable[[Training], float] = lambda training: 0.0
     reference: Callable[[Training], Optional[str]] = lambda training: None
     ended: Callable[[Training, int], None] = lambda training, seed: None
+    at_once: Optional[int] = None
+    threads: Optional[int] = None
 
 
 ORDER = Order()
@@ -264,7 +268,7 @@ class Runs:
         failed: Dict[Training, str] = {}
         if not missing:
             return failed
-        jobs = min(self.jobs, len(missing))
+        jobs = min(order.at_once or self.jobs, len(missing))
         count = sum(len(seeds) for _, seeds in missing)
         logging.info("%d runs to train in %s, %d at a time.", count, self.folder, jobs)
         progress = tqdm(total=count, desc="training", unit="run", disable=None)
@@ -301,7 +305,8 @@ class Runs:
         order: Order,
     ) -> Optional[str]:
         """Trains a configuration with all these seeds; returns what went wrong."""
-        if order.until and time.time() + order.longest(training) > order.until:
+        likely_end = time.time() + order.longest(training)
+        if order.until is not None and likely_end > order.until:
             return None
         folders = {seed: self.folder_of(training, seed) for seed in seeds}
         parent = folders[seeds[0]].parent
@@ -321,7 +326,7 @@ class Runs:
                     return None
                 child = subprocess.Popen(
                     [sys.executable, "-m", "tools.studies.worker"],
-                    env=_environment(jobs),
+                    env=_environment(jobs, order.threads),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -357,18 +362,18 @@ class Runs:
         return f"seed {seed}: rmse {', '.join(words) or 'unknown'}"
 
 
-def _environment(jobs: int) -> Dict[str, str]:
-    """Binds a process to its share of the cores, unless that is all of them."""
+def _environment(jobs: int, threads: Optional[int]) -> Dict[str, str]:
+    """Binds a process to so many threads; to its share of the cores, if that is one."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    if jobs > 1:
-        threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    if threads or jobs > 1:
+        count = str(threads or max(1, (os.cpu_count() or 1) // jobs))
         for name in (
             "OMP_NUM_THREADS",
             "TF_NUM_INTRAOP_THREADS",
             "TF_NUM_INTEROP_THREADS",
         ):
-            environment.setdefault(name, threads)
+            environment.setdefault(name, count)
     return environment
 
 

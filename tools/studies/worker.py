@@ -58,11 +58,15 @@ class Cost:
         return callbacks.LambdaCallback(on_train_begin=start, on_batch_end=end_step)
 
     def total(self, steps: int) -> Optional[float]:
-        """Of all steps, without tracing; None if this process did not do them all."""
+        """Of all steps, one that traced counting as the median one.
+
+        None if this process did not do them all.
+        """
         if len(self.seconds) != steps:
             return None
-        longest = _LONGEST_STEP * statistics.median(self.seconds)
-        return sum(min(seconds, longest) for seconds in self.seconds)
+        median = statistics.median(self.seconds)
+        longest = _LONGEST_STEP * median
+        return sum(s if s <= longest else median for s in self.seconds)
 
 
 def main() -> None:
@@ -74,7 +78,7 @@ def main() -> None:
     longest = 0.0
     for seed, folder in job["runs"]:
         failed, begun = None, time.time()
-        if until and longest and begun + longest > until:
+        if until is not None and longest and begun + longest > until:
             break
         os.makedirs(folder, exist_ok=True)
         # A worker may outlive the command that started it, and the command be given
@@ -82,6 +86,8 @@ def main() -> None:
         with locked(os.path.join(folder, _LOCK), f"trains {folder}"):
             if not all(os.path.exists(os.path.join(folder, f)) for f in kept):
                 run = _build(job["config"], seed, folder, run)
+                if reference:
+                    _measure(run, reference)
                 failure = os.path.join(folder, FAILURE_RECORD)
                 try:
                     _train(run, folder, reference)
@@ -113,6 +119,15 @@ def _build(config: str, seed: int, folder: str, before: Optional[Any]) -> Any:
     return build_run(folder)
 
 
+def _measure(run: Any, reference: str) -> None:
+    """Writes what teachers and median image are worth on the run's rooms, once."""
+    from tools.studies.comparison import room_sums
+
+    with locked(os.path.dirname(reference), f"measures {reference}"):
+        if not os.path.exists(reference):
+            write_json(reference, room_sums.reference_sums(run), None)
+
+
 def _train(run: Any, folder: str, reference: Optional[str]) -> None:
     from soka_tf.runs.finish import complete
     from soka_tf.runs.training_loop import train
@@ -123,9 +138,6 @@ def _train(run: Any, folder: str, reference: Optional[str]) -> None:
 
         train(run, folder, [cost.callback()])
         write_json(os.path.join(folder, ROOMS_FILE), room_sums.student_sums(run), None)
-        with locked(os.path.dirname(reference), f"measures {reference}"):
-            if not os.path.exists(reference):
-                write_json(reference, room_sums.reference_sums(run), None)
     else:
         print(complete(run, folder, [cost.callback()]), file=sys.stderr)
     settings = run.settings

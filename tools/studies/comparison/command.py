@@ -10,6 +10,7 @@ from absl import logging
 
 from soka_tf.errors import UserError
 from tools.studies.comparison import page
+from tools.studies.comparison import run_records as records
 from tools.studies.comparison.plan import Plan, batches, hours
 from tools.studies.comparison.protocol import COST, FINAL, PORTIONS, TUNE, Job, Protocol
 from tools.studies.training import Order, Runs, Training
@@ -45,8 +46,8 @@ def run(runs: Runs, folder: pathlib.Path, limits: Limits) -> int:
     Raises:
       UserError: if a record is of another run, or the test rooms must not be opened.
     """
-    until = limits.hours and time.time() + 3600 * limits.hours
-    plan = Plan(PROTOCOL, runs, folder)
+    until = None if limits.hours is None else time.time() + 3600 * limits.hours
+    plan = Plan(PROTOCOL, runs, folder, limits.report_only)
     for method in PROTOCOL.methods:
         if not method.is_there:
             print(f"{method.title}: no gin/methods/{method.file}.gin, left out")
@@ -56,9 +57,8 @@ def run(runs: Runs, folder: pathlib.Path, limits: Limits) -> int:
         wanted = [limits.portion] if limits.portion else [COST, TUNE]
         for portion in wanted:
             if portion == FINAL:
+                plan.check_costs()
                 plan.open_test_rooms()
-            elif portion == TUNE and plan.left(COST):
-                break  # steps are not known yet
             failed.update(_train(plan, plan.left(portion), until))
     path = page.write(plan, folder.parent)
     _print_left(plan)
@@ -70,6 +70,11 @@ def run(runs: Runs, folder: pathlib.Path, limits: Limits) -> int:
 
 def _train(plan: Plan, jobs: Sequence[Job], until: Optional[float]) -> Dict[str, str]:
     """Trains jobs and records them; returns name -> why, of those that failed."""
+    # Code and gin files may be edited while runs are trained: what records say of them
+    # is read now.
+    records.commit()
+    for job in jobs:
+        plan.identity(job)
     jobs_left = [job for job in jobs if plan.take(job) is not None]
     for job in jobs:
         plan.take_reference(job)
@@ -89,6 +94,9 @@ def _train(plan: Plan, jobs: Sequence[Job], until: Optional[float]) -> Dict[str,
         lambda training: _CARE * plan.cpu_seconds(by_training[training]),
         lambda training: str(plan.raw_reference(by_training[training])),
         ended,
+        # CPU seconds of runs beside one another, or of more threads, are no measure.
+        at_once=1 if jobs and jobs[0].portion == COST else None,
+        threads=1,
     )
     wanted = [(t, [job.seed for job in some]) for t, some in batches(plan, jobs_left)]
     stopped = plan.runs.train_missing(wanted, order)

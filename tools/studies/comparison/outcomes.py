@@ -7,26 +7,7 @@ import numpy as np
 from tools.studies.comparison import inference
 from tools.studies.comparison.inference import Statistic, TwoLevel
 from tools.studies.comparison.plan import Plan
-from tools.studies.comparison.protocol import FINAL, Job
-from tools.studies.methods import DEPTH, EDGE2D
-
-# What an error is of: a task, and "units" or "network" range.
-Part = Tuple[str, str]
-DEPTH_LOG, DEPTH_M, EDGES = (DEPTH, "network"), (DEPTH, "units"), (EDGE2D, "units")
-
-
-class Endpoint(NamedTuple):
-    """An error that methods are compared by: the geometric mean of its parts' rmse."""
-
-    title: str
-    parts: Sequence[Part]
-
-
-ENDPOINTS = (
-    Endpoint("geometric mean of the tasks' rmse", (DEPTH_M, EDGES)),
-    Endpoint("depth: log-rmse", (DEPTH_LOG,)),
-    Endpoint("2D edges: rmse", (EDGES,)),
-)
+from tools.studies.comparison.protocol import ENDPOINTS, FINAL, Endpoint, Job, Part
 
 
 class Outcome(NamedTuple):
@@ -170,17 +151,30 @@ class Outcomes:
 
 
 class Difference(NamedTuple):
-    """A tested difference: `Outcomes.ratio`, with p-values before and after Holm."""
+    """A tested difference.
+
+    Attributes:
+      pair: names of the methods.
+      endpoint: what is compared.
+      ratio: `Outcomes.ratio`; None where too few runs of both ended well.
+      failed: how many runs of both were not finite: those left are not chosen by
+        chance, so that nothing is read from them.
+      p_different: after Holm.
+      p_same: after Holm.
+    """
 
     pair: Tuple[str, str]
     endpoint: Endpoint
-    ratio: TwoLevel
+    ratio: Optional[TwoLevel]
+    failed: int
     p_different: float
     p_same: float
 
     @property
     def reading(self) -> str:
-        """What the adjusted p-values let one say, at 5 %."""
+        """What the adjusted p-values let one say, at 5 % a family."""
+        if self.failed:
+            return f"undecided, {self.failed} not finite"
         words = []
         if self.p_different < 1 - inference.CONFIDENCE:
             words.append("lower" if self.ratio.value < 0 else "higher")
@@ -195,16 +189,16 @@ def differences(outcomes: Outcomes) -> List[Difference]:
     found = []
     for one, other in protocol.pairs:
         both = [outcomes.of(name, protocol.budgets[-1]) for name in (one, other)]
-        if any(o is None or o.missing or len(o.seeds) < 2 for o in both):
+        if any(o is None or o.missing for o in both):
             return []
         for endpoint in ENDPOINTS:
             ratio = outcomes.ratio(both[0], both[1], endpoint.parts)
-            if ratio is None:
-                return []
-            found.append(((one, other), endpoint, ratio))
-    different = inference.holm([ratio.p_difference() for *_, ratio in found])
+            failed = sum(outcome.failed for outcome in both)
+            found.append(((one, other), endpoint, ratio, failed))
     low, high = np.log(inference.SAME)
-    same = inference.holm([ratio.p_same(low, high) for *_, ratio in found])
+    ratios = [ratio for _, _, ratio, _ in found]
+    different = inference.holm([r.p_difference() if r else 1.0 for r in ratios])
+    same = inference.holm([r.p_same(low, high) if r else 1.0 for r in ratios])
     return [Difference(*f, p, q) for f, p, q in zip(found, different, same)]
 
 

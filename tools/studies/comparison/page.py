@@ -9,17 +9,19 @@ import numpy as np
 from soka_tf.atomic import write_text
 from tools.studies.comparison import inference, outcomes
 from tools.studies.comparison.inference import TwoLevel
-from tools.studies.comparison.outcomes import (
+from tools.studies.comparison.outcomes import Difference, Outcome, Outcomes
+from tools.studies.comparison.plan import Plan
+from tools.studies.comparison.protocol import (
+    COST,
     DEPTH_LOG,
     DEPTH_M,
     EDGES,
     ENDPOINTS,
-    Difference,
-    Outcome,
-    Outcomes,
+    FINAL,
+    PORTIONS,
+    TUNE,
+    Method,
 )
-from tools.studies.comparison.plan import Plan
-from tools.studies.comparison.protocol import COST, FINAL, PORTIONS, TUNE, Method
 from tools.studies.report import markdown_table
 
 PAGE, PICTURE = "comparison.md", "comparison.png"
@@ -72,7 +74,7 @@ def write(plan: Plan, folder: pathlib.Path) -> pathlib.Path:
             }
             figures.draw_costs(curves, levels, folder / PICTURE)
             lines += [f"![error against cost]({PICTURE})", ""]
-        for budget in plan.protocol.budgets:
+        for budget in (*plan.protocol.budgets, plan.protocol.confirmation[0]):
             table = _table(found, budget)
             if table:
                 lines += [f"## Budget {budget}", "", table, ""]
@@ -123,8 +125,10 @@ def _endpoints(
     ]
     low, high = inference.SAME
     text = (
-        f"Errors over errors, budget {plan.protocol.budgets[-1]}; Holm over all "
-        f"{len(tested)}. Same: two one-sided tests of a ratio in [{low}, {high}]."
+        f"Errors over errors, budget {plan.protocol.budgets[-1]}. Same: two one-sided "
+        f"tests of a ratio in [{low}, {high}]. Holm over the {len(tested)} tests of a "
+        "difference, and over those of being the same, each family at 5 %; the "
+        "intervals are not adjusted. Both may hold: a difference below 1 %."
     )
     return f"{text}\n\n{markdown_table(head, rows)}"
 
@@ -152,7 +156,8 @@ def _row(found: Outcomes, method: Method, outcome: Outcome, budget: int) -> List
     against, over = found.of(method.against, budget), "-"
     if against and method.against != method.name:
         ratio = found.ratio(outcome, against, ENDPOINTS[0].parts)
-        over = f"{method.against}: {_ratio(ratio)}" if ratio else "-"
+        titles = {m.name: m.title for m in found.plan.protocol.methods}
+        over = f"{titles[method.against]}: {_ratio(ratio)}" if ratio else "-"
     relative = found.ratio(outcome, found.teacher, ENDPOINTS[0].parts)
     seeds = [f"{len(outcome.seeds)}"]
     seeds += [f"{outcome.failed} not finite"] * bool(outcome.failed)

@@ -4,6 +4,7 @@ import datetime
 import functools
 import math
 import pathlib
+import statistics
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from soka_tf.data.documents import ANY
@@ -36,17 +37,26 @@ _RUN_SHAPE = {
 class Plan:
     """The jobs of a protocol and their records; nothing is trained here."""
 
-    def __init__(self, protocol: Protocol, runs: Runs, folder: pathlib.Path):
+    def __init__(
+        self,
+        protocol: Protocol,
+        runs: Runs,
+        folder: pathlib.Path,
+        only_read: bool = False,
+    ):
         """Reads no record yet.
 
         Args:
           protocol: of the comparison.
           runs: where runs are trained; their folders may be gone.
           folder: of the records.
+          only_read: whether records of other bindings or teachers than the present
+            ones are read: those that a page was written from stay readable.
         """
         self.protocol = protocol
         self.runs = runs
         self.folder = folder
+        self.only_read = only_read
         self._records: Dict[Job, Dict[str, Any]] = {}
         self._identity = functools.lru_cache(None)(
             functools.partial(records.identity, runs)
@@ -58,12 +68,31 @@ class Plan:
         """The jobs of a portion, in their order; none before they can be known."""
         if portion == COST:
             return list(plans.cost_jobs(self.protocol))
+        if portion == TUNE:
+            return list(plans.tune_jobs(self.protocol))
         if self.left(COST):
             return []
-        if portion == TUNE:
-            jobs = plans.tune_jobs(self.protocol)
-            return [job for job in jobs if self.cost(job.method.name)]
-        return list(plans.final_jobs(self.protocol, self.chosen()))
+        chosen = {m: trial for m, trial in self.chosen().items() if self.cost(m)}
+        return list(plans.final_jobs(self.protocol, chosen))
+
+    def check_costs(self) -> None:
+        """Refuses costs that are not of one kind of machine: their ratios mean nothing.
+
+        Raises:
+          UserError: naming the machines.
+        """
+        found = [self.record(job) for job in self.jobs(COST)]
+        kinds = {
+            f"{r['cores']} cores of {r['processor']}, {sorted(r['versions'].items())}"
+            for r in found
+            if r and not r["failed"]
+        }
+        if len(kinds) > 1:
+            raise UserError(
+                f"{self.folder}: costs were measured on several machines: "
+                f"{'; '.join(sorted(kinds))}. Remove all {COST}-*.json, and measure "
+                "them anew in one call."
+            )
 
     def left(self, portion: str) -> List[Job]:
         """The jobs of a portion that have no record, but those too late to be tuned."""
@@ -82,36 +111,48 @@ class Plan:
         if not self.jobs(FINAL):  # which trial does not change how many
             any_trial = {method.name: 0 for method in self.protocol.present()}
             names |= {j.name for j in plans.final_jobs(self.protocol, any_trial)}
-            names |= {j.name for j in plans.tune_jobs(self.protocol)}
         return sum(bool(self.record(job)) for job in jobs), len(names)
 
     def steps(self, job: Job) -> int:
         """The steps of a job: as many as its budget pays for."""
         if job.portion == COST:
             return self.protocol.cost_steps
+        if job.portion == TUNE:
+            return self.protocol.tuning_steps
         unit, own = self.cost(self.protocol.unit), self.cost(job.method.name)
         return max(1, round(self.protocol.steps * job.budget * unit / own))
 
     def cost(self, method: str) -> Optional[float]:
         """CPU seconds of a step, of a student a task together; None of no cost run."""
         jobs = [j for j in plans.cost_jobs(self.protocol) if j.method.name == method]
-        found = [self.record(job) for job in jobs]
-        if not found or any(r is None or r["failed"] for r in found):
+        by_task: Dict[Optional[str], List[float]] = {}
+        for job in jobs:
+            record = self.record(job)
+            if record is None or record["failed"]:
+                return None
+            by_task.setdefault(job.task, []).append(record["cpu_seconds"])
+        if not by_task:
             return None
-        return sum(r["cpu_seconds"] for r in found) / self.protocol.cost_steps
+        medians = map(statistics.median, by_task.values())
+        return sum(medians) / self.protocol.cost_steps
 
     def training(self, job: Job) -> Training:
         """What a job trains."""
         return plans.training_of(self.protocol, job, self.steps(job))
 
+    def identity(self, job: Job) -> Mapping[str, Any]:
+        """What a job's record says of it: read once, when it is first asked for."""
+        return self._identity(self.training(job))
+
     def cpu_seconds(self, job: Job) -> float:
         """What a job is likely to take, all in all."""
         own, unit = self.cost(job.method.name), self.cost(self.protocol.unit)
-        if job.portion == COST:
-            steps, step = self.protocol.cost_steps, own or _STEP_SECONDS
-        else:
+        students = len(plans.parts(job.method))
+        if job.portion == FINAL:
             steps, step = self.protocol.steps * job.budget, unit or _STEP_SECONDS
-        return steps * step / len(plans.parts(job.method)) + _BESIDE_SECONDS
+        else:
+            steps, step = self.steps(job), own or _STEP_SECONDS
+        return steps * step / students + _BESIDE_SECONDS
 
     # ---------------------------------------------------------------- records
 
@@ -130,7 +171,7 @@ class Plan:
             content = records.read(path, records.RECORD_SHAPE)
             if content is None:
                 return None
-            who = self._identity(self.training(job))
+            who = None if self.only_read else self.identity(job)
             rooms = self.protocol.rooms_of(job.portion).count
             records.check(path, content, job, self.steps(job), who, rooms)
             self._records[job] = content
@@ -159,14 +200,15 @@ class Plan:
             return failure["failed"] if failure else "it has not ended"
         if job.portion == COST and not found["failed"] and not found["cpu_seconds"]:
             return f"it was interrupted, and its cost is not known: remove {folder}"
-        who = self._identity(training)
+        who = self.identity(job)
         content = records.record_of(job, self.steps(job), who, found)
         records.write(self.path(job), content)
         return None
 
     def raw_reference(self, job: Job) -> pathlib.Path:
         """Where a run leaves what teachers and median image are worth on its rooms."""
-        words = ["reference", *self._rooms_of(job.portion), job.task]
+        kind = records.digest_of_rooms(self.identity(job), job)
+        words = ["reference", *self._rooms_of(job.portion), job.task, kind]
         return self.runs.folder / ("-".join(filter(None, words)) + ".json")
 
     def take_reference(self, job: Job) -> None:
@@ -175,7 +217,7 @@ class Plan:
         found = read_record(self.raw_reference(job), {str: ANY})
         if found is None or path.exists() or job.task is not None:
             return
-        who = self._identity(self.training(job))
+        who = self.identity(job)
         targets = {f"{task}.safetensors" for task in found["pixels"]}
         teachers = {n: of for n, of in who["teachers"].items() if n in targets}
         head = {"protocol": plans.VERSION, "teachers": teachers}
@@ -198,8 +240,10 @@ class Plan:
                 f"{path} is not there: teachers and median image are measured with a "
                 "run. Remove the record of one of these rooms to train it again."
             )
+        if self.only_read:
+            return found
         (job, *_) = plans.cost_jobs(self.protocol)
-        present = self._identity(plans.training_of(self.protocol, job, 1))["teachers"]
+        present = self.identity(job)["teachers"]
         named = {n: of for n, of in present.items() if n in found["teachers"]}
         records.check_teachers(path, found, named)
         return found
@@ -213,7 +257,10 @@ class Plan:
         Raises:
           UserError: naming the first one.
         """
-        known = {self.path(j) for portion in plans.PORTIONS for j in self.jobs(portion)}
+        any_trial = {method.name: 0 for method in self.protocol.present()}
+        jobs = [*plans.cost_jobs(self.protocol), *plans.tune_jobs(self.protocol)]
+        jobs += plans.final_jobs(self.protocol, any_trial)  # whose names have no trial
+        known = {self.path(job) for job in jobs}
         known |= {self.reference_path(portion) for portion in (TUNE, FINAL)}
         known |= {self.folder / records.OPENED}
         for path in sorted(self.folder.glob("*.json")):
@@ -268,16 +315,28 @@ class Plan:
         if not found or any(r is None or r["failed"] for r in found):
             return math.inf
         teacher = self.reference(TUNE)["teacher"]
+        errors = {t: sums for r in found for t, sums in r["errors"].items()}
         logs = [
-            0.5 * math.log(sum(sums["units"]) / sum(teacher[task]["units"]))
-            for record in found
-            for task, sums in record["errors"].items()
+            0.5 * math.log(sum(errors[task][name]) / sum(teacher[task][name]))
+            for task, name in plans.ENDPOINTS[0].parts
         ]
         return sum(logs) / len(logs)
 
     def opened(self) -> Optional[Mapping[str, Any]]:
-        """When the test rooms were opened, with which choices; None if not yet."""
-        return records.read(self.folder / records.OPENED, records.OPENED_SHAPE)
+        """When the test rooms were opened, with which choices; None if not yet.
+
+        Raises:
+          UserError: if what is compared has changed since.
+        """
+        path = self.folder / records.OPENED
+        found = records.read(path, records.OPENED_SHAPE)
+        if found and found["protocol_sha256"] != self.protocol.digest:
+            raise UserError(
+                f"{path}: methods, endpoints or tests are not those of when the test "
+                "rooms were opened. Restore tools/studies/comparison of commit "
+                f"{found['commit']}."
+            )
+        return found
 
     def open_test_rooms(self) -> None:
         """Writes down that they are opened.
@@ -299,6 +358,7 @@ class Plan:
             self.folder / records.OPENED,
             {
                 "protocol": plans.VERSION,
+                "protocol_sha256": self.protocol.digest,
                 "opened": now.isoformat(timespec="seconds"),
                 "commit": records.commit(),
                 "chosen": self.chosen(),

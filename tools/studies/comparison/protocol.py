@@ -4,12 +4,14 @@ Whatever changes a number here makes another `VERSION`, and its records others.
 """
 
 import functools
+import hashlib
 import itertools
 from typing import Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from soka_tf.errors import UserError
 from soka_tf.runs.gin_text import find_gin_file
-from tools.studies.methods import PAIR, SCALES
+from tools.studies.comparison.inference import CONFIDENCE, SAME
+from tools.studies.methods import DEPTH, EDGE2D, PAIR, SCALES
 from tools.studies.training import Training
 
 VERSION = 1
@@ -20,19 +22,39 @@ MAIN_SEEDS, OTHER_SEEDS = 10, 5
 # scipy.stats.qmc.Sobol(4, scramble=True, seed=20).random(8), on the scales of `trial`:
 # learning rate, soft_weight, settle share, the first task's weight.
 TRIALS = (
-    (0.001277, 0.02578, 0.2153, 0.68),
-    (0.01914, 0.6286, 0.4519, 0.394),
-    (0.008763, 0.03836, 0.1928, 0.547),
-    (0.002608, 0.1544, 0.3307, 0.224),
-    (0.003618, 0.08013, 0.431, 0.281),
-    (0.004769, 0.1818, 0.2924, 0.641),
-    (0.009488, 0.0128, 0.352, 0.487),
-    (0.001613, 0.5536, 0.1152, 0.737),
+    (0.002315, 0.03878, 0.1865, 0.68),
+    (0.01169, 0.3615, 0.3639, 0.394),
+    (0.007325, 0.05118, 0.1696, 0.547),
+    (0.003548, 0.1355, 0.273, 0.224),
+    (0.004316, 0.08566, 0.3482, 0.281),
+    (0.005091, 0.1519, 0.2443, 0.641),
+    (0.007682, 0.02376, 0.289, 0.487),
+    (0.002662, 0.3307, 0.1114, 0.737),
 )
 _FROM_TEACHERS = (
     "initialize_student.encoder = 'edge_texture'",
     "initialize_student.leading = True",
     "initialize_student.decoders = True",
+)
+
+
+# What an error is of: a task, and "units" or "network" range, in which depth's is of
+# logarithms: in metres a single saturated pixel counts as 128 m.
+Part = Tuple[str, str]
+DEPTH_LOG, DEPTH_M, EDGES = (DEPTH, "network"), (DEPTH, "units"), (EDGE2D, "units")
+
+
+class Endpoint(NamedTuple):
+    """An error that methods are compared by: the geometric mean of its parts' rmse."""
+
+    title: str
+    parts: Sequence[Part]
+
+
+ENDPOINTS = (
+    Endpoint("geometric mean of the tasks' rmse", (DEPTH_LOG, EDGES)),
+    Endpoint("depth: log-rmse", (DEPTH_LOG,)),
+    Endpoint("2D edges: rmse", (EDGES,)),
 )
 
 
@@ -76,21 +98,23 @@ def _is_there(file: str) -> bool:
 
 
 _SINGLE = SCALES["small"].single_student
-_STARTED = "kd_mia_started"
+_WHOLE, _STARTED = "soka", "kd_mia_started"
+_MENDED, _JOINTLY = "soka_mended", "kd_mia_mended"
 METHODS = (
-    Method("soka", "the whole method", "soka", seeds=MAIN_SEEDS),
+    Method(_WHOLE, "the whole method", "soka", seeds=MAIN_SEEDS),
     Method("kd_mia", "KD + MIA", "kd_mia", seeds=MAIN_SEEDS),
+    Method(_MENDED, "whole, mended", "soka_mended", (), MAIN_SEEDS, against=_JOINTLY),
+    Method(_JOINTLY, "KD + MIA, mended", "kd_mia_mended", seeds=MAIN_SEEDS),
     Method("kd", "KD", "kd", seeds=MAIN_SEEDS),
     Method("kd_hints", "KD + hints", "kd_hints", soft_scale=20.0),
     Method("kd_mia_fixed", "KD + MIA, tuned weights", "kd_mia_fixed", weighted=True),
-    Method("uncertainty", "uncertainty weighting", "uncertainty"),
-    Method("upgrad", "UPGrad", "upgrad"),
+    Method("uncertainty", "whole, uncertainty", "uncertainty", against=_WHOLE),
+    Method("upgrad", "whole, UPGrad", "upgrad", against=_WHOLE),
     Method("dmtl", "multi-task from labels", "dmtl"),
     Method("n_to_n", "KD, a student a task", "n_to_n", _SINGLE, one_task=True),
     Method("frozen", "frozen teacher encoder", "frozen_encoder", against=_STARTED),
     Method("soka_started", "whole, started", "soka", _FROM_TEACHERS, against=_STARTED),
     Method(_STARTED, "KD + MIA, started", "kd_mia", _FROM_TEACHERS, against=_STARTED),
-    Method("kd_started", "KD, started", "kd", _FROM_TEACHERS, against=_STARTED),
 )
 
 
@@ -113,10 +137,16 @@ class Protocol(NamedTuple):
       test: rooms opened after all choices.
       steps: of that method within a budget of 1.
       budgets: multiples of the CPU seconds of these steps.
-      tuning_budget: of trials.
-      cost_steps: of the runs that costs are measured on.
+      tuning_steps: of trials, of every method: what a step costs, which is measured by
+        itself, decides no choice.
+      confirmation: a budget beyond those, and how many seeds of the first pair's
+        methods have it.
+      cost_train: rooms to train on of the runs that costs are measured on: few, so that
+        files are read and labels decoded before most of the steps.
+      cost_steps: of these runs.
+      cost_seeds: of these runs; the median counts.
       trials: tuned bindings, see `TRIALS`.
-      tuning_seed: of the trials' runs and of those for costs.
+      tuning_seed: of the trials' runs.
       pairs: names of methods whose difference is tested, at the largest budget.
       files: gin files of all runs.
       params: bindings of all runs, before those of the methods.
@@ -127,13 +157,21 @@ class Protocol(NamedTuple):
     train: Rooms = Rooms(11, 1000, 20)
     tune: Rooms = Rooms(12, 100, 5)
     test: Rooms = Rooms(13, 400, 5)
-    steps: int = 500
+    steps: int = 250
     budgets: Sequence[int] = (1, 4, 16)
-    tuning_budget: int = 4
+    confirmation: Tuple[int, int] = (80, 3)
+    tuning_steps: int = 1000
+    cost_train: Rooms = Rooms(11, 20, 20)
     cost_steps: int = 200
+    cost_seeds: Sequence[int] = (100, 101, 102)
     trials: Sequence[Tuple[float, ...]] = TRIALS
     tuning_seed: int = 100
-    pairs: Sequence[Tuple[str, str]] = (("soka", "kd_mia"), ("kd_mia", "kd"))
+    pairs: Sequence[Tuple[str, str]] = (
+        (_WHOLE, "kd_mia"),
+        (_MENDED, _JOINTLY),
+        (_JOINTLY, "kd_mia"),
+        ("kd_mia", "kd"),
+    )
     files: Sequence[str] = tuple(SCALES["small"].files)
     params: Sequence[str] = (
         "build_data.check_files = False",
@@ -143,6 +181,12 @@ class Protocol(NamedTuple):
     def rooms_of(self, portion: str) -> Rooms:
         """The rooms that the runs of a portion are measured on."""
         return self.test if portion == FINAL else self.tune
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of all this and of how methods are compared."""
+        rules = (VERSION, self, ENDPOINTS, SAME, CONFIDENCE)
+        return hashlib.sha256(repr(rules).encode()).hexdigest()
 
     def present(self) -> List[Method]:
         """The methods whose gin files are there."""
@@ -180,8 +224,8 @@ def parts(method: Method) -> Sequence[Optional[str]]:
 def cost_jobs(protocol: Protocol) -> Iterator[Job]:
     """Short runs of every method, as its gin files have it."""
     for method in protocol.present():
-        for task in parts(method):
-            yield Job(COST, method, task, 0, None, protocol.tuning_seed)
+        for task, seed in itertools.product(parts(method), protocol.cost_seeds):
+            yield Job(COST, method, task, 0, None, seed)
 
 
 def tune_jobs(protocol: Protocol) -> Iterator[Job]:
@@ -189,12 +233,14 @@ def tune_jobs(protocol: Protocol) -> Iterator[Job]:
     trials = range(len(protocol.trials))
     for trial, method in itertools.product(trials, protocol.present()):
         for task in parts(method):
-            budget, seed = protocol.tuning_budget, protocol.tuning_seed
-            yield Job(TUNE, method, task, budget, trial, seed)
+            yield Job(TUNE, method, task, 0, trial, protocol.tuning_seed)
 
 
 def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
     """The chosen trial of every method with all seeds: those of the pairs first.
+
+    The long runs of the confirmation come last.
+
 
     Args:
       protocol: of the study.
@@ -207,6 +253,10 @@ def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
         for budget, method in itertools.product(protocol.budgets, group):
             for task, seed in itertools.product(parts(method), range(method.seeds)):
                 yield Job(FINAL, method, task, budget, chosen[method.name], seed)
+    budget, seeds = protocol.confirmation
+    for method, seed in itertools.product(main, range(seeds)):
+        if method.name in protocol.pairs[0]:
+            yield Job(FINAL, method, None, budget, chosen[method.name], seed)
 
 
 def trial_bindings(method: Method, values: Sequence[float]) -> List[str]:
@@ -228,15 +278,15 @@ def trial_of(point: Sequence[float]) -> Tuple[float, ...]:
     """A point of the unit cube on the scales of a trial, before it is rounded.
 
     Returns:
-      The learning rate, log-uniform in [0.001, 0.02]; soft_weight, log-uniform in
-      [0.01, 1]; the settle share, uniform in [0.1, 0.5]; the first task's weight,
+      The learning rate, log-uniform in [0.002, 0.012]; soft_weight, log-uniform in
+      [0.02, 0.5]; the settle share, uniform in [0.1, 0.4]; the first task's weight,
       uniform in [0.2, 0.8].
     """
     rate, soft_weight, settle_share, weight = map(float, point)
     return (
-        0.001 * 20**rate,
-        0.01 * 100**soft_weight,
-        0.1 + 0.4 * settle_share,
+        0.002 * 6**rate,
+        0.02 * 25**soft_weight,
+        0.1 + 0.3 * settle_share,
         0.2 + 0.6 * weight,
     )
 
@@ -244,11 +294,12 @@ def trial_of(point: Sequence[float]) -> Tuple[float, ...]:
 def training_of(protocol: Protocol, job: Job, steps: int) -> Training:
     """What a job trains, on the rooms that its portion measures on."""
     measured = protocol.rooms_of(job.portion)
+    train = protocol.cost_train if job.portion == COST else protocol.train
     bound = [
         *protocol.params,
-        f"rooms.seed = {protocol.train.seed}",
-        f"rooms.count = {protocol.train.count}",
-        f"rooms.train_views = {protocol.train.views}",
+        f"rooms.seed = {train.seed}",
+        f"rooms.count = {train.count}",
+        f"rooms.train_views = {train.views}",
         f"rooms.validation_seed = {measured.seed}",
         f"rooms.validation_count = {measured.count}",
         f"rooms.validation_views = {measured.views}",

@@ -1,5 +1,6 @@
 """One small file a run: what it was, what it took, its errors room by room."""
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -9,8 +10,14 @@ from typing import Any, Dict, List, Mapping, Optional
 from soka_tf.atomic import write_text
 from soka_tf.data.documents import Number, read_json
 from soka_tf.errors import UserError, short
-from soka_tf.runs.gin_text import bindings_of, format_gin, read_gin
+from soka_tf.runs.gin_text import (
+    bindings_of,
+    differing_bindings,
+    format_gin,
+    read_gin,
+)
 from tools.studies.comparison.protocol import VERSION, Job
+from tools.studies.methods import PAIR
 from tools.studies.training import ROOT, Runs, Training
 
 _COUNT = Number(int, 0, 1e15)
@@ -50,6 +57,7 @@ REFERENCE_SHAPE = {
 }
 OPENED_SHAPE = {
     "protocol": _COUNT,
+    "protocol_sha256": str,
     "opened": str,
     "commit": (str, None),
     "chosen": {str: _COUNT},
@@ -57,20 +65,38 @@ OPENED_SHAPE = {
 # Words of a run that ended without a student: so does training (`NotFinite`).
 NOT_FINITE = "NaN or infinite"
 OPENED = "test_rooms_opened.json"
-# Where files lie on a machine; teachers are known by their content.
-_OF_THE_MACHINE = ("rooms.dir", "run.teacher_cache_dir", "teachers_dir")
+# Where files lie on a machine, teachers being known by their content; and what is
+# written or checked beside training, which no number depends on.
+_WITHOUT_EFFECT = (
+    *("rooms.dir", "run.teacher_cache_dir", "teachers_dir"),
+    *("build_data.check_files", "run.log_every_steps", "run.checkpoint_every_steps"),
+    *("run.keep_checkpoints", "run.panel_images", "run.export_precision"),
+)
 
 
 def identity(runs: Runs, training: Training) -> Dict[str, Any]:
     """What makes a run's numbers what they are, as records hold it."""
     bound = runs.setting.bound(training)
-    kept = {name: bound[name] for name in bound if name not in _OF_THE_MACHINE}
+    kept = {name: bound[name] for name in bound if name not in _WITHOUT_EFFECT}
     text = format_gin(kept)
     return {
         "teachers": runs.teachers_of(training),
         "bindings_sha256": _sha256(text),
         "bindings": text,
     }
+
+
+def digest_of_rooms(who: Mapping[str, Any], job: Job) -> str:
+    """Tells apart what teachers and median image were measured on, in a few digits.
+
+    Args:
+      who: of `identity`.
+      job: a run on these rooms.
+    """
+    bound = bindings_of(who["bindings"], "the run's bindings")
+    rooms = {n: v for n, v in bound.items() if n.startswith(("rooms.valid", "image_"))}
+    teachers = [who["teachers"].get(f"{t}.safetensors") for t in (job.task, *PAIR) if t]
+    return _sha256(repr((sorted(rooms.items()), teachers)))[:8]
 
 
 def record_of(
@@ -125,7 +151,7 @@ def check(
     content: Mapping[str, Any],
     job: Job,
     steps: int,
-    who: Mapping[str, Any],
+    who: Optional[Mapping[str, Any]],
     rooms: Optional[int],
 ) -> None:
     """Refuses a record that is not of this run.
@@ -135,7 +161,7 @@ def check(
       content: of `read`.
       job: the run that its name means.
       steps: of that run.
-      who: of `identity`.
+      who: of `identity`; None for whatever bindings and teachers it has.
       rooms: how many rooms its portion measures on; None where not known yet.
 
     Raises:
@@ -145,12 +171,13 @@ def check(
     for name, value in {**wanted, "steps": steps}.items():
         if content[name] != value:
             _refuse(path, f"of {name} {short(content[name])}, not {short(value)}")
-    others = []
-    if content["bindings_sha256"] != who["bindings_sha256"]:
-        others = differing(content["bindings"], who["bindings"])
-    if others:
-        _refuse(path, f"of other bindings ({'; '.join(others[:3])})")
-    check_teachers(path, content, who["teachers"])
+    if who is not None:
+        others = []
+        if content["bindings_sha256"] != who["bindings_sha256"]:
+            others = differing(content["bindings"], who["bindings"])
+        if others:
+            _refuse(path, f"of other bindings ({'; '.join(others[:3])})")
+        check_teachers(path, content, who["teachers"])
     if (content["errors"] is None) == (content["failed"] is None):
         _refuse(path, "damaged: a run has either errors or a reason why it has none")
     for sums in (content["errors"] or {}).values():
@@ -182,15 +209,15 @@ def differing(stored: str, present: str) -> List[str]:
     now = bindings_of(present, "the present bindings")
     base = read_gin(["base.gin"])
     new = {n for n in set(now) - set(before) if repr(now[n]) == repr(base.get(n))}
-    return [
-        f"{name}: {before.get(name, 'not bound')!r} -> {now.get(name, 'not bound')!r}"
-        for name in sorted({*before, *now} - new)
-        if repr(before.get(name)) != repr(now.get(name))
-    ]
+    return differing_bindings(stored, present, free={*new, *_WITHOUT_EFFECT})
 
 
+@functools.cache
 def commit() -> Optional[str]:
-    """The checkout's commit, "+" where code is changed; None where git knows none."""
+    """The checkout's commit when first asked for; None where git knows none.
+
+    With "+" where code is changed.
+    """
     code = [f":(exclude){name}" for name in ("docs", "runs")]
     try:
         head, changed = (
