@@ -528,7 +528,8 @@ def test_comparison_from_the_first_run_to_the_page(
         return {path.name: path.read_text() for path in records.iterdir()}
 
     # No time for a single run: nothing is begun.
-    assert "cost: 2 of 2 runs, about" in call("--hours=0.0001").out
+    for hours in ("0.0001", "0"):
+        assert "cost: 2 of 2 runs, about" in call(f"--hours={hours}").out
     assert not contents()
     found = call().out
     assert "tune" not in found.split("Left:")[1] and "--portion=final" in found
@@ -536,8 +537,8 @@ def test_comparison_from_the_first_run_to_the_page(
     found = call("--portion=final").out
     assert "Left: nothing." in found
     before, made = contents(), (records.parent / "comparison.md").read_text()
-    assert len(before) == 5 + 4 + 2
-    assert made.splitlines()[2].endswith("8 of 8 runs.")
+    assert len(before) == 5 + 4 + 2 + 2  # and two long runs
+    assert made.splitlines()[2].endswith("10 of 10 runs.")
     for text in before.values():
         assert len(text) < 12000 and str(tmp_path) not in text
 
