@@ -184,9 +184,9 @@ _QUESTIONS = (
         "One thing at a time on top of the simultaneous cycle, at four times the "
         "steps: fixed statistics of the teachers' features, a linear map on the "
         "student's side, layers of equal weight, teachers left out at random; losses "
-        "of one scale from the joint start on, a soft_weight that grows twenty-fold, "
-        "decoders alone at the end; weights that act on the encoder. KD and KD + MIA "
-        "have the same steps.",
+        "of one scale from the joint start on, a soft_weight that grows twenty-fold "
+        "(with all three, six-fold), decoders alone at the end; weights that act on "
+        "the encoder. KD and KD + MIA have the same steps.",
         "alternating",
         {
             "simultaneous": ("simultaneous", _SIMULTANEOUS),
@@ -200,6 +200,12 @@ _QUESTIONS = (
             "+ all three": (
                 "mend_three",
                 *(_SIMULTANEOUS, _STANDARDIZED, _ADAPTED, _EQUAL_LAYERS),
+            ),
+            "+ all three, hints first": (
+                "mend_three_hints_first",
+                *(_SIMULTANEOUS, _STANDARDIZED, _ADAPTED, _EQUAL_LAYERS),
+                "objective.final_soft_weight = 0.3",
+                "objective.soft_weight_steps = %max_steps",
             ),
             "+ teachers left out": (
                 "mend_dropping",
