@@ -31,6 +31,7 @@ PACKAGES = ("flask", "waitress")
 MOST_UPLOAD_MB = (1, 1000)
 MOST_MEGAPIXELS = (1, 89)  # above, Pillow itself refuses
 _MEBIBYTE = 2**20
+_SCALE_PX = 256
 _KEPT_TRIALS = 8  # the last ones, for their downloads
 _PHOTOGRAPH = "application/octet-stream"
 
@@ -225,8 +226,7 @@ def _kinds() -> str:
 
 @functools.cache
 def _ramp(colormap: str) -> bytes:
-    ramp = image_grid.apply_colormap(np.linspace(0, 1, 256), colormap)
-    return image_grid.encoded(ramp[None])
+    return image_grid.encoded(image_grid.colour_ramp(colormap, _SCALE_PX))
 
 
 def _described(
