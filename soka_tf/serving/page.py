@@ -21,7 +21,7 @@ import numpy as np
 
 from soka_tf.data.image_files import SUFFIXES, TooManyPixels, rgb_of_bytes
 from soka_tf.errors import UserError, one_line
-from soka_tf.evaluation import image_grid, panels
+from soka_tf.evaluation import image_grid, map_pictures
 from soka_tf.kinds import check_fields, whole
 from soka_tf.serving.page_guard import Refused, answer_errors, guard
 from soka_tf.serving.trial import Trial, tasks_of, try_students
@@ -271,7 +271,7 @@ def _described(
 
 def _scale(task: Task, ends: Tuple[float, float]) -> Dict[str, Any]:
     """How colours are read: a bar with its ends, names of colours, or a sentence."""
-    scale = panels.map_scale(task, *ends)
+    scale = map_pictures.map_scale(task, *ends)
     if scale.names:
         return {"names": [[name, list(colour)] for name, colour in scale.names]}
     if scale.colormap is None:
