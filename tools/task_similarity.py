@@ -25,6 +25,7 @@ from absl import flags, logging
 from soka_tf import cli
 from soka_tf.atomic import write_json
 from soka_tf.errors import UserError
+from soka_tf.tool_commands import tool_command
 
 FLAGS = flags.FlagValues()
 _TEACHERS = flags.DEFINE_string(
@@ -222,8 +223,8 @@ def find_teachers(
         if not files:
             raise UserError(
                 f"--teachers={folder}: there is no teacher in the folder, no file "
-                "<task>.safetensors. tools/convert_teacher.py and "
-                "tools/train_teachers.py make them."
+                f"<task>.safetensors. {tool_command('convert_teacher')} and "
+                f"{tool_command('train_teachers')} make them."
             )
     elif os.sep in given or given.endswith(".safetensors"):
         raise UserError(f"--teachers={teachers}: there is no such folder.")
