@@ -14,26 +14,22 @@ from absl import flags
 
 from soka_tf import cli
 from soka_tf.errors import UserError, did_you_mean
+from soka_tf.tool_commands import PACKAGE, find_tools
 
 FLAGS = flags.FlagValues()
-_PACKAGE = pathlib.Path(__file__).resolve().parent
 _RUNS_ITSELF = '\nif __name__ == "__main__":'
 _FIRST = ("train", "evaluate", "export", "predict")  # in the order of their use
 _DEMO = "python -m soka_tf.train --gin_file=gin/rooms/demo.gin --model_dir=runs/demo"
 
 
-def commands(package: pathlib.Path = _PACKAGE) -> List[Tuple[str, str]]:
+def commands(package: pathlib.Path = PACKAGE) -> List[Tuple[str, str]]:
     """How each command and tool is started, and the first sentence about it.
 
     Args:
-      package: the folder of soka_tf, installed or of a checkout with tools/ beside it.
+      package: as in `find_tools`.
     """
-    tools, start = package / "tools", "python -m soka_tf.tools.{}"
-    if not tools.is_dir():
-        beside = package.parent
-        is_checkout = (beside / "gin" / "base.gin").is_file()
-        tools, start = beside / "tools" if is_checkout else tools, "python tools/{}.py"
-    return _in_folder(package, "python -m soka_tf.{}") + _in_folder(tools, start)
+    tools = find_tools(package)
+    return _in_folder(package, "python -m soka_tf.{}") + _in_folder(*tools)
 
 
 def _in_folder(folder: pathlib.Path, start: str) -> List[Tuple[str, str]]:

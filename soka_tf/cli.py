@@ -41,6 +41,7 @@ from soka_tf.errors import (
     reason,
 )
 from soka_tf.stack import describe_versions, import_tensorflow_quietly
+from soka_tf.tool_commands import INSTALLED
 
 # Level 3 also hides three "Unable to register ... factory" lines that TensorFlow
 # 2.15 logs as errors at every start. What stops a run reaches the user as a Python
@@ -61,8 +62,6 @@ _VERSION_FLAG = "--version"
 _VERSION_HELP = "print the versions of soka_tf, TensorFlow and Python"
 _DEBUG_FLAG = "--debug"
 _DEBUG_HELP = "show the traceback of whatever ends the command"
-# Where a wheel has the tools (setup.py); in a checkout they are run by path.
-_INSTALLED_TOOLS = "soka_tf.tools."
 
 
 def run(
@@ -211,9 +210,9 @@ def _program_name(module: ModuleType, path: str) -> str:
 
 def _as_called(doc: str, name: str) -> str:
     """A tool's docstring with the tools called as this one is, by path or name."""
-    if not name.startswith(_INSTALLED_TOOLS):
+    if not name.startswith(INSTALLED):
         return doc
-    return re.sub(r"python tools/(\w+)\.py", rf"python -m {_INSTALLED_TOOLS}\1", doc)
+    return re.sub(r"python tools/(\w+)\.py", rf"python -m {INSTALLED}\1", doc)
 
 
 def _fail(name: str, message: str, code: int) -> int:

@@ -44,8 +44,7 @@ def main() -> None:
 
     from soka_tf.evaluation.table import format_table
     from soka_tf.runs import build_parts
-    from soka_tf.runs.build_data import build_data
-    from soka_tf.runs.build_run import fingerprints_of, split_file
+    from soka_tf.runs.build_run import data_to_measure, fingerprints_of
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import import_modules, parse_gin
     from soka_tf.runs.folder import claim_teachers, config_of
@@ -65,12 +64,7 @@ def main() -> None:
     found = build_parts.find_teachers(settings.task_names)
     teachers = build_parts.load_pool(found)
     claim_teachers(model_dir, fingerprints_of(teachers, found), chief=False)
-    data = build_data(
-        settings.task_names,
-        settings.image_size,
-        split_file(model_dir),
-        measure_only=True,
-    )
+    data = data_to_measure(settings, model_dir)
     step = restored_step(model_dir, _CHECKPOINT.value)
     result = evaluate_student(
         student, teachers, data, settings, step, model_dir, out_dir

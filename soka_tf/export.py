@@ -58,8 +58,7 @@ _CALIBRATION_IMAGES = flags.DEFINE_integer(
 def main() -> None:
     """Restores the student and exports it."""
     from soka_tf.data.samples import spread
-    from soka_tf.runs.build_data import build_data
-    from soka_tf.runs.build_run import split_file
+    from soka_tf.runs.build_run import data_to_measure
     from soka_tf.runs.checkpoints import restore_student, restored_step
     from soka_tf.runs.config import import_modules, parse_gin
     from soka_tf.runs.folder import config_of
@@ -81,12 +80,7 @@ def main() -> None:
     settings = Settings()
     student = restore_student(model_dir, settings, which=_CHECKPOINT.value)
     if files:  # before anything is written: the images may be gone
-        data = build_data(
-            settings.task_names,
-            settings.image_size,
-            split_file(model_dir),
-            measure_only=True,
-        )
+        data = data_to_measure(settings, model_dir)
     step = restored_step(model_dir, _CHECKPOINT.value)
     origin = read_origin(model_dir, step, EVALUATION_FILE)
     if formats.SAVED_MODEL in _FORMAT.value:

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import platform
 import sys
-from typing import Iterator, Optional
+from typing import Dict, Iterator, Optional
 
 _SWITCH = "TF_USE_LEGACY_KERAS"
 _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -84,13 +84,37 @@ def _silent_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def describe_versions() -> str:
-    """Of soka_tf, TensorFlow and Python, in one line; TensorFlow is not imported."""
+def versions() -> Dict[str, str]:
+    """What this process computes with; TensorFlow is not imported for it.
+
+    Returns:
+      Versions of "soka_tf", "tensorflow", "numpy" and "python"; "missing" of what is
+      not installed.
+    """
     from soka_tf import __version__  # which imports this module
 
-    found = filter(None, map(_version_of, _TENSORFLOW))
-    tensorflow = f"TensorFlow {next(found, 'missing')}"
-    return f"soka_tf {__version__}, {tensorflow}, Python {platform.python_version()}"
+    # Once loaded, TensorFlow knows best: it has more packages than are listed here.
+    loaded = getattr(sys.modules.get("tensorflow"), "__version__", None)
+    installed = (_version_of(package) for package in _TENSORFLOW)
+    return {
+        "soka_tf": __version__,
+        "tensorflow": loaded or next(filter(None, installed), "missing"),
+        "numpy": _version_of("numpy") or "missing",
+        "python": platform.python_version(),
+    }
+
+
+def describe_versions() -> str:
+    """Of soka_tf, TensorFlow and Python, in one line."""
+    found = versions()
+    tensorflow, python = found["tensorflow"], found["python"]
+    return f"soka_tf {found['soka_tf']}, TensorFlow {tensorflow}, Python {python}"
+
+
+def describe_keras() -> str:
+    """The package that is `tf.keras`, with its version."""
+    package = "tf_keras" if importlib.util.find_spec("tf_keras") else "keras"
+    return f"{package} {_version_of(package)}"
 
 
 def _version_of(package: str) -> Optional[str]:

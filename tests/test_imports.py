@@ -13,6 +13,7 @@ PACKAGE = ROOT / "soka_tf"
 ROOMS = (
     "stack",
     "errors",
+    "tool_commands",
     "kinds",
     "atomic",
     "processes",
@@ -35,6 +36,7 @@ WITHOUT_TENSORFLOW = (
     "list.py",
     "stack.py",
     "errors.py",
+    "tool_commands.py",
     "kinds.py",
     "atomic.py",
     "processes.py",
@@ -80,7 +82,7 @@ def wrong_imports(file: str, tree: ast.AST) -> list:
     elif room == "api":
         allowed = {*ROOMS}
     elif room == "cli":
-        allowed = {"stack", "errors"}
+        allowed = {"stack", "errors", "tool_commands"}
     elif room == "__init__":
         allowed = {"stack"}
     else:

@@ -14,6 +14,7 @@ import zipfile
 import pytest
 
 import soka_tf
+from soka_tf.tool_commands import tool_command
 from tests.test_imports import imported_names
 
 OF_CHECKOUT = ("tools", "tests")
@@ -116,7 +117,35 @@ def test_tool_of_the_wheel_imports_no_other_module_of_the_checkout(name):
     assert not [n for n, _ in imported_names(tree) if n.split(".")[0] in OF_CHECKOUT]
 
 
-def test_installed_tools_explain_themselves_by_their_installed_names(wheel, tmp_path):
+def told(tree):
+    """The parts of strings that are no docstrings."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    documented = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, kinds) and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) not in documented:
+                yield node.value
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *sorted((ROOT / "soka_tf").rglob("*.py")),
+        *(ROOT / "tools" / f"{name}.py" for name in TOOLS),
+    ],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_messages_of_the_wheel_name_tools_by_the_command_that_works(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named = [text for text in told(tree) if re.search(r"tools/\w+\.py", text)]
+    assert not named, "say tool_command(...) of soka_tf.tool_commands"
+
+
+def test_installed_tools_are_explained_and_named_as_installed(wheel, tmp_path):
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
 
@@ -138,6 +167,13 @@ def test_installed_tools_explain_themselves_by_their_installed_names(wheel, tmp_
         assert f"python -m soka_tf.tools.{name}" in text
         assert "python tools/" not in text and "Flags:" in text
     assert "tools/" not in commands
+    for package, named in (
+        (site / "soka_tf", "`python -m soka_tf.tools.wrap_teacher`"),
+        (ROOT / "soka_tf", "`python tools/wrap_teacher.py`"),
+    ):
+        assert tool_command("wrap_teacher", package) == named
+    missing = tool_command("train_teachers", site / "soka_tf")
+    assert missing == "tools/train_teachers.py of a checkout"
 
 
 def test_installed_wheel_outside_the_repository_finds_its_gin_files(wheel, tmp_path):

@@ -58,6 +58,28 @@ def test_keras_3_without_tf_keras_is_refused_with_what_to_install(monkeypatch):
         stack.use_keras_2()
 
 
+def test_versions_are_those_of_the_modules_themselves(monkeypatch):
+    import numpy
+    import tensorflow as tf
+
+    import soka_tf
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    wanted = {"soka_tf": soka_tf.__version__, "numpy": numpy.__version__}
+    assert stack.versions() == {
+        **wanted,
+        "tensorflow": tf.__version__,
+        "python": python,
+    }
+    package = tf.keras.Model.__module__.split(".")[0]
+    assert stack.describe_keras().split()[0] == package
+    # By whatever package it came, what is loaded is what computes.
+    monkeypatch.setattr(tf, "__version__", "3.0")
+    assert stack.versions()["tensorflow"] == "3.0"
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    assert stack.versions()["tensorflow"] == importlib.metadata.version("tensorflow")
+
+
 @pytest.mark.parametrize(
     "level, switch, silent",
     [("3", "1", True), ("2", "1", True), ("0", "1", False), ("3", "0", False)],

@@ -14,13 +14,14 @@ or from the PyTorch files of visual-prior (the decoder's only where there is one
         --out=runs/teachers/depth_zbuffer.safetensors
 
 PyTorch files need torch 2.10 or later: python -m pip install -e ".[convert]".
-write_teacher_files.py writes such files to try this with. A folder of
+`python tools/write_teacher_files.py` writes such files to try this with. A folder of
 <task>.safetensors is what the binding teachers_dir of a run takes. Nothing in a weight
 file is executed.
 
 With --check=FOLDER the teacher in --out, converted now or before, is compared layer by
 layer with the reference data in FOLDER; the exit code is 1 where one differs by more
-than it may. That holds for weights of write_teacher_files.py only, without --salt.
+than it may. That holds for weights of `python tools/write_teacher_files.py` only,
+without --salt.
 """
 
 import os

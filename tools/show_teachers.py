@@ -153,14 +153,14 @@ def _group(task: Any, answer: Any, label: Any) -> Any:
     import numpy as np
 
     from soka_tf.data import encodings
-    from soka_tf.evaluation import image_grid, panels
+    from soka_tf.evaluation import image_grid, map_pictures, panels
     from soka_tf.evaluation.evaluator import to_units
 
     if task.has_classes:  # the label is an index a pixel
         label = np.eye(task.channels, dtype=np.float32)[np.asarray(label)[..., 0]]
     truth = encodings.decode(task, label)
     maps = {"teacher": np.asarray(to_units(task, answer)), "truth": truth}
-    low, high = panels.display_range(task, truth)
+    low, high = map_pictures.display_range(task, truth)
     columns = panels.map_columns(task, maps, low, high, _CELL_PX)
     return image_grid.Group(task.title, columns)
 

@@ -25,6 +25,7 @@ from absl import flags, logging
 from soka_tf import cli
 from soka_tf.atomic import write_json
 from soka_tf.errors import UserError
+from soka_tf.tool_commands import tool_command
 
 FLAGS = flags.FlagValues()
 _TEACHERS = flags.DEFINE_string(
@@ -104,8 +105,8 @@ def main() -> None:
     from soka_tf.data.pipeline import Batches
     from soka_tf.tasks import get_targets
     from soka_tf.teachers import auxiliary_choice as choice_of
-    from soka_tf.teachers import similarity as rsa
     from soka_tf.teachers.saved_model.manifest import FILE
+    from soka_tf.teachers.similarity import compare_teachers
     from soka_tf.teachers.taskonomy.teacher_file import read_manifest
 
     folder, files = find_teachers(_TEACHERS.value, _LAYER.value)
@@ -136,7 +137,7 @@ def main() -> None:
     logging.info(
         "Comparing %d teachers on %d images of %s.", len(names), len(samples), source
     )
-    matrix = rsa.compare_teachers(names, folder, samples, batches, **settings)
+    matrix = compare_teachers(names, folder, samples, batches, **settings)
     choices = [
         choice_of.choose_auxiliary(matrix, names, targets, _THRESHOLD.value)
         for targets in students
@@ -222,8 +223,8 @@ def find_teachers(
         if not files:
             raise UserError(
                 f"--teachers={folder}: there is no teacher in the folder, no file "
-                "<task>.safetensors. tools/convert_teacher.py and "
-                "tools/train_teachers.py make them."
+                f"<task>.safetensors. {tool_command('convert_teacher')} and "
+                f"{tool_command('train_teachers')} make them."
             )
     elif os.sep in given or given.endswith(".safetensors"):
         raise UserError(f"--teachers={teachers}: there is no such folder.")
@@ -268,7 +269,8 @@ def find_samples(
     from soka_tf.data.samples import drop_damaged
     from soka_tf.data.sources import rooms
     from soka_tf.runs.build_data import default_cache_dir
-    from soka_tf.teachers.similarity import FEWEST_IMAGES, sample_images
+    from soka_tf.teachers.rdm import FEWEST_IMAGES
+    from soka_tf.teachers.similarity import sample_images
 
     if most < FEWEST_IMAGES:
         raise UserError(

@@ -282,7 +282,7 @@ def _draw(teacher: Any, images: Any, source: str, path: str) -> None:
     import numpy as np
 
     from soka_tf.data import encodings
-    from soka_tf.evaluation import image_grid, panels
+    from soka_tf.evaluation import image_grid, map_pictures, panels
 
     side = images.shape[1]
 
@@ -294,7 +294,7 @@ def _draw(teacher: Any, images: Any, source: str, path: str) -> None:
         return image_grid.Column(title, list(cells))
 
     own = in_units(teacher)
-    low, high = panels.display_range(teacher.task, own)
+    low, high = map_pictures.display_range(teacher.task, own)
     activations = teacher(images)
     shown = list(teacher.layers)[-_LAYERS_SHOWN:]
     layers = [column(name, _as_pictures(activations[name], side)) for name in shown]

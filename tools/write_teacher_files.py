@@ -10,7 +10,8 @@ Example (about 5 seconds):
 writes the TensorFlow 1 checkpoint runs/published/rgb2depth/model.permanent-ckpt, with
 the discriminator and the counters that training leaves there. With --pth_layout, which
 needs the extra "convert", it also writes the PyTorch files
-runs/published/depth_zbuffer_{encoder,decoder}-{sha256}.pth. See convert_teacher.py.
+runs/published/depth_zbuffer_{encoder,decoder}-{sha256}.pth, which
+`python tools/convert_teacher.py` reads.
 """
 
 import os

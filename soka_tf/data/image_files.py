@@ -4,6 +4,7 @@ This module does not need TensorFlow, but for paths such as gs://bucket/folder.
 """
 
 import io
+from typing import BinaryIO, Optional
 
 import numpy as np
 from absl import logging
@@ -20,7 +21,6 @@ _LARGE = 1 << 24  # pixels, that is 64 MB and more
 
 # Pillow would also try formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _FLOATING_POINT = (
     "its pixels are floating-point numbers, whose range is not known; convert it to "
     "PNG of 8 or 16 bits"
@@ -45,7 +45,11 @@ class DamagedFile(UserError):
         self.reason = reason
 
 
-class TooManyPixels(ValueError):
+class _Unusable(ValueError):
+    """An image that is not damaged, and of no use all the same: why, in words."""
+
+
+class TooManyPixels(_Unusable):
     """An image that claims more pixels than are allowed; it was not decoded."""
 
 
@@ -91,31 +95,12 @@ def read_pixels(path: str, domain: str) -> np.ndarray:
       NoRoom: if it is large, and memory too small for it.
     """
     try:
-        with (
-            filesystem.opened(path) as file,
-            Image.open(file, formats=_FORMATS) as image,
-        ):
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and image.width * image.height > limit:
-                raise DamagedFile(
-                    path,
-                    f"it claims {image.width} x {image.height} pixels, more than the "
-                    f"{limit} that are safe to open",
-                )
-            if image.mode.startswith("F"):
-                raise DamagedFile(path, _FLOATING_POINT)
-            try:
-                if domain == RGB:
-                    return _rgb_pixels(image)
-                has_classes = domain in TASKS and TASKS[domain].has_classes
-                pixels = _class_pixels(image) if has_classes else _label_pixels(image)
-            except MemoryError as error:
-                if image.width * image.height < _LARGE:
-                    raise  # memory is short for anything
-                reason = f"no memory for its {image.width} x {image.height} pixels"
-                raise NoRoom(path, reason) from error
-    except (DamagedFile, MemoryError):
+        with filesystem.opened(path) as file:
+            pixels = _decoded(file, path, domain, Image.MAX_IMAGE_PIXELS)
+    except MemoryError:
         raise  # the machine's memory is not the file's fault
+    except _Unusable as error:
+        raise DamagedFile(path, str(error)) from error
     except Exception as error:  # decoders of damaged files raise nearly everything
         raise DamagedFile(path, _reason(path, error)) from error
     _check_label(path, domain, pixels)
@@ -135,23 +120,12 @@ def rgb_of_bytes(content: bytes, most_pixels: int) -> np.ndarray:
     Raises:
       TooManyPixels: if it claims more.
       ValueError: if it cannot be read, with the reason in words.
+      NoRoom: if it is large, and memory too small for it.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            if image.width * image.height > most_pixels:
-                raise TooManyPixels(
-                    f"it claims {image.width} x {image.height} pixels, more than the "
-                    f"{most_pixels:,} allowed"
-                )
-            if image.mode.startswith("F"):
-                raise DamagedFile("", _FLOATING_POINT)
-            return _rgb_pixels(image)
-    except (TooManyPixels, MemoryError):
+        return _decoded(io.BytesIO(content), "the image", RGB, most_pixels, "allowed")
+    except (_Unusable, MemoryError):
         raise
-    except DamagedFile as error:
-        raise ValueError(error.reason) from error
-    except _BOMBS as error:
-        raise TooManyPixels(_why(b"", error)) from error
     except Exception as error:  # decoders of damaged files raise nearly everything
         start = content[:64].lstrip().lower()
         why = _why(start, error) if content else "the file is empty"
@@ -180,6 +154,55 @@ def read_vanishing_point(path: str) -> np.ndarray:
     if values.shape != (9,) or not np.isfinite(values).all():
         raise DamagedFile(path, f"it must hold 9 finite numbers, not {values.shape}")
     return values
+
+
+def _decoded(
+    file: BinaryIO,
+    name: str,
+    domain: str,
+    most_pixels: Optional[int],
+    allowed: str = "that are safe to open",
+) -> np.ndarray:
+    """The pixels of an image or a label file, as `read_pixels` returns them.
+
+    Args:
+      file: its content.
+      name: what to call it where it does not fit into memory.
+      domain: "rgb" or a task's name.
+      most_pixels: what claims more is not decoded; None for any number.
+      allowed: what the number is, in words.
+
+    Raises:
+      TooManyPixels: if it claims more.
+      _Unusable: if its range is not known.
+      NoRoom: if it is large, and memory too small for it.
+      Exception: any other, if it is damaged.
+    """
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            count = image.width * image.height
+            claimed = f"{image.width} x {image.height} pixels"
+            if most_pixels is not None and count > most_pixels:
+                raise TooManyPixels(
+                    f"it claims {claimed}, more than the {most_pixels:,} {allowed}"
+                )
+            if image.mode.startswith("F"):
+                raise _Unusable(_FLOATING_POINT)
+            try:
+                return _pixels_of(image, domain)
+            except MemoryError as error:
+                if count < _LARGE:
+                    raise  # memory is short for anything
+                raise NoRoom(name, f"no memory for its {claimed}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooManyPixels("it claims more pixels than are safe to open") from error
+
+
+def _pixels_of(image: Image.Image, domain: str) -> np.ndarray:
+    if domain == RGB:
+        return _rgb_pixels(image)
+    has_classes = domain in TASKS and TASKS[domain].has_classes
+    return _class_pixels(image) if has_classes else _label_pixels(image)
 
 
 def _rgb_pixels(image: Image.Image) -> np.ndarray:
@@ -267,8 +290,6 @@ def _why(start: bytes, error: Exception) -> str:
     """The same of a file that is there, from its first bytes in small letters."""
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"version https://git-lfs")):
         return "it holds text, not an image (a failed download?)"
-    if isinstance(error, _BOMBS):
-        return "it claims more pixels than are safe to open"
     if isinstance(error, UnidentifiedImageError):
         return "it is not an image of a known kind"
     return f"it is damaged ({error})"

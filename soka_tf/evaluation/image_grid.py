@@ -152,6 +152,11 @@ def apply_colormap(values: np.ndarray, name: str) -> np.ndarray:
     return np.rint(colours[..., :3] * 255).astype(np.uint8)
 
 
+def colour_ramp(name: str, width: int) -> np.ndarray:
+    """Returns a colour map from its low end to its high one, uint8 [1, width, 3]."""
+    return apply_colormap(np.linspace(0, 1, width)[None], name)
+
+
 def write_png(path: str, image: np.ndarray) -> None:
     """Writes an image, completely or not at all.
 
@@ -170,7 +175,7 @@ def encoded(image: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
 
     Args:
       image: as in `write_png`.
-      kind: "PNG" or "JPEG".
+      kind: "PNG", "JPEG" or "WEBP".
       **options: of Pillow.
     """
     content = io.BytesIO()
@@ -216,8 +221,8 @@ def _draw_scale(page, draw, scale: Scale, span: Tuple[int, int], top: int) -> No
     if scale.colormap is None:
         _write(draw, scale.label, span, top, _SMALL_SIZE, faint=True)
         return
-    ramp = apply_colormap(np.linspace(0, 1, right - left), scale.colormap)
-    bar = np.repeat(ramp[None], _BAR_HEIGHT, axis=0)
+    ramp = colour_ramp(scale.colormap, right - left)
+    bar = np.repeat(ramp, _BAR_HEIGHT, axis=0)
     page.paste(Image.fromarray(bar), (left, top))
     draw.rectangle((left, top, right - 1, top + _BAR_HEIGHT - 1), outline=_FAINT_INK)
     font = _font(_SMALL_SIZE)

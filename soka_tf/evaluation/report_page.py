@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from soka_tf.evaluation.image_grid import Scale, apply_colormap
+from soka_tf.evaluation.image_grid import Scale, colour_ramp, encoded
 from soka_tf.evaluation.panels import Panel, Views, task_views
 from soka_tf.evaluation.table import Table
 from soka_tf.tasks import Task
@@ -182,7 +182,7 @@ def task_panels(panel: Panel, tasks: Sequence[Task]) -> Tuple[TaskPanel, ...]:
       tasks: the tasks to show.
     """
     photographs = tuple(
-        _encoded(image, f"validation image {i}", lossy=True)
+        _inlined(image, f"validation image {i}", lossy=True)
         for i, image in enumerate(panel.images[:MOST_ROWS], 1)
     )
     image = View("image", "image", photographs, None)
@@ -205,7 +205,7 @@ def _views(task: Task, views: Views) -> Tuple[View, ...]:
             tuple(
                 None
                 if pixels is None
-                else _encoded(pixels, f"{task.title} of image {i}: {title}")
+                else _inlined(pixels, f"{task.title} of image {i}: {title}")
                 for i, pixels in enumerate(rows[:MOST_ROWS], 1)
             ),
             _scale_bar(scale),
@@ -218,22 +218,22 @@ def _scale_bar(scale: Scale) -> ScaleBar:
     low, high = scale.ends
     bar = None
     if scale.colormap is not None:
-        ramp = apply_colormap(np.linspace(0, 1, _SCALE_PX)[None], scale.colormap)
-        bar = _encoded(ramp, f"colours from {low} to {high} {scale.label}".strip())
+        ramp = colour_ramp(scale.colormap, _SCALE_PX)
+        bar = _inlined(ramp, f"colours from {low} to {high} {scale.label}".strip())
     return ScaleBar(bar, low, high, scale.label, scale.names)
 
 
-def _encoded(pixels: np.ndarray, alt: str, lossy: bool = False) -> Picture:
-    """Encodes uint8 [h, w, 3]; large ones are reduced, without new colours."""
+def _inlined(pixels: np.ndarray, alt: str, lossy: bool = False) -> Picture:
+    """Inlines uint8 [h, w, 3]; large ones are reduced, without new colours."""
     image = Image.fromarray(pixels)
     factor = min(1.0, _MOST_PX / max(image.size))
     if factor < 1:
         size = [max(1, round(factor * side)) for side in image.size]
-        how = Image.Resampling.LANCZOS if lossy else Image.Resampling.NEAREST
-        image = image.resize(size, how)
-    content = io.BytesIO()
-    image.save(content, "WEBP", lossless=not lossy, quality=_QUALITY)
-    return Picture(_address(content.getvalue(), "webp"), alt, *image.size)
+        filtered = Image.Resampling.LANCZOS if lossy else Image.Resampling.NEAREST
+        image = image.resize(size, filtered)
+    how = {"lossless": not lossy, "quality": _QUALITY}
+    content = encoded(np.asarray(image), "WEBP", **how)
+    return Picture(_address(content, "webp"), alt, *image.size)
 
 
 def _address(content: bytes, kind: str) -> str:

@@ -51,7 +51,7 @@ def draw_similarity(
     """Draws a matrix of similarities in clustered order, as the supplement's Fig. 1.
 
     Args:
-      similarity: float [m, m], of `soka_tf.teachers.similarity.compute_similarity`.
+      similarity: float [m, m], of `soka_tf.teachers.rdm.compute_similarity`.
       names: the m tasks.
       targets: tasks to mark as targets.
       auxiliary: the task to mark as the chosen auxiliary teacher.

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple
 import tensorflow as tf
 
 from soka_tf.networks.batch_norm import synchronize
-from soka_tf.networks.building import as_float32
+from soka_tf.networks.building import Rebuildable, as_float32
 
 # Divisible by every stride up to 8, and by 10, 12, 14, 15, 16, 32 and 64.
 _SIDE = 6720
@@ -30,14 +30,13 @@ class FeatureLayer(NamedTuple):
 class _Parts:
     """Keeps sub-models out of Keras' tracking: their layers are counted once."""
 
-    config: Dict[str, Any]
     shared_layer: str
     trunk: tf.keras.Model
     compress: tf.keras.Model
     feature_layers: Dict[str, FeatureLayer]
 
 
-class Backbone(tf.keras.Model):
+class Backbone(Rebuildable):
     """Images to named activations, "representation" among them.
 
     Called on float32 [B, H, W, image_channels] in [-1, 1] of any size, it returns
@@ -99,8 +98,9 @@ class Backbone(tf.keras.Model):
             )
         if not _kernels(compress):
             raise ValueError(f"{owner}: the head must have a kernel. Received: none.")
+        self.keep_arguments(config)
         self._parts = _Parts(
-            dict(config), shared_layer, trunk, compress, _feature_layers(self, owner)
+            shared_layer, trunk, compress, _feature_layers(self, owner)
         )
 
     @property
@@ -142,15 +142,6 @@ class Backbone(tf.keras.Model):
     def image_channels(self) -> int:
         """Channels of the images."""
         return self.input_shape[-1]
-
-    def get_config(self) -> Dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return dict(self._parts.config)
-
-    @classmethod
-    def from_config(cls, config: Dict[str, Any], custom_objects=None) -> "Backbone":
-        """Returns a new backbone with the constructor's arguments."""
-        return cls(**config)
 
 
 def _kernels(network: tf.keras.Model) -> list:

@@ -1,11 +1,36 @@
-"""What the three architectures share: sizes, checks, and the end of a network."""
+"""What the three architectures share: arguments, sizes, checks, a network's end."""
 
+import dataclasses
 import inspect
-from typing import Any
+from typing import Any, Dict, Mapping
 
 import tensorflow as tf
 
 from soka_tf.kinds import checked
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """A plain object, because Keras would track a bare dictionary."""
+
+    arguments: Mapping[str, Any]
+
+
+class Rebuildable(tf.keras.Model):
+    """A network that is built again, with new weights, from its own arguments."""
+
+    def keep_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Keeps the constructor's arguments; called by the constructor."""
+        self._kept = _Kept(dict(arguments))
+
+    def get_config(self) -> Dict[str, Any]:
+        """Returns the constructor's arguments."""
+        return dict(self._kept.arguments)
+
+    @classmethod
+    def from_config(cls, config: Dict[str, Any], custom_objects=None) -> "Rebuildable":
+        """Returns a new network with the constructor's arguments."""
+        return cls(**config)
 
 
 def scaled_filters(filters: int, width: float, min_filters: int = 1) -> int:

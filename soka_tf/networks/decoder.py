@@ -20,13 +20,18 @@ All but the output have /BatchNorm and /LeakyRelu.
 """
 
 import dataclasses
-from typing import Annotated, Any, Dict, Optional, Tuple
+from typing import Annotated, Optional, Tuple
 
 import tensorflow as tf
 
 from soka_tf.kinds import Width, checked, whole
 from soka_tf.networks.batch_norm import BatchNorm, synchronize
-from soka_tf.networks.building import check_declared, check_positive, scaled_filters
+from soka_tf.networks.building import (
+    Rebuildable,
+    check_declared,
+    check_positive,
+    scaled_filters,
+)
 
 _Layers = Tuple[Tuple[str, int], ...]
 
@@ -106,13 +111,8 @@ def _layer(x: tf.Tensor, filters: int, name: str) -> tf.Tensor:
     return tf.keras.layers.LeakyReLU(0.2, name=f"{name}/LeakyRelu")(x)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    config: Dict[str, Any]
-
-
 @tf.keras.utils.register_keras_serializable(package="soka_tf")
-class Decoder(tf.keras.Model):
+class Decoder(Rebuildable):
     """A representation to a map in the network's range, by "15 layers".
 
     Called on float32 [B, h, w, representation_channels] of any size, it returns
@@ -189,8 +189,7 @@ class Decoder(tf.keras.Model):
         )(x)
         super().__init__(representation, prediction, name=name)
         synchronize(self, synchronized)
-        # A plain object, because Keras would track a bare dictionary.
-        self._parts = _Parts(
+        self.keep_arguments(
             {
                 "channels": int(channels),
                 "width": float(width),
@@ -207,28 +206,19 @@ class Decoder(tf.keras.Model):
     @property
     def channels(self) -> int:
         """Channels of the map."""
-        return self._parts.config["channels"]
+        return self.get_config()["channels"]
 
     @property
     def layout(self) -> str:
         """Which of the two architectures it is: "map" or "colours"."""
-        return self._parts.config["layout"]
+        return self.get_config()["layout"]
 
     @property
     def activation(self) -> str:
         """Of the output, by its Keras name."""
-        return self._parts.config["activation"]
+        return self.get_config()["activation"]
 
     @property
     def upsamplings(self) -> int:
         """How often the size doubles."""
-        return self._parts.config["upsamplings"]
-
-    def get_config(self) -> Dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return dict(self._parts.config)
-
-    @classmethod
-    def from_config(cls, config: Dict[str, Any], custom_objects=None) -> "Decoder":
-        """Returns a new decoder with the constructor's arguments."""
-        return cls(**config)
+        return self.get_config()["upsamplings"]

@@ -9,14 +9,14 @@ Layer names are those of the released checkpoints without the network's scope:
     logits                                        the output, in float32
 """
 
-import dataclasses
-from typing import Annotated, Any, Dict, Sequence
+from typing import Annotated, Sequence
 
 import tensorflow as tf
 
 from soka_tf.kinds import Flag, Width, list_of, whole
 from soka_tf.networks.batch_norm import BatchNorm, synchronize
 from soka_tf.networks.building import (
+    Rebuildable,
     as_float32,
     check_declared,
     check_positive,
@@ -27,13 +27,8 @@ _IMAGE_CHANNELS = 3
 _STRIDES = list_of(whole(1, 4), "3 integers between 1 and 4", 3)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Parts:
-    config: Dict[str, Any]
-
-
 @tf.keras.utils.register_keras_serializable(package="soka_tf")
-class Discriminator(tf.keras.Model):
+class Discriminator(Rebuildable):
     """An image together with a map to a small map of logits, one per patch.
 
     Called on float32 [B, H, W, 3 + channels], image and map concatenated in this
@@ -85,8 +80,7 @@ class Discriminator(tf.keras.Model):
         x = tf.keras.layers.Conv2D(1, 4, padding="same", name="conv5")(x)
         super().__init__(pairs, as_float32(x, "logits"), name=name)
         synchronize(self, synchronized)
-        # A plain object, because Keras would track a bare dictionary.
-        self._parts = _Parts(
+        self.keep_arguments(
             {
                 "channels": int(channels),
                 "width": float(width),
@@ -99,15 +93,4 @@ class Discriminator(tf.keras.Model):
     @property
     def channels(self) -> int:
         """Channels of the map."""
-        return self._parts.config["channels"]
-
-    def get_config(self) -> Dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return dict(self._parts.config)
-
-    @classmethod
-    def from_config(
-        cls, config: Dict[str, Any], custom_objects=None
-    ) -> "Discriminator":
-        """Returns a new discriminator with the constructor's arguments."""
-        return cls(**config)
+        return self.get_config()["channels"]

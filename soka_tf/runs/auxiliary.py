@@ -35,8 +35,8 @@ from soka_tf.teachers.auxiliary_choice import (
     choose_auxiliary,
 )
 from soka_tf.teachers.pool import InputsShown
+from soka_tf.teachers.rdm import FEWEST_IMAGES
 from soka_tf.teachers.similarity import (
-    FEWEST_IMAGES,
     LAYERS,
     compare_teachers,
     sample_images,

@@ -6,6 +6,7 @@ Values are bound in gin/base.gin, with their units and their place in the paper.
 import inspect
 from typing import (
     Annotated,
+    Any,
     Callable,
     Dict,
     List,
@@ -127,23 +128,48 @@ def build_amalgamation(
       UserError: if a layer is missing, an auxiliary teacher has none, or a value is
         refused.
     """
-    if variant is None:
+    if variant is None or not _lend_layers(teachers):
         return None
-    mute = [
-        name for name, teacher in teachers.auxiliaries.items() if not teacher.layers
-    ]
-    if mute:
-        raise UserError(
-            f"The auxiliary teacher of {mute[0]!r} has no layers, and nothing else to "
-            "lend. Bind auxiliary = 'none' or others."
-        )
-    lenders = [teacher for teacher in teachers.teachers if teacher.layers]
-    if not lenders:
-        logging.info(
-            "No teacher has layers to amalgamate: the student learns from soft targets "
-            "alone."
-        )
-        return None
+    chosen = _chosen_layers(layers, student, teachers)
+    made = variant() if callable(variant) else variant
+    how = or_user_error("transfer.", lambda: transfer(seed=seed))
+    _check_variant(made, how)
+    amalgamation = _between(
+        student, teachers, chosen, variant=made, standardized=standardize, transfer=how
+    )
+    if standardize and measure is not None:
+        lent = amalgamation.teacher_layers
+        amalgamation.standardize(measure(lent, standardize_images))
+    return amalgamation
+
+
+def _lend_layers(teachers: TeacherPool) -> bool:
+    """Whether any teacher has layers to amalgamate.
+
+    Raises:
+      UserError: if an auxiliary one has none, for it has nothing else.
+    """
+    for name, teacher in teachers.auxiliaries.items():
+        if not teacher.layers:
+            raise UserError(
+                f"The auxiliary teacher of {name!r} has no layers, and nothing else to "
+                "lend. Bind auxiliary = 'none' or others."
+            )
+    if any(teacher.layers for teacher in teachers.teachers):
+        return True
+    logging.info(
+        "No teacher has layers to amalgamate: the student learns from soft targets "
+        "alone."
+    )
+    return False
+
+
+def _chosen_layers(
+    layers: Sequence[Union[str, Tuple[str, str]]],
+    student: Student,
+    teachers: TeacherPool,
+) -> Dict[str, List[Optional[str]]]:
+    """Layer of the student -> what each teacher lends to it, see `_layers_for`."""
     pairs = [(pair, pair) if isinstance(pair, str) else pair for pair in layers]
     own_layers = student.encoder.feature_layers
     sane = [isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs]
@@ -152,30 +178,29 @@ def build_amalgamation(
             f"build_amalgamation.layers must be some of {sorted(own_layers)}, or pairs "
             f"(teachers' layer, one of these). Received: {list(layers)}."
         )
-    chosen = {own: _layers_for(own, pairs, teachers) for _, own in pairs}
-    made = variant() if callable(variant) else variant
-    how = or_user_error("transfer.", lambda: transfer(seed=seed))
-    _check_variant(made, how)
-    amalgamation = or_user_error(
+    return {own: _layers_for(own, pairs, teachers) for _, own in pairs}
+
+
+def _between(
+    student: Student,
+    teachers: TeacherPool,
+    chosen: Dict[str, List[Optional[str]]],
+    **how: Any,
+) -> Amalgamation:
+    """MIA of the chosen layers of these networks."""
+    lent = {
+        own: [t.layers[name][0] for t, name in zip(teachers.teachers, names) if name]
+        for own, names in chosen.items()
+    }
+    own_layers = student.encoder.feature_layers
+    taken = {layer: own_layers[layer].channels for layer in chosen}
+    auxiliaries = len(teachers.auxiliaries)
+    return or_user_error(
         "Amalgamation: ",
         lambda: bound_amalgamation(
-            {
-                own: [t.layers[k][0] for t, k in zip(teachers.teachers, names) if k]
-                for own, names in chosen.items()
-            },
-            {layer: own_layers[layer].channels for layer in chosen},
-            made,
-            auxiliaries=len(teachers.auxiliaries),
-            teacher_layers=chosen,
-            standardized=standardize,
-            transfer=how,
+            lent, taken, auxiliaries=auxiliaries, teacher_layers=chosen, **how
         ),
     )
-    if standardize and measure is not None:
-        amalgamation.standardize(
-            measure(amalgamation.teacher_layers, standardize_images)
-        )
-    return amalgamation
 
 
 def _check_variant(made: Union[str, Variant], how: Transfer) -> None:

@@ -226,7 +226,18 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
     )
 
 
-def split_file(model_dir: str) -> str:
+def data_to_measure(settings: Settings, model_dir: str) -> Data:
+    """Finds the images to measure a run on that was trained before.
+
+    Raises:
+      UserError: as `build_data`.
+    """
+    split = _split_file(model_dir)
+    names, size = settings.task_names, settings.image_size
+    return build_data(names, size, split, measure_only=True)
+
+
+def _split_file(model_dir: str) -> str:
     """Where a run keeps which images it trains on."""
     return os.path.join(model_dir, "split.json")
 
@@ -235,7 +246,7 @@ def _find_data(settings: Settings, model_dir: str) -> Data:
     data = build_data(
         settings.task_names,
         settings.image_size,
-        split_file(model_dir),
+        _split_file(model_dir),
         train_labels=settings.by_labels,
     )
     if not data.validation:

@@ -1,6 +1,5 @@
 """report.html: what a run has left behind, gathered for its page."""
 
-import importlib.metadata
 import math
 import os
 import platform
@@ -11,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-import soka_tf
 from soka_tf.atomic import write_text
 from soka_tf.data.documents import Number, read_json
 from soka_tf.data.samples import Data
@@ -32,6 +30,7 @@ from soka_tf.runs.run_evaluation import CURVES_FILE, METRICS_FILE, fixed_batch
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import raise_if_worker_lost
 from soka_tf.soka.student import Student
+from soka_tf.stack import describe_keras, versions
 from soka_tf.tasks import get_task
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
@@ -290,7 +289,7 @@ def _multiply_adds(
 
 
 def _facts(measured: Measured, metrics: str) -> Tuple[Tuple[str, str], ...]:
-    settings = measured.settings
+    settings, found = measured.settings, versions()
     rows = [
         ("images", f"{settings.image_size} pixels, {settings.batch_size} a step"),
         ("images of", measured.data.source),
@@ -302,17 +301,12 @@ def _facts(measured: Measured, metrics: str) -> Tuple[Tuple[str, str], ...]:
     )
     rows += [
         ("measured on", measured.devices),
-        ("soka_tf", soka_tf.__version__),
-        ("Python", f"{platform.python_version()}, {platform.system()}"),
-        ("TensorFlow", f"{tf.__version__}, with {_keras()}"),
-        ("NumPy", np.__version__),
+        ("soka_tf", found["soka_tf"]),
+        ("Python", f"{found['python']}, {platform.system()}"),
+        ("TensorFlow", f"{found['tensorflow']}, with {describe_keras()}"),
+        ("NumPy", found["numpy"]),
     ]
     return tuple(rows)
-
-
-def _keras() -> str:
-    package = tf.keras.Model.__module__.split(".")[0]
-    return f"{package} {importlib.metadata.version(package)}"
 
 
 def _seconds_a_step(metrics: str) -> str:

@@ -7,13 +7,10 @@ the sha256 in it are theirs.
 import hashlib
 import json
 import os
-import platform
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
-import tensorflow as tf
 
-import soka_tf
 from soka_tf.data import encodings
 from soka_tf.data.documents import ANY, read_json
 from soka_tf.data.filesystem import sha256_of
@@ -22,6 +19,7 @@ from soka_tf.networks.untrusted import GRAPH
 from soka_tf.serving import export_folder
 from soka_tf.serving.card_page import format_card
 from soka_tf.serving.origin import Origin
+from soka_tf.stack import versions
 from soka_tf.tasks import Task
 
 CARD, PAGE = "model_card.json", "model_card.md"
@@ -95,12 +93,7 @@ def describe(facts: Mapping[str, Any], files: Mapping[str, str]) -> Dict[str, by
             for name in ours
         },
         "files_of_another_student": others,
-        "versions": {
-            "soka_tf": soka_tf.__version__,
-            "tensorflow": tf.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
     card["limits"] = limits_of(card)
     text = json.dumps(card, indent=1, allow_nan=False) + "\n"

@@ -21,7 +21,7 @@ import numpy as np
 
 from soka_tf.data.image_files import SUFFIXES, TooManyPixels, rgb_of_bytes
 from soka_tf.errors import UserError, one_line
-from soka_tf.evaluation import image_grid, panels
+from soka_tf.evaluation import image_grid, map_pictures
 from soka_tf.kinds import check_fields, whole
 from soka_tf.serving.page_guard import Refused, answer_errors, guard
 from soka_tf.serving.trial import Trial, tasks_of, try_students
@@ -31,6 +31,7 @@ PACKAGES = ("flask", "waitress")
 MOST_UPLOAD_MB = (1, 1000)
 MOST_MEGAPIXELS = (1, 89)  # above, Pillow itself refuses
 _MEBIBYTE = 2**20
+_SCALE_PX = 256
 _KEPT_TRIALS = 8  # the last ones, for their downloads
 _PHOTOGRAPH = "application/octet-stream"
 
@@ -120,18 +121,33 @@ def make_app(
       UserError: if Flask is missing.
     """
     require_packages()
-    import flask
-
     limits = limits or Limits()
     trials = _Trials()
-    tasks = tasks_of(students)
-    names = list(students)
+    app = _guarded_app(limits, host)
+    _add_page(app, students, limits)
+    _add_predict(app, students, limits, trials)
+    _add_results(app, students, trials)
+    return app
+
+
+def _guarded_app(limits: Limits, host: str) -> Any:
+    """An application that answers nothing yet, and that in words."""
+    import flask
+
     # `static` and `templates` beside this module.
     app = flask.Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = limits.upload_bytes
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     guard(app, host)
     answer_errors(app, _too_large(limits))
+    return app
+
+
+def _add_page(app: Any, students: Mapping[str, Any], limits: Limits) -> None:
+    """The page, and the colour bars that it shows."""
+    import flask
+
+    colormaps = {task.colormap for task in tasks_of(students).values()}
 
     @app.get("/")
     def page():
@@ -145,9 +161,16 @@ def make_app(
 
     @app.get("/scales/<name>.png")
     def scale(name: str):
-        if name not in {task.colormap for task in tasks.values()}:
+        if name not in colormaps:
             raise Refused(404, "There is no such colour map here.")
         return _png(_ramp(name))
+
+
+def _add_predict(
+    app: Any, students: Mapping[str, Any], limits: Limits, trials: _Trials
+) -> None:
+    """What takes a photograph, and describes what the students make of it."""
+    import flask
 
     @app.post("/predict")
     def predict():
@@ -159,18 +182,23 @@ def make_app(
             token = trials.keep(trial)
         return _described(token, trial, students, time.perf_counter() - start)
 
+
+def _add_results(app: Any, students: Mapping[str, Any], trials: _Trials) -> None:
+    """The pictures and maps of trials."""
+    import flask
+
     @app.get("/trials/<token>/photograph.jpg")
     def photograph(token: str):
         return flask.Response(trials[token].photograph, mimetype="image/jpeg")
 
     @app.get("/trials/<token>/<int:student>/<task>.png")
     def picture(token: str, student: int, task: str):
-        name, row = _which(student, task)
+        name, row = _which(students, student, task)
         return _png(trials[token].answers[name].pictures[row.name])
 
     @app.get("/trials/<token>/<int:student>/<task>/raw.png")
     def raw_map(token: str, student: int, task: str):
-        name, row = _which(student, task)
+        name, row = _which(students, student, task)
         trial = trials[token]
         with trials.lock:
             content = trial.raw_map(name, row)
@@ -179,17 +207,21 @@ def make_app(
         response.headers["Content-Disposition"] = "attachment"
         return response
 
-    def _which(student: int, task: str) -> Tuple[str, Task]:
-        if student < len(names):
-            for row in students[names[student]].tasks:
-                if row.name == task:
-                    return names[student], row
-        raise Refused(404, "There is no such map.")
 
-    def _png(content: bytes):
-        return flask.Response(content, mimetype="image/png")
+def _which(students: Mapping[str, Any], student: int, task: str) -> Tuple[str, Task]:
+    """The name of a student, and its task."""
+    names = list(students)
+    if student < len(names):
+        for row in students[names[student]].tasks:
+            if row.name == task:
+                return names[student], row
+    raise Refused(404, "There is no such map.")
 
-    return app
+
+def _png(content: bytes) -> Any:
+    import flask
+
+    return flask.Response(content, mimetype="image/png")
 
 
 def _photograph_of(request: Any) -> bytes:
@@ -225,8 +257,7 @@ def _kinds() -> str:
 
 @functools.cache
 def _ramp(colormap: str) -> bytes:
-    ramp = image_grid.apply_colormap(np.linspace(0, 1, 256), colormap)
-    return image_grid.encoded(ramp[None])
+    return image_grid.encoded(image_grid.colour_ramp(colormap, _SCALE_PX))
 
 
 def _described(
@@ -271,7 +302,7 @@ def _described(
 
 def _scale(task: Task, ends: Tuple[float, float]) -> Dict[str, Any]:
     """How colours are read: a bar with its ends, names of colours, or a sentence."""
-    scale = panels.map_scale(task, *ends)
+    scale = map_pictures.map_scale(task, *ends)
     if scale.names:
         return {"names": [[name, list(colour)] for name, colour in scale.names]}
     if scale.colormap is None:

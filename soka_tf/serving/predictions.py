@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from soka_tf.data.image_files import RGB, DamagedFile, NoRoom
 from soka_tf.data.samples import Sample
-from soka_tf.evaluation import image_grid, panels
+from soka_tf.evaluation import image_grid
+from soka_tf.evaluation.map_pictures import display_range, draw_prediction
 from soka_tf.serving import videos
 from soka_tf.serving.full_size import pixels_at
 from soka_tf.serving.inputs import files_of, video_of
@@ -58,7 +59,7 @@ def predict_images(
             pixels = pixels_at(task, values, *shape[:2])
             image_grid.write_png(map_path, pixels)
         # The picture comes last: where it is, all of an image's results are.
-        image_grid.write_png(path, panels.draw_prediction(image, maps, tasks))
+        image_grid.write_png(path, draw_prediction(image, maps, tasks))
     return damaged
 
 
@@ -107,8 +108,8 @@ def _draw_frames(student: Callable, tasks: Sequence[Task], frames):
     for frame in frames:
         maps = maps_of(student, tasks, frame)
         if ranges is None:
-            ranges = {t.name: panels.display_range(t, maps[t.name]) for t in tasks}
-        yield panels.draw_prediction(frame, maps, tasks, ranges)
+            ranges = {t.name: display_range(t, maps[t.name]) for t in tasks}
+        yield draw_prediction(frame, maps, tasks, ranges)
 
 
 def maps_of(

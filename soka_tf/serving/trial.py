@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from soka_tf.evaluation import image_grid, panels
+from soka_tf.evaluation import image_grid, map_pictures
 from soka_tf.serving.full_size import pixels_at
 from soka_tf.serving.predictions import maps_of
 from soka_tf.tasks import Task
@@ -70,14 +70,14 @@ def try_students(students: Mapping[str, Any], image: np.ndarray) -> Trial:
         seconds[name] = time.perf_counter() - start
     tasks = tasks_of(students)
     ranges = {
-        name: panels.display_range(task, _values(maps, name))
+        name: map_pictures.display_range(task, _values(maps, name))
         for name, task in tasks.items()
     }
     factor = _LONGEST_PX / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
 
     def draw(name: str, values: np.ndarray) -> bytes:
-        colours = panels.draw_map(tasks[name], values, ranges[name], size)
+        colours = map_pictures.draw_map(tasks[name], values, ranges[name], size)
         return image_grid.encoded(colours, compress_level=1)
 
     answers = {
@@ -86,7 +86,7 @@ def try_students(students: Mapping[str, Any], image: np.ndarray) -> Trial:
         )
         for student, of_tasks in maps.items()
     }
-    shown = panels.resize_picture(image, size)
+    shown = map_pictures.resize_picture(image, size)
     photograph = image_grid.encoded(shown, "JPEG", quality=_JPEG_QUALITY)
     return Trial(height, width, photograph, answers, ranges)
 

@@ -18,6 +18,7 @@ from soka_tf.teachers.taskonomy import taskbank, visual_prior
 from soka_tf.teachers.taskonomy.teacher_file import CONVERT_NPZ
 from soka_tf.teachers.taskonomy.visual_prior import published_files_of
 from soka_tf.teachers.teacher import Teacher
+from soka_tf.tool_commands import tool_command
 
 SHIPPED_DIR = pathlib.Path(__file__).parent / "weights" / "rooms64"
 Folders = Annotated[
@@ -236,7 +237,7 @@ def _where_to_get(missing: Mapping[str, pathlib.Path]) -> str:
     files = [file for name in missing for file in published_files_of(name)]
     published = (
         " Taskonomy's published networks are turned into such files by "
-        f"tools/convert_teacher.py, from PyTorch files ({', '.join(files)} at "
+        f"{tool_command('convert_teacher')}, from PyTorch files ({', '.join(files)} at "
         f"{visual_prior.WHERE_TO_GET}) or from TensorFlow 1 checkpoints "
         f"({taskbank.WHERE_TO_GET})."
     )
@@ -244,8 +245,8 @@ def _where_to_get(missing: Mapping[str, pathlib.Path]) -> str:
         f"Missing teachers: {', '.join(map(str, missing.values()))}. The folder has: "
         f"{', '.join(there) or 'none'}.{_earlier_files(missing)} teachers_dir may be "
         "any local folder with one <task>.safetensors a task; None is the teachers for "
-        "drawn rooms that come with soka_tf. tools/wrap_teacher.py makes a teacher of "
-        "your SavedModel, which --teacher=FOLDER names."
+        f"drawn rooms that come with soka_tf. {tool_command('wrap_teacher')} makes a "
+        "teacher of your SavedModel, which --teacher=FOLDER names."
         f"{published if files else ''}"
     )
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from soka_tf.data import encodings
 from soka_tf.errors import UserError
-from soka_tf.evaluation import image_grid, panels
+from soka_tf.evaluation import image_grid, map_pictures
 from soka_tf.serving import exported, page, page_guard, trial
 from tests import tiny_export
 from tests.browser import NARROW_PX, WIDE_PX, overflow_px, violations, visit
@@ -95,10 +95,10 @@ def test_maps_have_the_colours_and_scales_of_predicts_pictures(students):
     values = tried.answers["one"].maps["depth_zbuffer"]
     with Image.open(io.BytesIO(tried.answers["one"].pictures["depth_zbuffer"])) as png:
         found = np.array(png)
-    ends = panels.display_range(TASKS[0], values)
+    ends = map_pictures.display_range(TASKS[0], values)
     assert tried.ranges["depth_zbuffer"] == ends
     np.testing.assert_array_equal(
-        found, panels.draw_map(TASKS[0], values, ends, (768, 512))
+        found, map_pictures.draw_map(TASKS[0], values, ends, (768, 512))
     )
 
 

@@ -107,7 +107,7 @@ def test_missing_teachers_are_told_by_the_names_they_were_published_under(copy):
     assert "normal_encoder" not in text
     for address in (visual_prior.WHERE_TO_GET, taskbank.WHERE_TO_GET):
         assert address in text
-    assert "convert_teacher.py" in text
+    assert "`python tools/convert_teacher.py`" in text
 
 
 def test_released_inputs_are_those_of_each_task(folder):

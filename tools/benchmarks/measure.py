@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from soka_tf.atomic import write_json
 from soka_tf.errors import UserError
-from soka_tf.networks.processor import cpu_info, has_amx
+from soka_tf.networks.processor import has_amx, processor_name
 
 _GIB = 1 << 30
 
@@ -112,7 +112,7 @@ def machine() -> Dict[str, Any]:
     import tensorflow as tf
 
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "amx_bf16": has_amx(),
         "gpus": len(tf.config.list_physical_devices("GPU")),
@@ -171,10 +171,6 @@ def check_json_path(path: Optional[str]) -> None:
 
 def _number(value: Optional[float]) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _processor() -> str:
-    return cpu_info("model name") or platform.processor() or platform.machine()
 
 
 def _reset_peak() -> None:

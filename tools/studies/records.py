@@ -2,11 +2,10 @@
 
 import os
 import pathlib
-import platform
 from typing import Any, Dict, Optional
 
 from soka_tf.data.documents import Number, read_json
-from soka_tf.networks.processor import cpu_info
+from soka_tf.networks.processor import processor_name
 
 # In a run's folder, once it has come to its end, and where it failed.
 RUN_RECORD = "study.json"
@@ -35,21 +34,7 @@ SIMILARITY_SHAPE = {
 
 def hardware() -> Dict[str, Any]:
     """The machine, as results name it."""
-    return {
-        "processor": cpu_info("model name") or platform.processor(),
-        "cores": os.cpu_count(),
-    }
-
-
-def versions() -> Dict[str, str]:
-    """What a run was computed with."""
-    import numpy
-    import tensorflow
-
-    import soka_tf
-
-    libraries = {m.__name__: m.__version__ for m in (soka_tf, tensorflow, numpy)}
-    return {"python": platform.python_version(), **libraries}
+    return {"processor": processor_name(), "cores": os.cpu_count()}
 
 
 def read_record(path: pathlib.Path, shape: Any) -> Optional[Dict[str, Any]]:

@@ -20,13 +20,8 @@ from soka_tf import cli
 from soka_tf.atomic import locked, write_json
 from soka_tf.data.documents import ANY, parse_json
 from soka_tf.errors import UserError
-from tools.studies.records import (
-    FAILURE_RECORD,
-    ROOMS_FILE,
-    RUN_RECORD,
-    hardware,
-    versions,
-)
+from soka_tf.stack import versions
+from tools.studies.records import FAILURE_RECORD, ROOMS_FILE, RUN_RECORD, hardware
 
 _LOCK = "study.lock"
 _EVALUATION = "evaluation.json"

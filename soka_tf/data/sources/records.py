@@ -31,6 +31,7 @@ from soka_tf.data.filesystem import name_bytes
 from soka_tf.data.image_files import RGB, DamagedFile
 from soka_tf.data.samples import Sample, digest_of, with_mask
 from soka_tf.errors import UserError, short
+from soka_tf.tool_commands import tool_command
 
 FORMAT = 1
 _MANIFEST = "records.json"
@@ -67,7 +68,7 @@ def find(
     if manifest is None:
         raise UserError(
             f"{folder}: not a folder of records, it has no {_MANIFEST}. Give the "
-            "--out_dir of tools/prepare_records.py."
+            f"--out_dir of {tool_command('prepare_records')}."
         )
     found: Dict[str, Tuple[str, Dict[str, str]]] = {}
     wanted = with_mask(domains)
@@ -83,8 +84,8 @@ def find(
             if whole is None:
                 raise UserError(
                     f"{shard}: missing, unfinished or damaged. Run "
-                    "tools/prepare_records.py again with the same flags: it makes what "
-                    "is missing."
+                    f"{tool_command('prepare_records')} again with the same flags: it "
+                    "makes what is missing."
                 )
             for (key, point), part in whole[1]:
                 if domain == RGB:

@@ -24,6 +24,7 @@ from soka_tf.kinds import (
     whole,
 )
 from soka_tf.tasks import TASKS, Task, get_task, register_task
+from soka_tf.tool_commands import tool_command
 
 FILE = "teacher.json"
 FORMAT = 1
@@ -170,7 +171,7 @@ def manifest_path(teacher: PathLike) -> str:
     if not os.path.isfile(path):
         raise UserError(
             f"{path}: there is no such manifest of a teacher. A teacher's folder has "
-            f"a {FILE}; tools/wrap_teacher.py writes one."
+            f"a {FILE}; {tool_command('wrap_teacher')} writes one."
         )
     return path
 

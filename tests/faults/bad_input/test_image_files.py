@@ -69,6 +69,27 @@ def test_read_pixels_damaged_file_is_named_with_the_reason(tmp_path, kind):
     assert str(path) in str(caught.value)
 
 
+def _floating_point(path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(path, format="TIFF")
+
+
+IN_MEMORY = {k: d for k, (d, _) in DAMAGES.items() if k not in ("folder", "absent")}
+IN_MEMORY["floating_point"] = _floating_point
+
+
+@pytest.mark.parametrize("kind", IN_MEMORY)
+def test_rgb_of_bytes_refuses_what_read_pixels_refuses_for_the_same_reason(
+    tmp_path, kind
+):
+    path = tmp_path / "image.png"
+    IN_MEMORY[kind](path)
+    with pytest.raises(DamagedFile) as of_file:
+        image_files.read_pixels(str(path), "rgb")
+    with pytest.raises(ValueError) as of_bytes:
+        image_files.rgb_of_bytes(path.read_bytes(), 10**12)
+    assert str(of_bytes.value) == of_file.value.reason
+
+
 @pytest.mark.parametrize("action", ["ignore", "error"])
 def test_read_pixels_bomb_that_pillow_only_warns_of_is_refused(tmp_path, action):
     path = tmp_path / "image.png"

@@ -183,7 +183,9 @@ def test_missing_teacher_of_a_task_of_ones_own_is_told_how_to_make(tmp_path):
     with pytest.raises(UserError) as refused:
         find_teachers(["my_edges"], (), tmp_path / "nowhere").require()
     message = str(refused.value)
-    assert "tools/wrap_teacher.py" in message and "convert_teacher" not in message
+    assert (
+        "`python tools/wrap_teacher.py`" in message and "convert_teacher" not in message
+    )
 
 
 def test_auto_compares_a_folder_with_the_layer_and_names_one_without(

@@ -243,7 +243,7 @@ def _made(plan: Plan, found: Optional[Outcomes]) -> List[str]:
     well = [record for record in recorded if not record["failed"]]
     hours = sum(r["cpu_seconds"] or 0.0 for r in well) / 3600
     processors = sorted({f"{r['cores']} cores of {r['processor']}" for r in well})
-    stacks = sorted({" ".join(map(" ".join, r["versions"].items())) for r in well})
+    stacks = sorted({_versions_of(r) for r in well})
     commits = sorted({_of(r) for r in recorded})
     lines = [
         "## Made by",
@@ -265,6 +265,10 @@ def _made(plan: Plan, found: Optional[Outcomes]) -> List[str]:
     if shown and not plan.left(COST):
         lines.append(f"- CPU ms a step, by which budgets are spent: {', '.join(shown)}")
     return [*lines, ""]
+
+
+def _versions_of(record: Dict) -> str:
+    return " ".join(" ".join(item) for item in sorted(record["versions"].items()))
 
 
 def _of(record: Dict) -> str:
