@@ -1,4 +1,5 @@
 import csv
+import itertools
 
 import numpy as np
 import pytest
@@ -224,6 +225,28 @@ def test_curves_have_validation_styles_and_the_step_at_which_cycles_begin(
         marks = [line.get_xdata()[0] for line in axis.lines if line.get_ls() == ":"]
         assert marks == [0, 10]
         assert [t.get_text() for t in axis.texts] == ["joint start", "cycles begin"]
+
+
+def test_labels_of_marks_never_stand_on_one_another(tmp_path, drawn):
+    path, picture = tmp_path / "metrics.csv", str(tmp_path / "curves.png")
+    rows = [(1, "joint"), (2, "joint"), (3, "cycle"), (90, "cycle_gan"), (100, "tail")]
+    path.write_text(
+        "step,stage,loss/soft/normal\n" + "".join(f"{s},{of},0.5\n" for s, of in rows)
+    )
+    curves.draw_curves(str(path), picture, settle_step=4)
+    curves.draw_curves(str(path), picture, settle_step=100)
+    labels = drawn[0].axes[0].texts
+    assert [label.get_text() for label in labels][:3] == [
+        "joint start",
+        "cycles begin",
+        "cycles with GAN begin",
+    ]
+    assert "BatchNorm settles" in [label.get_text() for label in labels]
+    boxes = [label.get_window_extent() for label in labels]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    # Not reached: no mark.
+    assert len(drawn[1].axes[0].texts) == len(labels) - 1
 
 
 def test_curves_of_a_title_with_dollars_show_it_as_it_is(tmp_path, drawn):
