@@ -132,7 +132,8 @@ def format_table(result: Mapping[str, Any]) -> str:
         colalign=("left", "left", *("right" for _ in rows[0][2:])),
         disable_numparse=True,
     )
-    notes = [textwrap.fill(note, _NOTE_WIDTH) for note in table.notes]
+    remarks = filter(None, (*table.notes, barely_trained(result)))
+    notes = [textwrap.fill(note, _NOTE_WIDTH) for note in remarks]
     return "\n".join([*table.heading, "", text, "", *notes])
 
 
@@ -142,11 +143,14 @@ def _labelled(result: Mapping[str, Any]) -> List[int]:
     return [counts.get(name, result["images"]) for name in result["tasks"]]
 
 
-def no_better_than_constant(result: Mapping[str, Any]) -> List[str]:
-    """Titles of tasks whose student errs as much as the constant answer, or more.
+def barely_trained(result: Mapping[str, Any]) -> str:
+    """Names the tasks whose student errs as much as the constant answer, or more.
 
     Against the truth, or the teacher where no image has a label; a task without a
     constant answer is none of them.
+
+    Returns:
+      A sentence; "" if there is no such task.
     """
     titles = []
     for name, entries in result["tasks"].items():
@@ -154,7 +158,12 @@ def no_better_than_constant(result: Mapping[str, Any]) -> List[str]:
         known = [value for value in values if value is not None]
         if known and known[0] <= 0:
             titles.append(get_task(name).title)
-    return titles
+    if not titles:
+        return ""
+    return (
+        f"Barely trained: no better at {', '.join(titles)} than one answer for all "
+        "images (the median or the commonest class)."
+    )
 
 
 def _heading(result: Mapping[str, Any]) -> Tuple[str, str]:
@@ -220,11 +229,22 @@ def _share(key: str, entries: Mapping[str, Any]) -> str:
     return f"{error / teacher:.1%}"
 
 
+def _constant(result: Mapping[str, Any]) -> str:
+    """What skill compares with, by the titles of its rows."""
+    shown = [
+        title
+        for key, title in _ROWS.items()
+        if key.startswith("baseline")
+        and any(entries.get(key) for entries in result["tasks"].values())
+    ]
+    return " or ".join(shown) or "best constant answer"
+
+
 def _notes(result: Mapping[str, Any], columns: List[str]) -> List[str]:
     notes = [
         "Lower is better for rmse (in the task's unit), rel and angle; higher for "
-        "<1.25, its powers and skill (1: no error; 0: that of the constant answer). "
-        "Definitions: docs/metrics.md.",
+        "<1.25, its powers and skill (1: no error; 0: that of the "
+        f"{_constant(result)}). Definitions: docs/metrics.md.",
     ]
     if "mean_absolute_error" in columns:
         notes.append("mae: mean absolute error, in the task's unit; lower is better.")

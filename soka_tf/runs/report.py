@@ -17,7 +17,7 @@ from soka_tf.errors import UserError, reason
 from soka_tf.evaluation import report_page
 from soka_tf.evaluation.curves import read_columns
 from soka_tf.evaluation.panels import compute_panel
-from soka_tf.evaluation.table import evaluation_table, no_better_than_constant
+from soka_tf.evaluation.table import barely_trained, evaluation_table
 from soka_tf.networks.multiply_adds import total_multiply_adds
 from soka_tf.runs.auxiliary import CHOICE_FILE
 from soka_tf.runs.build_networks import count_trainable
@@ -177,13 +177,8 @@ def _summary(measured: Measured) -> str:
 def _remarks(result: Mapping[str, Any]) -> Tuple[str, ...]:
     if not result["step"]:
         return ("Not trained: no step was taken, the student is as it was built.",)
-    poor = no_better_than_constant(result)
-    if not poor:
-        return ()
-    return (
-        f"Barely trained: no better at {', '.join(poor)} than one answer "
-        "for all images (the median or the commonest class).",
-    )
+    poor = barely_trained(result)
+    return (poor,) if poor else ()
 
 
 def _movement(moved: StageMovement) -> report_page.Movement:

@@ -4,10 +4,9 @@ import os
 from typing import Any, Dict, Mapping, Optional
 
 import tensorflow as tf
-from absl import logging
 
 from soka_tf.data.pipeline import Batches, labelled_dataset
-from soka_tf.data.samples import MASK_DOMAIN, Data, spread
+from soka_tf.data.samples import Data, spread
 from soka_tf.evaluation.curves import draw_curves
 from soka_tf.evaluation.evaluator import evaluate, write_evaluation
 from soka_tf.runs.build_networks import count_trainable
@@ -67,8 +66,6 @@ def evaluate_student(
     Returns:
       The content of evaluation.json, see `soka_tf.evaluation.evaluator.evaluate`.
     """
-    if all(set(s.files) <= {"rgb", MASK_DOMAIN} for s in data.validation):
-        logging.info("No labels: the student is measured against its teachers only.")
     dataset = labelled_dataset(
         data.validation,
         settings.targets,

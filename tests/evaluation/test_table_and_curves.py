@@ -122,7 +122,35 @@ def test_table_of_normals_has_an_angle_and_fits_100_columns():
 def test_table_works_without_a_baseline():
     entries = depth()
     del entries["baseline_median"]
-    assert "median image" not in format_table(evaluation(depth_zbuffer=entries))
+    table = format_table(evaluation(depth_zbuffer=entries))
+    assert "median image" not in table and "0: that of the best constant" in table
+
+
+def test_table_names_the_row_that_skill_compares_with():
+    unlabelled_edges = {**unlabelled(), "baseline_median_of_teacher": entry(0.0492)}
+    for entries, row in (
+        (depth(), "median image"),
+        (unlabelled_edges, "teacher's median"),
+    ):
+        table = format_table(evaluation(edge_texture=entries))
+        assert f"0: that of the {row})" in " ".join(table.split())
+
+
+def test_table_names_the_tasks_that_are_barely_trained():
+    poor = depth()
+    poor["student"]["skill"] = 0.0
+    copied = {**unlabelled(), "baseline_median_of_teacher": entry(0.0123)}
+    remark = (
+        "Barely trained: no better at {} than one answer for all images (the median"
+    )
+    for tasks, titles in (
+        ({"depth_zbuffer": poor}, "depth"),
+        ({"depth_zbuffer": depth(), "edge_texture": copied}, "2D edges"),
+        ({"depth_zbuffer": poor, "edge_texture": copied}, "depth, 2D edges"),
+    ):
+        table = " ".join(format_table(evaluation(**tasks)).split())
+        assert remark.format(titles) in table
+    assert "trained:" not in format_table(evaluation(depth_zbuffer=depth()))
 
 
 @pytest.fixture
