@@ -131,6 +131,11 @@ def test_training_is_that_of_the_command_and_forgets_former_bindings(
     assert (after["seed"], after["max_steps"], after["batch_size"]) == (7, 1200, 16)
     with pytest.raises(UserError, match="did you mean max_steps"):
         soka_tf.train_student(demo, "max_step = 3", model_dir=folder)
+    # The paper's size must be meant: by its file, or by the number of steps.
+    with pytest.raises(UserError, match="a new one needs a gin file"):
+        soka_tf.train_student(bindings="batch_size = 3", model_dir=folder)
+    for given in (("gin/base.gin",), ((), " run.max_steps = 9")):
+        assert soka_tf.train_student(*given, model_dir=folder) == "a table"
 
 
 @pytest.mark.usefixtures("fresh_gin")

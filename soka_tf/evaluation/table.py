@@ -6,6 +6,7 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from tabulate import SEPARATING_LINE, tabulate
 
+from soka_tf.errors import counted
 from soka_tf.evaluation.metrics import main_error, skill
 from soka_tf.task_rows import CLASS_METRICS
 from soka_tf.tasks import Task, get_task
@@ -173,8 +174,9 @@ def _heading(result: Mapping[str, Any]) -> Tuple[str, str]:
     smallest = parameters.get("smallest_teacher")
     if smallest:
         share += f"; {student / smallest:.0%} of the smallest teacher"
+    images = counted(result["images"], "image")
     return (
-        f"{result['split']}: {result['images']:,} images, step {result['step']:,}",
+        f"{result['split']}: {images}, step {result['step']:,}",
         f"parameters: teachers {teachers:,}, student {student:,}"
         + (f" ({share})" if share else ""),
     )
@@ -264,7 +266,7 @@ def _notes(result: Mapping[str, Any], columns: List[str]) -> List[str]:
         elif 0 < count < result["images"]:
             notes.append(
                 f"{get_task(name).title}: {count:,} of {result['images']:,} images "
-                "have a label."
+                f"{'has' if count == 1 else 'have'} a label."
             )
     for name, entries in result["tasks"].items():
         alone = (labelled[name] or result["images"]) == 1

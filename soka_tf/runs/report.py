@@ -13,7 +13,7 @@ from absl import logging
 from soka_tf.atomic import write_text
 from soka_tf.data.documents import Number, read_json
 from soka_tf.data.samples import Data
-from soka_tf.errors import UserError, reason
+from soka_tf.errors import UserError, counted, reason
 from soka_tf.evaluation import report_page
 from soka_tf.evaluation.curves import read_columns
 from soka_tf.evaluation.panels import compute_panel
@@ -159,7 +159,7 @@ def _if_there(path: str, read: Callable[[], Any]) -> Any:
 
 def _summary(measured: Measured) -> str:
     tasks = [task.title for task in measured.settings.targets]
-    teachers = len(measured.teachers.targets)
+    teachers, result = len(measured.teachers.targets), measured.result
     named = tasks[0] if len(tasks) == 1 else f"{', '.join(tasks[:-1])} and {tasks[-1]}"
     learnt = (
         "trained on labels and compared with"
@@ -167,10 +167,9 @@ def _summary(measured: Measured) -> str:
         else "distilled from"
     )
     return (
-        f"One student for {named}, {learnt} {teachers} "
-        f"teacher{'s' if teachers > 1 else ''}, after {measured.result['step']:,} "
-        f"steps; measured on {measured.result['images']:,} images that it was not "
-        "trained on."
+        f"One student for {named}, {learnt} "
+        f"{counted(teachers, 'teacher')}, after {counted(result['step'], 'step')}; "
+        f"measured on {counted(result['images'], 'image')} that it was not trained on."
     )
 
 
