@@ -64,8 +64,8 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
     following = export_command(model_dir)
     if settings.export:
         following = predict_command(export_dir, run.data.validation)
-    next_one = "Next (or with other images):" if settings.export else "Next:"
-    lines = ["", format_table(result), "", next_one, f"  {following}"]
+    heading = "Next (--images takes others, too):" if settings.export else "Next:"
+    lines = ["", format_table(result), "", heading, f"  {following}"]
     lines += [
         "",
         f"Everything is in {model_dir}:",
