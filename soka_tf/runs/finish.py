@@ -64,7 +64,9 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
     following = export_command(model_dir)
     if settings.export:
         following = predict_command(export_dir, run.data.validation)
-    heading = "Next (--images takes others, too):" if settings.export else "Next:"
+    heading = (
+        "Next (--images may be other photographs):" if settings.export else "Next:"
+    )
     lines = ["", format_table(result), "", heading, f"  {following}"]
     lines += [
         "",
