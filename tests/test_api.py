@@ -36,15 +36,32 @@ def test_names_are_there_and_import_no_tensorflow_before_they_are_used():
         "assert 'tensorflow' not in sys.modules\n"
         "print(soka_tf.train_student.__module__, soka_tf.train.FLAGS is not None)\n"
         "assert 'tensorflow' in sys.modules\n"
-        "sys.modules['tensorflow'].constant(1.0)  # the device says its name\n"
     )
     environment = dict(os.environ, PYTHONPATH=str(tiny_runs.ROOT))
-    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the tests' own
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert (done.stdout, done.stderr) == ("soka_tf.api True\n", "")
+    assert done.stdout == "soka_tf.api True\n"
+
+
+@pytest.mark.parametrize("level", [None, "0"])
+def test_first_use_is_quiet_unless_the_user_has_asked_for_more(level):
+    code = (
+        "import soka_tf\n"
+        "soka_tf.load_teacher\n"
+        "import tensorflow\n"
+        "tensorflow.constant(1.0)  # the processor's features are logged then\n"
+    )
+    environment = dict(os.environ, PYTHONPATH=str(tiny_runs.ROOT))
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the tests' own
+    if level is not None:
+        environment["TF_CPP_MIN_LOG_LEVEL"] = level
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert bool(done.stderr) == (level is not None), done.stderr
 
 
 def test_student_answers_an_image_a_batch_and_a_file_alike(student, tmp_path):
