@@ -9,9 +9,10 @@ a command line: `python -m soka_tf` lists the commands.
 """
 
 import importlib
+import sys
 from typing import Any, List
 
-from soka_tf.stack import use_keras_2
+from soka_tf.stack import import_tensorflow_quietly, use_keras_2
 
 __version__ = "0.1.0"
 __all__ = ["LoadedStudent", "load_student", "load_teacher", "train_student"]
@@ -31,6 +32,8 @@ use_keras_2()
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'soka_tf' has no attribute {name!r}")
+    if "tensorflow" not in sys.modules:  # or it has logged as its user likes
+        import_tensorflow_quietly()
     return getattr(importlib.import_module(_MODULES[name]), name)
 
 

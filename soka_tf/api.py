@@ -15,7 +15,8 @@ from soka_tf.atomic import PathLike
 from soka_tf.data.image_files import RGB, DamagedFile, read_file
 from soka_tf.errors import UserError
 from soka_tf.runs.start import bind_run, train_run
-from soka_tf.serving.exported import Exported, find_export, load_exported
+from soka_tf.runs.unfinished import find_export
+from soka_tf.serving.exported import Exported, load_exported
 from soka_tf.serving.full_size import resized
 
 

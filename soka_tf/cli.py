@@ -40,16 +40,17 @@ from soka_tf.errors import (
     plain_message,
     reason,
 )
-from soka_tf.stack import describe_versions, import_tensorflow_quietly
+from soka_tf.stack import describe_versions, import_tensorflow_quietly, log_little
 from soka_tf.tool_commands import INSTALLED
 
-# Level 3 also hides three "Unable to register ... factory" lines that TensorFlow
-# 2.15 logs as errors at every start. What stops a run reaches the user as a Python
-# exception all the same. Read once, when TensorFlow is imported, hence this early.
-# For what later releases log before they read it, see `import_tensorflow_quietly`.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# This early for a command's own processes, too, and for modules that import TensorFlow.
+log_little()
 
-
+# A run's folder, by what other commands call it.
+_INSTEAD = {"model_dir": "saved_model", "saved_model": "model_dir"}
+# What absl adds to the help of some flags, which their usage says better.
+_ABOUT_LISTS = re.compile(r";\s+repeat this option to specify a list of values")
+_ABOUT_CHOICES = re.compile(r"^<[\w|]+>: ")
 _EXIT_USER_ERROR = UserError.exit_status
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _EXIT_TERMINATED = 143  # 128 + SIGTERM
@@ -235,7 +236,13 @@ def _parse_flags(flag_values: flags.FlagValues, argv: Sequence[str]) -> None:
     try:
         positional = flag_values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        hint = did_you_mean(error.flagname, list(flag_values), lambda one: f"--{one}")
+        known = list(flag_values)
+        meant = _INSTEAD.get(error.flagname)
+        hint = (
+            f"; did you mean --{meant}?"
+            if meant in known
+            else did_you_mean(error.flagname, known, lambda one: f"--{one}")
+        )
         raise UserError(
             f"unknown flag --{error.flagname}{hint} (--help lists the flags)"
         ) from error
@@ -263,9 +270,14 @@ def _help_text(doc: str, flag_values: flags.FlagValues) -> str:
                 usage = f"--{flag.name}={'|'.join(choices)}"
             else:
                 usage = f"--{flag.name}={flag.flag_type().split()[-1].upper()}"
-            about = flag.help or ""
-            if flag.default not in (None, [], False, ""):
-                about += f" (default: {flag.default_as_str})"
+            about = _ABOUT_CHOICES.sub("", flag.help or "")
+            about, is_list = _ABOUT_LISTS.subn("", about)
+            if is_list and "repeat" not in about:
+                about += "; repeatable"
+            default = flag.default
+            if default not in (None, [], False, ""):
+                values = default if isinstance(default, list) else [default]
+                about += f" (default: {', '.join(map(str, values))})"
             lines.append(f"  {usage}")
             lines.extend(
                 textwrap.wrap(

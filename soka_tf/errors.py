@@ -54,6 +54,11 @@ def did_you_mean(
     return f"; did you mean {' or '.join(map(show, near))}?" if near else ""
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, such as "1 image" or "1,200 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def reason(error: Exception) -> str:
     """Why Python or TensorFlow could not do something, in one line."""
     if isinstance(error, OSError) and error.strerror:

@@ -23,7 +23,7 @@ validation images and compared with the student, in a table and in export_report
 
 import os
 
-from absl import flags
+from absl import flags, logging
 
 from soka_tf import cli
 
@@ -65,6 +65,7 @@ def main() -> None:
     from soka_tf.runs.next_command import predict_command
     from soka_tf.runs.run_evaluation import EVALUATION_FILE
     from soka_tf.runs.settings import Settings
+    from soka_tf.runs.unfinished import unfinished
     from soka_tf.serving import formats
     from soka_tf.serving.origin import read_origin
     from soka_tf.serving.saved_model import export_student
@@ -82,6 +83,11 @@ def main() -> None:
     if files:  # before anything is written: the images may be gone
         data = data_to_measure(settings, model_dir)
     step = restored_step(model_dir, _CHECKPOINT.value)
+    state = unfinished(model_dir)
+    if state:
+        logging.warning(
+            "%s: %s. Exporting the student of step %d.", model_dir, state, step
+        )
     origin = read_origin(model_dir, step, EVALUATION_FILE)
     if formats.SAVED_MODEL in _FORMAT.value:
         signatures = export_student(

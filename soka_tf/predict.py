@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Sequence
 from absl import flags, logging
 
 from soka_tf import cli
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, counted
 
 if TYPE_CHECKING:
     from soka_tf.serving.exported import Exported
@@ -72,9 +72,10 @@ _TRUST_SAVED_MODEL = cli.define_trust_saved_model(FLAGS)
 def main() -> None:
     """Runs the command."""
     # Here, so that --help need not wait for TensorFlow.
+    from soka_tf.runs.unfinished import find_export
     from soka_tf.serving import exported, inputs, predictions, videos
 
-    folder = exported.find_export(_SAVED_MODEL.value)
+    folder = find_export(_SAVED_MODEL.value)
     out_dir = os.path.expanduser(_OUT_DIR.value)
     tasks = exported.tasks_of(folder)
     task_names = [task.name for task in tasks]
@@ -101,12 +102,12 @@ def _tell(student: "Exported", counts: Sequence[int], damaged: Sequence[int]) ->
     """Says what was done."""
     if sum(damaged) == sum(counts):
         raise UserError(
-            f"None of the {sum(counts):,} images in {', '.join(_IMAGES.value)} could "
-            "be read; the warnings have the reasons."
+            f"Nothing in {', '.join(_IMAGES.value)} could be read, of "
+            f"{counted(sum(counts), 'file')}; the warnings have the reasons."
         )
     done = [
-        f"{count - lost:,} {what}"
-        for count, lost, what in zip(counts, damaged, ("images", "videos"))
+        counted(count - lost, what)
+        for count, lost, what in zip(counts, damaged, ("image", "video"))
         if count - lost
     ]
     size = f"the network's {student.image_size} x {student.image_size} pixels"
@@ -119,9 +120,9 @@ def _tell(student: "Exported", counts: Sequence[int], damaged: Sequence[int]) ->
         os.path.expanduser(_OUT_DIR.value),
         f"; raw maps have {size}" if counts[0] - damaged[0] else "",
     )
-    for lost, what in zip(damaged, ("images", "videos")):
+    for lost, what in zip(damaged, ("image", "video")):
         if lost:
-            logging.warning("%s %s could not be read.", f"{lost:,}", what)
+            logging.warning("%s could not be read.", counted(lost, what))
 
 
 if __name__ == "__main__":

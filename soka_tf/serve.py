@@ -61,11 +61,12 @@ _TRUST_SAVED_MODEL = cli.define_trust_saved_model(FLAGS)
 
 def main() -> None:
     """Loads the students and serves the page until Ctrl-C."""
+    from soka_tf.runs.unfinished import find_export
     from soka_tf.serving import exported, page, server, trial
 
     page.require_packages()
     limits = page.Limits(_MOST_UPLOAD_MB.value, _MOST_MEGAPIXELS.value)
-    folders = [exported.find_export(folder) for folder in _SAVED_MODEL.value]
+    folders = [find_export(folder) for folder in _SAVED_MODEL.value]
     students = {}
     for name, folder in zip(trial.named(folders), folders):
         logging.info("Loading %s ...", folder)

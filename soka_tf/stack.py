@@ -49,12 +49,23 @@ def use_keras_2() -> None:
         )
 
 
+def log_little() -> None:
+    """Lets TensorFlow's C++ log failures only, unless TF_CPP_MIN_LOG_LEVEL is set.
+
+    Level 3 also hides three "Unable to register ... factory" lines that TensorFlow 2.15
+    logs as errors at every start. What stops a run reaches the user as a Python
+    exception all the same. Read once, when TensorFlow is imported.
+    """
+    os.environ.setdefault(_LOG_LEVEL, "3")
+
+
 def import_tensorflow_quietly() -> None:
-    """Imports TensorFlow without what it writes to stderr whatever its log level.
+    """Imports TensorFlow without what it writes to stderr at every start.
 
     TensorFlow 2.20 and later, those that need tf_keras, write lines of level INFO
     before they look at TF_CPP_MIN_LOG_LEVEL. With that set to 0 or 1 they appear.
     """
+    log_little()
     noisy = os.environ.get(_SWITCH) == "1"
     wanted = os.environ.get(_LOG_LEVEL, "0") in ("0", "1")
     with _silent_stderr() if noisy and not wanted else contextlib.nullcontext():

@@ -188,7 +188,8 @@ def get_task(name: str) -> Task:
     key = str(name).strip().lower().replace("-", "_").replace(" ", "_")
     if key in _BY_ANY_NAME:
         return _BY_ANY_NAME[key]
-    near = difflib.get_close_matches(key, _BY_ANY_NAME, n=3)
+    found = difflib.get_close_matches(key, _BY_ANY_NAME, n=3)
+    near = dict.fromkeys(_BY_ANY_NAME[one].name for one in found)
     hint = "Did you mean " + " or ".join(repr(n) for n in near) + "? " if near else ""
     raise UserError(
         f"There is no task named {name!r}. {hint}Tasks: {', '.join(TASKS)}."

@@ -45,6 +45,25 @@ def test_names_are_there_and_import_no_tensorflow_before_they_are_used():
     assert done.stdout == "soka_tf.api True\n"
 
 
+@pytest.mark.parametrize("level", [None, "0"])
+def test_first_use_is_quiet_unless_the_user_has_asked_for_more(level):
+    code = (
+        "import soka_tf\n"
+        "soka_tf.load_teacher\n"
+        "import tensorflow\n"
+        "tensorflow.constant(1.0)  # the processor's features are logged then\n"
+    )
+    environment = dict(os.environ, PYTHONPATH=str(tiny_runs.ROOT))
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the tests' own
+    if level is not None:
+        environment["TF_CPP_MIN_LOG_LEVEL"] = level
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert bool(done.stderr) == (level is not None), done.stderr
+
+
 def test_student_answers_an_image_a_batch_and_a_file_alike(student, tmp_path):
     assert student.tasks == ("depth_zbuffer", "normal", "segment_semantic")
     pixels = image(20, 30)
@@ -131,6 +150,11 @@ def test_training_is_that_of_the_command_and_forgets_former_bindings(
     assert (after["seed"], after["max_steps"], after["batch_size"]) == (7, 1200, 16)
     with pytest.raises(UserError, match="did you mean max_steps"):
         soka_tf.train_student(demo, "max_step = 3", model_dir=folder)
+    # The paper's size must be meant: by its file, or by the number of steps.
+    with pytest.raises(UserError, match="a new one needs a gin file"):
+        soka_tf.train_student(bindings="batch_size = 3", model_dir=folder)
+    for given in (("gin/base.gin",), ((), " run.max_steps = 9")):
+        assert soka_tf.train_student(*given, model_dir=folder) == "a table"
 
 
 @pytest.mark.usefixtures("fresh_gin")

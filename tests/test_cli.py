@@ -136,6 +136,36 @@ def test_run_help_prints_docstring_and_only_own_flags(greet):
     assert "--verbosity" not in done.stdout
 
 
+def test_help_of_flags_is_without_what_absl_repeats():
+    own = flags.FlagValues()
+    flags.DEFINE_multi_string("gin_file", [], "gin files; repeatable", flag_values=own)
+    flags.DEFINE_multi_string("images", [], "A folder; repeatable.", flag_values=own)
+    flags.DEFINE_multi_string("layer", ["a", "b"], "a layer", flag_values=own)
+    flags.DEFINE_enum("size", "input", ["input", "net"], "Of maps.", flag_values=own)
+    flags.DEFINE_integer("port", 8000, "Port; 0 or more.", 0, flag_values=own)
+    assert cli._help_text("Does.", own).splitlines()[:13] == [
+        *("Does.", "", "Flags:"),
+        *("  --gin_file=STRING", "      gin files; repeatable"),
+        *("  --images=STRING", "      A folder; repeatable."),
+        *("  --layer=STRING", "      a layer; repeatable (default: a, b)"),
+        *("  --size=input|net", "      Of maps. (default: input)"),
+        *("  --port=INT", "      Port; 0 or more. (default: 8000)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "known, given", [("saved_model", "model_dir"), ("model_dir", "saved_model")]
+)
+def test_flag_of_a_runs_folder_names_that_of_this_command(known, given, capsys):
+    own = flags.FlagValues()
+    for name in (known, "out_dir", "saved_models"):
+        flags.DEFINE_string(name, None, "", flag_values=own)
+    with pytest.raises(SystemExit):
+        cli.run(lambda: None, own, ["fly", f"--{given}=x"], tensorflow=False)
+    said = f"unknown flag --{given}; did you mean --{known}? ("
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "args, message",
     [

@@ -258,6 +258,12 @@ def test_train_misspelt_binding_names_the_nearest(refused, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_train_without_a_gin_file_names_one_to_begin_with(refused, tmp_path):
+    said = ("paper's full size (256 pixels, 600,000 steps)", "gin/rooms/soka.gin")
+    refused("train", "--model_dir=run", "--gin_param=seed = 1", parts=said)
+    assert not list(tmp_path.iterdir())
+
+
 def test_evaluate_into_a_file_is_refused_before_anything_is_read(refused, tmp_path):
     (tmp_path / "file").write_text("")
     said = "--out_dir must be a folder. Received: file"

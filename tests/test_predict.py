@@ -389,7 +389,8 @@ def test_command_predicts_with_an_export(tmp_path):
         "a_domain_edge_texture.png",
     ]
     assert "bad.jpg is left out" in done.stderr
-    assert "1 images could not be read" in done.stderr
+    assert "1 image could not be read" in done.stderr
+    assert "edge_texture for 1 image into " in done.stderr
     assert (
         "raw maps have their images' sizes, resized from the network's 16"
         in done.stderr

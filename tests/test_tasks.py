@@ -12,6 +12,15 @@ from tests.own_tasks import DEFINITIONS
 ERRORS = ("rmse", "mean_absolute_error")
 
 
+def test_near_names_of_an_unknown_task_are_those_that_are_listed():
+    with pytest.raises(UserError, match="named 'edges'. Did you mean ") as refused:
+        get_task("edges")
+    hint = str(refused.value).split("? ")[0].partition("mean ")[2]
+    assert hint == "'edge_occlusion' or 'edge_texture'"
+    with pytest.raises(UserError, match="Did you mean 'depth_zbuffer'[?]"):
+        get_task("dept")
+
+
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_registered_task_is_a_target_and_knows_its_definition(name):
     task = register_task(name, DEFINITIONS[name])

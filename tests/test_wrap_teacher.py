@@ -155,6 +155,14 @@ def test_what_is_not_there_is_named(tmp_path, wrap, flags, said):
     assert not (tmp_path / "net_teacher" / "saved_model").exists()
 
 
+def test_folder_of_a_run_stands_for_the_saved_model_in_it(tmp_path, wrap):
+    folders.write_caffe(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "net").rename(tmp_path / "run" / "saved_model")
+    done = wrap(tmp_path / "run", "--layer=nothing")
+    assert "the graph has no activation nothing." in refused(done)
+
+
 def test_what_is_no_saved_model_or_a_program_is_refused(tmp_path, wrap):
     assert "saved_model.pb cannot be read" in refused(wrap(tmp_path))
 

@@ -7,7 +7,7 @@ Example (Taskonomy, images and the labels of two tasks):
 
 and then
 
-    python -m soka_tf.train --gin_param="records_dir = 'records'" ...
+    python -m soka_tf.train ... --gin_param="records_dir = 'records'"
 
 Any folder of images (--images_dir) will do as well. The size is printed first, and the
 command refused where the disk is too small. Interrupted, the same command goes on:

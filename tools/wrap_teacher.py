@@ -28,7 +28,11 @@ from soka_tf.errors import UserError
 
 FLAGS = flags.FlagValues()
 _SAVED_MODEL = flags.DEFINE_string(
-    "saved_model", None, "folder of the SavedModel", required=True, flag_values=FLAGS
+    "saved_model",
+    None,
+    "folder of the SavedModel, or a run's with one in saved_model/",
+    required=True,
+    flag_values=FLAGS,
 )
 _OUT_DIR = flags.DEFINE_string(
     "out_dir",
@@ -69,10 +73,14 @@ _ORDERS = ("rgb", "bgr")
 
 def main() -> None:
     """Lists, writes the draft, draws."""
-    from soka_tf.networks.untrusted import refuse_programs
+    from soka_tf.networks.untrusted import GRAPH, refuse_programs
+    from soka_tf.serving.exported import OF_A_RUN
     from soka_tf.teachers.saved_model import manifest
 
     saved_model = os.path.abspath(os.path.expanduser(_SAVED_MODEL.value))
+    inside = os.path.join(saved_model, OF_A_RUN)
+    if os.path.isfile(os.path.join(inside, GRAPH)):
+        saved_model = inside
     if not _TRUST_SAVED_MODEL.value:
         refuse_programs(saved_model, "Export it again.")
     signature = _list_signatures(saved_model)

@@ -10,7 +10,7 @@ from absl import logging
 from soka_tf.data import encodings
 from soka_tf.data.image_files import RGB, VANISHING_POINT, DamagedFile
 from soka_tf.data.samples import MASK_DOMAIN, Sample
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, counted
 from soka_tf.tasks import Task
 
 MASK = "mask"
@@ -48,7 +48,9 @@ class ImageReader:
             except DamagedFile as damage:
                 last = damage
                 _warn_once(damage, "The next image takes its place.")
-        raise UserError(f"None of the {count} images can be read. The last one: {last}")
+        raise UserError(
+            f"No image of {counted(count, 'sample')} can be read. The last one: {last}"
+        )
 
 
 class LabelReader:

@@ -26,7 +26,7 @@ from soka_tf.atomic import write_json
 from soka_tf.data.documents import read_json
 from soka_tf.data.filesystem import name_bytes
 from soka_tf.data.image_files import RGB, DamagedFile, read_file
-from soka_tf.errors import UserError, short
+from soka_tf.errors import UserError, counted, short
 from soka_tf.kinds import Seed, check_arguments, number, one_of
 from soka_tf.tasks import TASKS
 
@@ -160,14 +160,14 @@ def drop_damaged(
     if damaged:
         first = "; ".join(f"{path}: {why}" for path, why in list(damaged.items())[:3])
         logging.warning(
-            "Left out %d damaged files of %d samples. The first ones: %s",
-            len(damaged),
-            len(samples),
+            "Left out %s of %s. The first ones: %s",
+            counted(len(damaged), "damaged file"),
+            counted(len(samples), "sample"),
             first,
         )
     if not good:
         raise UserError(
-            f"None of the {len(samples)} rgb files can be read. The first one, "
+            f"No rgb file of {counted(len(samples), 'sample')} can be read. The first, "
             f"{next(iter(damaged.items()), ('', 'there are no samples'))}."
         )
     return good, damaged

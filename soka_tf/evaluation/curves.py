@@ -1,6 +1,6 @@
 """A run's metrics.csv as curves to look at."""
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,10 +26,14 @@ _STAGE_TITLES = {
     "tail": "decoders alone",
     "tail_gan": "decoders alone, with GAN",
 }
+_SETTLING = "BatchNorm settles"
+_LABEL_POINTS = 9
 _Styles = Dict[str, Dict[str, Any]]
 
 
-def draw_curves(metrics_csv_path: str, out_png: str) -> None:
+def draw_curves(
+    metrics_csv_path: str, out_png: str, settle_step: Optional[int] = None
+) -> None:
     """Draws losses and task weights over steps, as the paper's Fig. 5 does.
 
     Between them the errors on validation images (`evaluation.soft_errors`), where they
@@ -40,12 +44,16 @@ def draw_curves(metrics_csv_path: str, out_png: str) -> None:
         "loss/transfer", "task_weight/<task>", "validation/soft/<task>" and "stage"
         (joint, cycle or cycle_gan); empty cells are left out.
       out_png: the picture to write or replace.
+      settle_step: `Schedule.settle_step`, to be marked if it was reached.
 
     Raises:
       UserError: if the file is missing or holds no such rows.
     """
     columns, stages = read_columns(metrics_csv_path)
     all_steps = columns["step"][0]
+    marks = [(step, _STAGE_TITLES.get(stage, stage)) for step, stage in stages]
+    if settle_step is not None and settle_step < all_steps.max():
+        marks = sorted([*marks, (settle_step, _SETTLING)], key=lambda mark: mark[0])
     losses, validation, weights = (
         {
             _title(name[len(prefix) :]): values
@@ -74,7 +82,7 @@ def draw_curves(metrics_csv_path: str, out_png: str) -> None:
     )[:, 0]
     for axis, (draw, curves, _) in zip(axes, panels):
         draw(axis, curves, styles)
-        _finish(axis, stages, len(curves))
+        _finish(axis, marks, len(curves))
     title = f"{all_steps.max():,.0f} steps of training"
     figure.suptitle(title, x=0.01, horizontalalignment="left", weight="bold")
     axes[-1].set_xlabel("step")
@@ -82,6 +90,9 @@ def draw_curves(metrics_csv_path: str, out_png: str) -> None:
     axes[-1].xaxis.set_major_formatter(FuncFormatter(_whole))
     axes[-1].xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     figure.align_ylabels(list(axes))
+    figure.draw_without_rendering()  # only then do texts know where they are
+    for axis in axes:
+        _separate_labels(axis)
 
     with replacing(out_png) as temporary:
         canvas.print_figure(temporary, format="png")
@@ -216,19 +227,19 @@ def _marker(steps: np.ndarray) -> str:
     return "o" if len(steps) < _FEWEST_WITHOUT_MARKS else ""
 
 
-def _finish(axis: Axes, stages: List[Tuple[float, str]], curves: int) -> None:
-    """Adds the legend, above the curves, and where every stage begins."""
-    for step, stage in stages:
+def _finish(axis: Axes, marks: List[Tuple[float, str]], curves: int) -> None:
+    """Adds the legend, above the curves, and marks: where every stage begins."""
+    for step, label in marks:
         axis.axvline(step, color="#999999", linewidth=1, linestyle=":")
         axis.annotate(
-            _STAGE_TITLES.get(stage, stage),
+            label,
             xy=(step, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(3, -3),
             textcoords="offset points",
             verticalalignment="top",
             color="#595959",
-            fontsize=9,
+            fontsize=_LABEL_POINTS,
         )
     axis.legend(
         frameon=False,
@@ -241,6 +252,16 @@ def _finish(axis: Axes, stages: List[Tuple[float, str]], curves: int) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     axis.set_axisbelow(True)
+
+
+def _separate_labels(axis: Axes) -> None:
+    """Lowers labels of marks by lines until none is on another one."""
+    placed: List[Any] = []
+    for label in axis.texts:
+        while any(label.get_window_extent().overlaps(other) for other in placed):
+            x, y = label.xyann
+            label.xyann = x, y - 1.4 * _LABEL_POINTS
+        placed.append(label.get_window_extent())
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

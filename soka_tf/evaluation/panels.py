@@ -16,10 +16,8 @@ from soka_tf.evaluation.map_pictures import (
     display_range,
     map_scale,
 )
-from soka_tf.evaluation.metrics import accumulator_of, angle_deg, main_error
+from soka_tf.evaluation.metrics import angle_deg
 from soka_tf.tasks import Task
-
-CONSTANT = "one value everywhere"
 
 _CELL_PX = 192
 _ERROR_COLORMAP = "Reds"
@@ -116,8 +114,7 @@ def draw_panel(
     1 where they differ), against the truth, or against the teacher where no row has a
     label. Their scale is fixed: a third of the maps' scale, 60 degrees, 1; what is
     beyond has the colour of its end. Truth columns are left out without labels; pixels
-    without a reading have `map_pictures.MISSING_COLOUR`. The heading names the tasks
-    that the student is no good at, see `no_better_than_constant`.
+    without a reading have `map_pictures.MISSING_COLOUR`.
 
     Args:
       panel: what `compute_panel` returned.
@@ -132,9 +129,6 @@ def draw_panel(
     groups = [image_grid.Group("", [image_grid.Column("rgb", images)])]
     groups += [_task_group(task, panel.maps[task.name]) for task in tasks]
     remarks = [heading] if heading else []
-    untrained = no_better_than_constant(panel, tasks)
-    if untrained:
-        remarks.append(f"barely trained, {CONSTANT} is as good: {', '.join(untrained)}")
     if any(_has_gaps(panel.maps[task.name].truth) for task in tasks):
         remarks.append("blue-grey: no reading")
     drawn = image_grid.compose(groups, "; ".join(remarks))
@@ -148,35 +142,6 @@ def _has_gaps(truth: Optional[np.ndarray]) -> bool:
     if truth is None:
         return False
     return any(0 < np.isnan(row).sum() < row.size for row in truth)
-
-
-def no_better_than_constant(panel: Panel, tasks: Sequence[Task]) -> List[str]:
-    """Titles of tasks whose student errs no less than one value everywhere.
-
-    That value is the median of all pixels of the truth, or of the teacher's maps where
-    no row has a label; of classes the commonest one.
-    """
-    titles = []
-    for task in tasks:
-        maps = panel.maps[task.name]
-        reference = maps.teacher if maps.truth is None else maps.truth
-        valid = np.isfinite(reference).all(axis=-1)
-        seen = reference[valid]
-        if not len(seen):
-            continue
-        if task.has_classes:
-            commonest = np.bincount(seen.argmax(-1), minlength=task.channels).argmax()
-            value = np.eye(task.channels)[commonest]
-        else:
-            value = np.median(seen, axis=0)
-        errors = []
-        for answer in (maps.student, np.broadcast_to(value, reference.shape)):
-            measured = accumulator_of(task)
-            measured.update(answer, reference, valid)
-            errors.append(main_error(measured.result()))
-        if errors[0] is None or errors[0] >= errors[1]:
-            titles.append(task.title)
-    return titles
 
 
 def task_views(task: Task, maps: TaskMaps) -> Views:

@@ -6,6 +6,7 @@ from typing import Any, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from tabulate import SEPARATING_LINE, tabulate
 
+from soka_tf.errors import counted
 from soka_tf.evaluation.metrics import main_error, skill
 from soka_tf.task_rows import CLASS_METRICS
 from soka_tf.tasks import Task, get_task
@@ -132,7 +133,8 @@ def format_table(result: Mapping[str, Any]) -> str:
         colalign=("left", "left", *("right" for _ in rows[0][2:])),
         disable_numparse=True,
     )
-    notes = [textwrap.fill(note, _NOTE_WIDTH) for note in table.notes]
+    remarks = filter(None, (*table.notes, barely_trained(result)))
+    notes = [textwrap.fill(note, _NOTE_WIDTH) for note in remarks]
     return "\n".join([*table.heading, "", text, "", *notes])
 
 
@@ -142,11 +144,14 @@ def _labelled(result: Mapping[str, Any]) -> List[int]:
     return [counts.get(name, result["images"]) for name in result["tasks"]]
 
 
-def no_better_than_constant(result: Mapping[str, Any]) -> List[str]:
-    """Titles of tasks whose student errs as much as the constant answer, or more.
+def barely_trained(result: Mapping[str, Any]) -> str:
+    """Names the tasks whose student errs as much as the constant answer, or more.
 
     Against the truth, or the teacher where no image has a label; a task without a
     constant answer is none of them.
+
+    Returns:
+      A sentence; "" if there is no such task.
     """
     titles = []
     for name, entries in result["tasks"].items():
@@ -154,7 +159,12 @@ def no_better_than_constant(result: Mapping[str, Any]) -> List[str]:
         known = [value for value in values if value is not None]
         if known and known[0] <= 0:
             titles.append(get_task(name).title)
-    return titles
+    if not titles:
+        return ""
+    return (
+        f"Barely trained: no better at {', '.join(titles)} than one answer for all "
+        "images (the median or the commonest class)."
+    )
 
 
 def _heading(result: Mapping[str, Any]) -> Tuple[str, str]:
@@ -164,8 +174,9 @@ def _heading(result: Mapping[str, Any]) -> Tuple[str, str]:
     smallest = parameters.get("smallest_teacher")
     if smallest:
         share += f"; {student / smallest:.0%} of the smallest teacher"
+    images = counted(result["images"], "image")
     return (
-        f"{result['split']}: {result['images']:,} images, step {result['step']:,}",
+        f"{result['split']}: {images}, step {result['step']:,}",
         f"parameters: teachers {teachers:,}, student {student:,}"
         + (f" ({share})" if share else ""),
     )
@@ -220,11 +231,22 @@ def _share(key: str, entries: Mapping[str, Any]) -> str:
     return f"{error / teacher:.1%}"
 
 
+def _constant(result: Mapping[str, Any]) -> str:
+    """What skill compares with, by the titles of its rows."""
+    shown = [
+        title
+        for key, title in _ROWS.items()
+        if key.startswith("baseline")
+        and any(entries.get(key) for entries in result["tasks"].values())
+    ]
+    return " or ".join(shown) or "best constant answer"
+
+
 def _notes(result: Mapping[str, Any], columns: List[str]) -> List[str]:
     notes = [
         "Lower is better for rmse (in the task's unit), rel and angle; higher for "
-        "<1.25, its powers and skill (1: no error; 0: that of the constant answer). "
-        "Definitions: docs/metrics.md.",
+        "<1.25, its powers and skill (1: no error; 0: that of the "
+        f"{_constant(result)}). Definitions: docs/metrics.md.",
     ]
     if "mean_absolute_error" in columns:
         notes.append("mae: mean absolute error, in the task's unit; lower is better.")
@@ -244,7 +266,7 @@ def _notes(result: Mapping[str, Any], columns: List[str]) -> List[str]:
         elif 0 < count < result["images"]:
             notes.append(
                 f"{get_task(name).title}: {count:,} of {result['images']:,} images "
-                "have a label."
+                f"{'has' if count == 1 else 'have'} a label."
             )
     for name, entries in result["tasks"].items():
         alone = (labelled[name] or result["images"]) == 1

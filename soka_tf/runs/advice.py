@@ -5,6 +5,7 @@ TensorFlow is not imported.
 
 from typing import Any, List, Mapping
 
+from soka_tf.errors import counted
 from soka_tf.runs.declared import followed
 
 FEW_IMAGES = 100  # to train on
@@ -60,7 +61,7 @@ def of_images(count: int, batch_size: int) -> List[str]:
     )
     return [
         f"Images to train on: {count}{repeated}. The student may learn so few by heart "
-        "and fail on others. Give hundreds."
+        "and fail on others. Give hundreds (docs/images.md)."
     ]
 
 
@@ -73,8 +74,9 @@ def of_comparison(count: int) -> List[str]:
     if count >= FEW_COMPARED:
         return []
     return [
-        f"The auxiliary teacher is chosen on {count} images: with so few chance "
-        f"decides. Give {FEW_COMPARED} or more, or name it, auxiliary = ['normal']."
+        f"The auxiliary teacher is chosen on {counted(count, 'image')}: with so few "
+        f"chance decides. Give {FEW_COMPARED} or more, or name it, "
+        "auxiliary = ['normal']."
     ]
 
 

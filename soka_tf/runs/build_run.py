@@ -263,14 +263,16 @@ def check_parts(settings: Settings) -> None:
     Raises:
       UserError: of the schedule, the objective, the rule or the optimizers.
     """
-    _build_schedule(settings)
+    build_schedule(settings)
     as_task = _build_objective().transfer_as_task
     build_parts.build_balancing(settings.task_names, transfer_as_task=as_task)
     or_user_error("transfer.", build_parts.transfer)
     build_parts.build_optimizers(settings.max_steps)
 
 
-def _build_schedule(settings: Settings) -> Schedule:
+def build_schedule(settings: Settings) -> Schedule:
+    """The schedule that is bound, for a run's steps; a wrong one is a UserError."""
+    """The schedule that is bound, of a run's steps; a wrong one is a UserError."""
     steps = settings.max_steps
     return or_user_error("schedule.", lambda: build_parts.schedule(max_steps=steps))
 
@@ -307,7 +309,7 @@ def assemble_model(
       measure: of their features; None where no step will be taken.
     """
     names = settings.task_names
-    schedule, objective = _build_schedule(settings), _build_objective()
+    schedule, objective = build_schedule(settings), _build_objective()
     with compute_in(settings.precision, "run.precision"):
         student = build_networks.build_student(names, seed=settings.seed)
         _check_image_size(settings, student.encoder.output_stride)

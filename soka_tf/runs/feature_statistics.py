@@ -13,6 +13,7 @@ from soka_tf.data.documents import Number, read_json, refusing
 from soka_tf.data.image_files import RGB
 from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.data.samples import Sample, drop_damaged
+from soka_tf.errors import counted
 from soka_tf.teachers.feature_statistics import Moments, Statistics, measure_features
 from soka_tf.teachers.pool import TeacherPool, Wanted
 from soka_tf.teachers.similarity import sample_images
@@ -68,7 +69,8 @@ class FeatureStatistics:
         if os.path.isfile(path):
             return _read(path, owners)
         readable, _ = drop_damaged(sample_images(self.samples(), images), [RGB])
-        logging.info("Measuring the teachers' features on %d images ...", len(readable))
+        count = counted(len(readable), "image")
+        logging.info("Measuring the teachers' features on %s ...", count)
         # Without labels: a mask would be read for nothing.
         plain = [dataclasses.replace(s, files={RGB: s.files[RGB]}) for s in readable]
         dataset = labelled_dataset(plain, [], self.batches)

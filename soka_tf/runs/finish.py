@@ -6,6 +6,7 @@ from typing import Any, Sequence
 
 from absl import logging
 
+from soka_tf.errors import counted
 from soka_tf.evaluation.table import format_table
 from soka_tf.runs.auxiliary import log_selection
 from soka_tf.runs.build_run import Run
@@ -56,15 +57,17 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
     origin = origin_of(run)
     write_origin(origin, folder)
     train(run, model_dir, [panels, *callbacks], writer)
-    logging.info(
-        "Measuring teachers and student on %d images ...", len(run.data.validation)
-    )
+    count = counted(len(run.data.validation), "image")
+    logging.info("Measuring teachers and student on %s ...", count)
     result = evaluate_run(run, folder)
     export_dir = os.path.join(folder, "saved_model")
     following = export_command(model_dir)
     if settings.export:
         following = predict_command(export_dir, run.data.validation)
-    lines = ["", format_table(result), "", "Next:", f"  {following}"]
+    heading = (
+        "Next (--images may be other photographs):" if settings.export else "Next:"
+    )
+    lines = ["", format_table(result), "", heading, f"  {following}"]
     lines += [
         "",
         f"Everything is in {model_dir}:",

@@ -13,11 +13,11 @@ from absl import logging
 from soka_tf.atomic import write_text
 from soka_tf.data.documents import Number, read_json
 from soka_tf.data.samples import Data
-from soka_tf.errors import UserError, reason
+from soka_tf.errors import UserError, counted, reason
 from soka_tf.evaluation import report_page
 from soka_tf.evaluation.curves import read_columns
 from soka_tf.evaluation.panels import compute_panel
-from soka_tf.evaluation.table import evaluation_table, no_better_than_constant
+from soka_tf.evaluation.table import barely_trained, evaluation_table
 from soka_tf.networks.multiply_adds import total_multiply_adds
 from soka_tf.runs.auxiliary import CHOICE_FILE
 from soka_tf.runs.build_networks import count_trainable
@@ -159,7 +159,7 @@ def _if_there(path: str, read: Callable[[], Any]) -> Any:
 
 def _summary(measured: Measured) -> str:
     tasks = [task.title for task in measured.settings.targets]
-    teachers = len(measured.teachers.targets)
+    teachers, result = len(measured.teachers.targets), measured.result
     named = tasks[0] if len(tasks) == 1 else f"{', '.join(tasks[:-1])} and {tasks[-1]}"
     learnt = (
         "trained on labels and compared with"
@@ -167,23 +167,17 @@ def _summary(measured: Measured) -> str:
         else "distilled from"
     )
     return (
-        f"One student for {named}, {learnt} {teachers} "
-        f"teacher{'s' if teachers > 1 else ''}, after {measured.result['step']:,} "
-        f"steps; measured on {measured.result['images']:,} images that it was not "
-        "trained on."
+        f"One student for {named}, {learnt} "
+        f"{counted(teachers, 'teacher')}, after {counted(result['step'], 'step')}; "
+        f"measured on {counted(result['images'], 'image')} that it was not trained on."
     )
 
 
 def _remarks(result: Mapping[str, Any]) -> Tuple[str, ...]:
     if not result["step"]:
         return ("Not trained: no step was taken, the student is as it was built.",)
-    poor = no_better_than_constant(result)
-    if not poor:
-        return ()
-    return (
-        f"Barely trained: no better at {', '.join(poor)} than one answer "
-        "for all images (the median or the commonest class).",
-    )
+    poor = barely_trained(result)
+    return (poor,) if poor else ()
 
 
 def _movement(moved: StageMovement) -> report_page.Movement:

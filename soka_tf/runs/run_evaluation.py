@@ -4,14 +4,13 @@ import os
 from typing import Any, Dict, Mapping, Optional
 
 import tensorflow as tf
-from absl import logging
 
 from soka_tf.data.pipeline import Batches, labelled_dataset
-from soka_tf.data.samples import MASK_DOMAIN, Data, spread
+from soka_tf.data.samples import Data, spread
 from soka_tf.evaluation.curves import draw_curves
 from soka_tf.evaluation.evaluator import evaluate, write_evaluation
 from soka_tf.runs.build_networks import count_trainable
-from soka_tf.runs.build_run import Run
+from soka_tf.runs.build_run import Run, build_schedule
 from soka_tf.runs.settings import Settings
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
@@ -67,8 +66,6 @@ def evaluate_student(
     Returns:
       The content of evaluation.json, see `soka_tf.evaluation.evaluator.evaluate`.
     """
-    if all(set(s.files) <= {"rgb", MASK_DOMAIN} for s in data.validation):
-        logging.info("No labels: the student is measured against its teachers only.")
     dataset = labelled_dataset(
         data.validation,
         settings.targets,
@@ -94,5 +91,6 @@ def evaluate_student(
     write_evaluation(os.path.join(out_dir, EVALUATION_FILE), result)
     metrics = os.path.join(model_dir, METRICS_FILE)
     if os.path.exists(metrics):
-        draw_curves(metrics, os.path.join(out_dir, CURVES_FILE))
+        curves = os.path.join(out_dir, CURVES_FILE)
+        draw_curves(metrics, curves, build_schedule(settings).settle_step)
     return result

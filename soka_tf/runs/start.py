@@ -1,14 +1,18 @@
 """A run from its bindings to its end, as the command and a notebook start it."""
 
 import os
+import re
 from typing import Sequence
 
 from absl import logging
 
+from soka_tf.errors import UserError
 from soka_tf.runs import build_run, config
 from soka_tf.runs.finish import complete
 from soka_tf.runs.folder import CONFIG_FILE, training_in
 from soka_tf.runs.strategy import lost_workers
+
+_MAX_STEPS = re.compile(r"^\s*(run\.)?max_steps\s*=", re.MULTILINE)
 
 
 def bind_run(
@@ -22,11 +26,20 @@ def bind_run(
       gin_params: likewise.
 
     Raises:
-      UserError: as `soka_tf.runs.config.parse_gin`.
+      UserError: as `soka_tf.runs.config.parse_gin`; or for a new run if nothing says
+        how long it is.
     """
     stored = os.path.join(model_dir, CONFIG_FILE)
     resumed = stored if os.path.isfile(stored) else None
     config.parse_gin(gin_files, gin_params, stored=resumed)
+    if not (resumed or gin_files or _MAX_STEPS.search("\n".join(gin_params))):
+        steps, side = map(config.bound_value, ("run.max_steps", "run.image_size"))
+        raise UserError(
+            f"{model_dir} holds no run to go on with, and a new one needs a gin file: "
+            f"gin/base.gin alone is the paper's full size ({side} pixels, {steps:,} "
+            "steps). Give --gin_file=gin/rooms/soka.gin to begin with, or "
+            "--gin_file=gin/base.gin if that size is meant."
+        )
 
 
 def train_run(model_dir: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from soka_tf.errors import LostWorker, UserError, reason
+from soka_tf.errors import LostWorker, UserError, counted, reason
 from soka_tf.kinds import check_arguments, one_of, whole
 from soka_tf.runs.cluster import EXAMPLE, in_cluster, read_cluster
 from soka_tf.runs.meeting import meet, refuse_differences
@@ -108,7 +108,7 @@ def describe_devices(strategy: tf.distribute.Strategy, batch_size: int) -> str:
         )
     here = describe_machine()
     if replicas == 1:
-        return f"One device ({here}), {batch_size} images a step."
+        return f"One device ({here}), {counted(batch_size, 'image')} a step."
     workers = count_workers(strategy)
     machines = f" on {workers} workers, this one number {worker_index(strategy)}"
     return (

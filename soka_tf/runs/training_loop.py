@@ -13,7 +13,7 @@ from soka_tf.data.pipeline import Batches, Share, image_dataset
 from soka_tf.data.samples import describe_samples
 from soka_tf.data.service import service_dataset
 from soka_tf.data.targets import label_reader
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, counted
 from soka_tf.evaluation.soft_errors import MEAN, both, soft_errors
 from soka_tf.processes import Interruption
 from soka_tf.runs import build_parts, checkpoints
@@ -83,12 +83,15 @@ def _train(
     if start:
         logging.info("Continuing from step %d of %s.", start, model_dir)
     if start >= settings.max_steps:
-        logging.info("All %d steps are done.", settings.max_steps)
+        logging.info(
+            "All %d steps are done. Measuring and exporting are done again.",
+            settings.max_steps,
+        )
         return
     targets = _stored_targets(run)
     logging.info(
-        "Training on %d images of %s; the first step of a stage takes a while.",
-        len(run.data.train),
+        "Training on %s of %s; the first step of a stage takes a while.",
+        counted(len(run.data.train), "image"),
         run.data.source,
     )
     write_texts(writer, {"gin/operative_config": code_block(run.config)}, start)

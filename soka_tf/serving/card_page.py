@@ -4,6 +4,8 @@ from typing import Any, List, Mapping, Optional
 
 from tabulate import tabulate
 
+from soka_tf.errors import counted
+
 _SHORT_SHA = 16
 
 
@@ -33,7 +35,11 @@ def format_card(card: Mapping[str, Any]) -> str:
 def _summary(card: Mapping[str, Any]) -> str:
     student, tasks = card["student"], card["tasks"]
     titles = ", ".join(_plain(task["title"]) for task in tasks.values())
-    after = f", after {student['step']:,} steps" if student["step"] is not None else ""
+    after = (
+        f", after {counted(student['step'], 'step')}"
+        if student["step"] is not None
+        else ""
+    )
     formats = "; ".join(f"{name} in {how}" for name, how in card["formats"].items())
     return (
         f"One network for {titles}: a shared encoder and a decoder a task, "
@@ -95,8 +101,9 @@ def _images(card: Mapping[str, Any]) -> str:
         "labels": "with their labels",
     }.get(card["supervision"], "")
     return (
-        f"Trained on {images['train']:,} images {labels}, {images['validation']:,} "
-        f"held back for validation: {_plain(images['source'])}."
+        f"Trained on {counted(images['train'], 'image')} {labels}, "
+        f"{images['validation']:,} held back for validation: "
+        f"{_plain(images['source'])}."
     )
 
 

@@ -29,12 +29,12 @@ import tqdm
 from absl import logging
 
 from soka_tf.atomic import PathLike, locked
-from soka_tf.data import filesystem, shard_store
+from soka_tf.data import file_writing, filesystem, shard_store
 from soka_tf.data.image_files import RGB, DamagedFile, read_pixels
 from soka_tf.data.pipeline import preprocess_images
 from soka_tf.data.samples import Sample
 from soka_tf.data.targets import Targets
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, counted
 from soka_tf.teachers.kept_outputs import TeacherRecords, Values, parse, writing
 from soka_tf.teachers.pool import TeacherPool, Wanted
 
@@ -108,10 +108,17 @@ class TeacherCache:
     def describe(self, images: int) -> str:
         """Says where the outputs of so many images are kept and what they need."""
         return (
-            f"The teachers' outputs of {images} images need "
+            f"The teachers' outputs of {counted(images, 'image')} need "
             f"{shard_store.in_units(images * self.image_bytes)} in {self.folder} "
             f"({shard_store.in_units(self.image_bytes)} an image)"
         )
+
+    def _to_be_written(self, size: int) -> str:
+        text = f"{shard_store.in_units(size)} are still to be written"
+        room = file_writing.free_bytes(self.folder)
+        if room is not None:
+            text += f" (free there: {shard_store.in_units(room)})"
+        return f"{text}."
 
     def fill(
         self, samples: Sequence[Sample], batch_size: int = 16, progress: bool = True
@@ -140,7 +147,8 @@ class TeacherCache:
                 there += (len(images) - len(missing[name])) * records.record_bytes
             needed = len(images) * self.image_bytes
             told = (
-                f"{self.describe(len(images))}, {shard_store.in_units(there)} are there"
+                f"{self.describe(len(images))}; {shard_store.in_units(there)} of that "
+                "are kept already"
             )
             shard_store.check_room(
                 str(self.folder),
@@ -149,7 +157,7 @@ class TeacherCache:
                 "Make room, bind run.teacher_cache_dir to a folder of another disk, or "
                 "run.teacher_cache = False.",
             )
-            logging.info("%s.", told)
+            logging.info("%s, %s", told, self._to_be_written(needed - there))
             start = time.monotonic()
             before = sum(map(len, self.records.values()))
             with tqdm.tqdm(

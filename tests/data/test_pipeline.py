@@ -162,7 +162,7 @@ def test_image_dataset_nothing_readable_is_a_user_error(folder):
     samples = find_images(folder)
     for sample in samples:
         os.remove(sample.files["rgb"])
-    with pytest.raises(UserError, match="None of the 7 images can be read"):
+    with pytest.raises(UserError, match="No image of 7 samples can be read"):
         pipeline.image_dataset(samples, Batches(8, 3), seed=0)
     with pytest.raises(UserError, match="no samples"):
         pipeline.image_dataset([], Batches(8, 3), seed=0)

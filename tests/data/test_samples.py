@@ -81,7 +81,7 @@ def test_drop_damaged_label_that_a_reader_of_its_own_cannot_read_is_left_out(tmp
 def test_drop_damaged_nothing_left_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     samples = [Sample("a", "a", {"rgb": str(tmp_path / "a.png")})]
-    with pytest.raises(UserError, match="None of the 1 rgb files"):
+    with pytest.raises(UserError, match="No rgb file of 1 sample can"):
         drop_damaged(samples, [])
 
 

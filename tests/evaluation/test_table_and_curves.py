@@ -1,4 +1,5 @@
 import csv
+import itertools
 
 import numpy as np
 import pytest
@@ -121,7 +122,35 @@ def test_table_of_normals_has_an_angle_and_fits_100_columns():
 def test_table_works_without_a_baseline():
     entries = depth()
     del entries["baseline_median"]
-    assert "median image" not in format_table(evaluation(depth_zbuffer=entries))
+    table = format_table(evaluation(depth_zbuffer=entries))
+    assert "median image" not in table and "0: that of the best constant" in table
+
+
+def test_table_names_the_row_that_skill_compares_with():
+    unlabelled_edges = {**unlabelled(), "baseline_median_of_teacher": entry(0.0492)}
+    for entries, row in (
+        (depth(), "median image"),
+        (unlabelled_edges, "teacher's median"),
+    ):
+        table = format_table(evaluation(edge_texture=entries))
+        assert f"0: that of the {row})" in " ".join(table.split())
+
+
+def test_table_names_the_tasks_that_are_barely_trained():
+    poor = depth()
+    poor["student"]["skill"] = 0.0
+    copied = {**unlabelled(), "baseline_median_of_teacher": entry(0.0123)}
+    remark = (
+        "Barely trained: no better at {} than one answer for all images (the median"
+    )
+    for tasks, titles in (
+        ({"depth_zbuffer": poor}, "depth"),
+        ({"depth_zbuffer": depth(), "edge_texture": copied}, "2D edges"),
+        ({"depth_zbuffer": poor, "edge_texture": copied}, "depth, 2D edges"),
+    ):
+        table = " ".join(format_table(evaluation(**tasks)).split())
+        assert remark.format(titles) in table
+    assert "trained:" not in format_table(evaluation(depth_zbuffer=depth()))
 
 
 @pytest.fixture
@@ -224,6 +253,28 @@ def test_curves_have_validation_styles_and_the_step_at_which_cycles_begin(
         marks = [line.get_xdata()[0] for line in axis.lines if line.get_ls() == ":"]
         assert marks == [0, 10]
         assert [t.get_text() for t in axis.texts] == ["joint start", "cycles begin"]
+
+
+def test_labels_of_marks_never_stand_on_one_another(tmp_path, drawn):
+    path, picture = tmp_path / "metrics.csv", str(tmp_path / "curves.png")
+    rows = [(1, "joint"), (2, "joint"), (3, "cycle"), (90, "cycle_gan"), (100, "tail")]
+    path.write_text(
+        "step,stage,loss/soft/normal\n" + "".join(f"{s},{of},0.5\n" for s, of in rows)
+    )
+    curves.draw_curves(str(path), picture, settle_step=4)
+    curves.draw_curves(str(path), picture, settle_step=100)
+    labels = drawn[0].axes[0].texts
+    assert [label.get_text() for label in labels][:3] == [
+        "joint start",
+        "cycles begin",
+        "cycles with GAN begin",
+    ]
+    assert "BatchNorm settles" in [label.get_text() for label in labels]
+    boxes = [label.get_window_extent() for label in labels]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    # Not reached: no mark.
+    assert len(drawn[1].axes[0].texts) == len(labels) - 1
 
 
 def test_curves_of_a_title_with_dollars_show_it_as_it_is(tmp_path, drawn):

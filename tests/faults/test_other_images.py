@@ -10,7 +10,7 @@ from tests import tiny_runs
 
 @pytest.mark.parametrize("split", ["kept", "gone"])
 def test_export_measures_on_images_elsewhere_and_writes_no_split(
-    split, cut, tiny, tmp_path, monkeypatch
+    split, cut, tiny, tmp_path, monkeypatch, caplog
 ):
     others = tmp_path / "others"
     tiny_runs.write_images(others, 3)
@@ -41,3 +41,6 @@ def test_export_measures_on_images_elsewhere_and_writes_no_split(
         assert sorted(s.key for s in samples) == ["other_0", "other_1", "other_2"]
     assert split == "gone" or file.read_bytes() == before
     assert file.exists() == (split == "kept")
+    # The run was cut off: what is exported is not what it was to become.
+    said = f"{cut}: the training has not ended (step 4 of 6). Exporting the student"
+    assert said in caplog.text

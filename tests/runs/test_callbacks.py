@@ -24,12 +24,14 @@ from soka_tf.runs.callbacks.step import Every
 from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from soka_tf.runs.movement import StageMovement, read_movement
 from soka_tf.soka.ledger import PHASES
+from soka_tf.soka.schedule import Schedule
 
 
 class Model:
     """What the callbacks ask of a `SokaModel`."""
 
     tasks = ("depth",)
+    schedule = Schedule(joint_steps=4, settle_share=0.25, max_steps=12)
 
     def __init__(self, step=0):
         self.step = tf.Variable(step, dtype=tf.int64)
@@ -423,6 +425,19 @@ def test_progress_without_a_terminal_prints_plain_lines(capsys):
     shown = capsys.readouterr().err
     assert "10/10" in shown and "depth 0.25 (w 1.00)" in shown
     assert "cycle" in shown and shown.isascii() and shown.endswith("\n")
+
+
+def test_progress_says_once_that_batch_norm_settles(caplog):
+    logs = {"loss/soft/depth": 0.25, "task_weight/depth": 1.0}
+    caplog.set_level("INFO")
+    run(Progress(12), Model(step=8), 4, logs)  # settles after 9 of 12 steps
+    assert [r.message for r in caplog.records if "ettling" in r.message] == [
+        "Settling from step 10 on: BatchNorm uses its moving statistics, which the "
+        "student uses after training. The losses may jump here."
+    ]
+    caplog.clear()
+    run(Progress(12), Model(step=10), 2, logs)
+    assert not caplog.text
 
 
 def test_progress_into_a_file_on_a_full_disk_is_not_shown(monkeypatch):

@@ -7,10 +7,10 @@ import pytest
 from soka_tf.runs.callbacks.pace import Pace, in_words
 
 
-def sentences(last, stages, seconds, start=0):
+def sentences(last, stages, seconds, start=0, joint_steps=0):
     """What is said after each step, by the number of steps done."""
     now = [0.0]
-    pace = Pace(last, lambda: now[0])
+    pace = Pace(last, joint_steps, lambda: now[0])
     said = {}
     for step in range(start + 1, last + 1):
         stage = stages(step - 1)
@@ -23,7 +23,10 @@ def sentences(last, stages, seconds, start=0):
 
 def test_pace_of_one_stage_is_told_once_without_the_steps_that_trace():
     said = sentences(
-        1000, lambda step: "joint", lambda step, _: 100.0 if step <= 2 else 0.5
+        1000,
+        lambda step: "joint",
+        lambda step, _: 100.0 if step <= 2 else 0.5,
+        joint_steps=1000,
     )
     ((step, sentence),) = said.items()
     assert step == 12
@@ -42,18 +45,33 @@ def test_pace_of_a_resumed_run_counts_what_is_left():
 def test_pace_of_another_stage_is_told_where_it_changes_the_end(slower, times):
     said = sentences(
         2000,
-        lambda step: "joint" if step < 50 else "cycle",
-        lambda _, stage: slower if stage == "cycle" else 1.0,
+        lambda step: "cycle" if step < 50 else "cycle_gan",
+        lambda _, stage: slower if stage == "cycle_gan" else 1.0,
     )
     assert len(said) == times and 12 in said
     if times == 2:
         assert list(said)[1] == 62
-        assert re.search(r"About 97 minutes .* 3 s a step \(cycle\)", said[62])
+        assert re.search(r"About 97 minutes .* 3 s a step \(cycle_gan\)", said[62])
+
+
+@pytest.mark.parametrize(
+    "joint, told", [(50, [62]), (1000, [1012]), (1100, [12, 1112])]
+)
+def test_pace_of_the_joint_start_is_told_only_where_most_steps_are_of_it(joint, told):
+    def stages(step):
+        return "joint" if step < joint else "cycle"
+
+    def seconds(_, stage):
+        return 3.0 if stage == "cycle" else 1.0
+
+    said = sentences(2000, stages, seconds, joint_steps=joint)
+    assert list(said) == told
+    assert all(f"({stages(step - 1)})" in said[step] for step in said)
 
 
 def test_pace_of_short_runs_is_not_told():
-    assert sentences(1000, lambda _: "joint", lambda *_: 0.005) == {}
-    assert sentences(11, lambda _: "joint", lambda *_: 9.0) == {}
+    assert sentences(1000, lambda _: "cycle", lambda *_: 0.005) == {}
+    assert sentences(11, lambda _: "cycle", lambda *_: 9.0) == {}
 
 
 def test_pace_of_fast_steps_waits_for_two_seconds():

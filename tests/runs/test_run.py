@@ -661,7 +661,7 @@ def test_run_images_that_vanish_midway_are_an_error_in_words(tiny, tmp_path):
             if batch == 0:
                 shutil.rmtree(images)
 
-    with pytest.raises(UserError, match=r"^None of the \d images can be read.*"):
+    with pytest.raises(UserError, match=r"^No image of \d samples can be read.*"):
         train(run, str(tmp_path / "run"), [Vanish()])
 
 

@@ -393,8 +393,9 @@ def test_image_that_changed_ends_training_and_is_computed_at_the_next_start(
 
 
 def test_too_small_a_disk_is_refused_before_anything_is_computed(
-    tiny, tmp_path, monkeypatch, computed
+    tiny, tmp_path, monkeypatch, computed, caplog
 ):
+    caplog.set_level("INFO", "absl")
     cache = make(tiny, tmp_path, PAIR[:1], ())
     needed = 6 * cache.image_bytes
     room = [needed + shard_store.DISK_MARGIN - 1]
@@ -402,8 +403,8 @@ def test_too_small_a_disk_is_refused_before_anything_is_computed(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, room[0]))
     message = (
         r"The teachers' outputs of 6 images need [\d.]+ KiB in .* \([\d.]+ KiB an "
-        r"image\), 0 bytes are there: .* more than there is room for.* 256.0 MiB must "
-        r"remain.*run.teacher_cache_dir .*run.teacher_cache = False"
+        r"image\); 0 bytes of that are kept already: .* more than there is room for.* "
+        r"256.0 MiB must remain.*run.teacher_cache_dir .*run.teacher_cache = False"
     )
     with pytest.raises(UserError, match=message) as error:
         cache.fill(find_images(tiny.images))
@@ -413,6 +414,14 @@ def test_too_small_a_disk_is_refused_before_anything_is_computed(
     cache.fill(find_images(tiny.images))
     room[0] = 0  # nothing is missing any more
     cache.fill(find_images(tiny.images))
+    told = [r.message for r in caplog.records if "The teachers' outputs" in r.message]
+    size, free = map(shard_store.in_units, (needed, needed + shard_store.DISK_MARGIN))
+    assert [text.partition("; ")[2] for text in told] == [
+        f"0 bytes of that are kept already, {size} are still to be written (free "
+        f"there: {free}).",
+        f"{size} of that are kept already, 0 bytes are still to be written (free "
+        "there: 0 bytes).",
+    ]
 
 
 def test_disk_that_fills_up_midway_is_told_and_leaves_whole_shards(

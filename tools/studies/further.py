@@ -9,6 +9,7 @@ import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
+from soka_tf.evaluation.curves import read_columns
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
 from tools.studies.paper import SECONDS
@@ -167,11 +168,10 @@ def discriminators(rows: Sequence[Row], runs: Runs, seeds: Sequence[int]) -> Fur
 
 def _in_the_end(outcome: Optional[Outcome]) -> Dict[str, float]:
     """Column of a run's discriminators -> its mean over their last quarter of steps."""
-    from soka_tf.evaluation.curves import read_columns
-    from soka_tf.runs.run_evaluation import METRICS_FILE  # with it comes TensorFlow
-
     if outcome is None:
         return {}
+    from soka_tf.runs.run_evaluation import METRICS_FILE  # with it comes TensorFlow
+
     columns, _ = read_columns(str(outcome.folder / METRICS_FILE))
     return {
         name: float(values[len(values) * 3 // 4 :].mean())

@@ -30,7 +30,7 @@ from soka_tf.data.documents import Number, load_json, refusing
 from soka_tf.data.filesystem import name_bytes
 from soka_tf.data.image_files import RGB, DamagedFile
 from soka_tf.data.samples import Sample, digest_of, with_mask
-from soka_tf.errors import UserError, short
+from soka_tf.errors import UserError, counted, short
 from soka_tf.tool_commands import tool_command
 
 FORMAT = 1
@@ -125,7 +125,9 @@ def write_records(
     folder = filesystem.expand(folder)
     sizes = _sizes(samples, image_size)
     if RGB not in sizes:
-        raise UserError(f"{source}: none of the {len(samples)} images is there.")
+        raise UserError(
+            f"{source}: no image of {counted(len(samples), 'sample')} is there."
+        )
     present = _read_manifest(folder) or {}
     shards = shards or present.get("shards")
     shards = shards or min(len(samples), -(-max(sizes.values()) // _SHARD_BYTES))
@@ -169,7 +171,9 @@ def write_records(
             _write_shard(shard, own, domain, image_size, antialias, bar)
     rgb = [shard_store.read_index(s, _rows) for s in _shards(folder, RGB, shards)]
     if not any(whole and whole[1] for whole in rgb):
-        raise UserError(f"{source}: none of the {len(samples)} images can be read.")
+        raise UserError(
+            f"{source}: no image of {counted(len(samples), 'sample')} can be read."
+        )
 
 
 def _check_same(

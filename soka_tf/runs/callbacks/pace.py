@@ -13,14 +13,21 @@ _TRACED = 2  # steps at a stage's start: the first ones trace its graphs
 class Pace:
     """Times the steps of each stage, and says what that means for the rest."""
 
-    def __init__(self, last_step: int, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        last_step: int,
+        joint_steps: int,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         """Starts with nothing known.
 
         Args:
           last_step: of the run.
+          joint_steps: of the run, its first ones.
           clock: seconds, from any start.
         """
         self._last_step = last_step
+        self._joint_steps = joint_steps
         self._clock = clock
         self._stage: Optional[str] = None
         self._seen = 0  # steps of this stage
@@ -36,8 +43,9 @@ class Pace:
           stage: that the step was of.
 
         Returns:
-          A sentence once enough steps of a stage are timed; in later stages only where
-          it changes the end by a fifth of the time left.
+          A sentence once enough steps of a stage are timed, but of the joint start only
+          if most of the steps left are of it, for a cycle takes longer; in later stages
+          only where it changes the end by a fifth of the time left.
         """
         now = self._clock()
         if stage != self._stage:
@@ -50,6 +58,8 @@ class Pace:
             return None
         self._timed = True
         remaining = self._last_step - step
+        if stage == "joint" and step + remaining / 2 > self._joint_steps:
+            return None
         left = remaining * seconds / steps
         told = None if self._end is None else self._end - now
         if left < _LEAST_LEFT or (told and abs(left - told) < _CHANGED * left):

@@ -44,11 +44,12 @@ class Progress(StepCallback):
         self._steps = steps
         self._every_seconds = every_seconds
         self._bar: Optional[tqdm] = None
-        self._pace = Pace(steps)
+        self._pace: Optional[Pace] = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Opens the bar."""
         super().on_train_begin(logs)
+        self._pace = Pace(self._steps, self.model.schedule.joint_steps)
         terminal = sys.stderr.isatty()
         self._bar = tqdm(
             file=_OnFullDisk(sys.stderr),
@@ -73,6 +74,12 @@ class Progress(StepCallback):
         estimate = self._pace.after(self.step, stage)
         if estimate:
             logging.info(estimate)
+        if self.step == self.model.schedule.settle_step:
+            logging.info(
+                "Settling from step %d on: BatchNorm uses its moving statistics, which "
+                "the student uses after training. The losses may jump here.",
+                self.step + 1,
+            )
 
     def on_train_end(self, logs: Any = None) -> None:
         """Closes the bar."""
