@@ -94,10 +94,12 @@ def _images(card: Mapping[str, Any]) -> str:
         "teachers": "without labels",
         "labels": "with their labels",
     }.get(card["supervision"], "")
-    return (
-        f"Trained on {images['train']:,} images {labels}, {images['validation']:,} "
-        f"held back for validation: {_plain(images['source'])}."
-    )
+    trained = f"Trained on {images['train']:,} images {labels}"
+    source, held_back = _plain(images["source"]), f"{images['validation']:,}"
+    if "validation_source" in images:
+        other = _plain(images["validation_source"])
+        return f"{trained}: {source}. Held back to measure on: {held_back}, {other}."
+    return f"{trained}, {held_back} held back to measure on: {source}."
 
 
 def _metrics(metrics: Optional[Mapping[str, Any]]) -> str:
