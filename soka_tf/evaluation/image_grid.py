@@ -53,7 +53,7 @@ class Scale:
 
     @property
     def ends(self) -> Tuple[str, str]:
-        """The values at both ends, in words, with equally many decimals if possible."""
+        """The values at both ends, in words, both with as many digits if possible."""
         shown = [f"{value:.3g}" for value in (self.low, self.high)]
         if not any("e" in text for text in shown):
             most = max(map(_decimals, shown))

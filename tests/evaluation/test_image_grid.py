@@ -148,5 +148,5 @@ def test_long_names_of_a_legend_are_cut_to_their_column():
         (1, 1e6, ("1", "1e+06")),
     ],
 )
-def test_ends_of_a_scale_have_equally_many_decimals(low, high, shown):
+def test_ends_of_a_scale_have_equally_many_digits(low, high, shown):
     assert image_grid.Scale("gray", low, high).ends == shown
