@@ -14,7 +14,7 @@ import numpy as np
 from soka_tf.data import encodings
 from soka_tf.data.documents import ANY, read_json
 from soka_tf.data.filesystem import sha256_of
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, one_line
 from soka_tf.networks.untrusted import GRAPH
 from soka_tf.serving import export_folder
 from soka_tf.serving.card_page import format_card
@@ -118,7 +118,7 @@ def describe_training(folder: str) -> str:
         card = read_json(os.path.join(folder, CARD), shape, "", "")
     except (UserError, OSError):
         return ""
-    source = card["images"]["source"]
+    source = one_line(card["images"]["source"])
     targets = [one for one in card["teachers"] if one["role"] == "target"]
     if card["supervision"] == "teachers" and any(one["shipped"] for one in targets):
         return (
