@@ -210,4 +210,4 @@ def test_answers_that_fill_little_of_the_range_are_told(share, is_told, tmp_path
     done = wrap(tmp_path / "net", "--task=edge_texture")
     assert done.code == 0, done.err
     assert f"the answers have 0 to {share:g}" in done.out
-    assert (f"[0, {share:.2g}], in prediction.range" in done.out) == is_told
+    assert (f"narrow prediction.range, to [0, {share:.2g}]" in done.out) == is_told

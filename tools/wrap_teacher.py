@@ -277,10 +277,11 @@ def _describe(teacher: Any, images: Any) -> None:
         f"mean {values.mean():.3g}; {outside:.1%} are outside."
     )
     if teacher.task.encoding is not None and largest - least < _FILLED * (high - low):
+        ends = [low if least - low < 0.01 * (high - low) else least, largest]
         print(
-            "They fill less than a quarter of it: name what they can be, such as "
-            f"[{least:.2g}, {largest:.2g}], in prediction.range if other images would "
-            "have no more. A map of a narrow part of the range is nearly of one colour."
+            "They fill less than a quarter of it, so that maps are nearly of one colour. "
+            "If other images give no more, narrow prediction.range, to "
+            f"[{ends[0]:.2g}, {ends[1]:.2g}] for instance."
         )
     for name, layer in teacher.layers.items():
         print(f"  layer {name}: {layer.channels} channels, stride {layer.stride}")
