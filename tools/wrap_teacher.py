@@ -279,7 +279,7 @@ def _describe(teacher: Any, images: Any) -> None:
     if teacher.task.encoding is not None and largest - least < _FILLED * (high - low):
         ends = [low if least - low < 0.01 * (high - low) else least, largest]
         print(
-            "They fill less than a quarter of it, so that maps are nearly of one colour. "
+            "They fill less than a quarter of it, so that maps are nearly one colour. "
             "If other images give no more, narrow prediction.range, to "
             f"[{ends[0]:.2g}, {ends[1]:.2g}] for instance."
         )
