@@ -42,7 +42,7 @@ from soka_tf import cli
 from soka_tf.data.filesystem import is_remote
 from soka_tf.errors import UserError
 from soka_tf.runs.gin_text import read_gin
-from tools.studies import definitions, further, pages
+from tools.studies import definitions, further, gin_params, pages
 from tools.studies.comparison import command as comparison
 from tools.studies.comparison.protocol import PORTIONS
 from tools.studies.methods import SCALES
@@ -156,7 +156,7 @@ def main() -> int:
     folder, docs = _folder("model_dir", _MODEL_DIR), _folder("docs_dir", _DOCS_DIR)
     _check_docs(studies, folder, docs)
     setting = definitions.setting(SCALES[_SCALE.value], _STEPS.value, _all_params())
-    _check_params(studies, setting)
+    gin_params.check(_GIN_PARAM.value, studies, setting)
     lacking = _lacking()
     _make("model_dir", folder)
     if docs is not None:  # before hours of training
@@ -307,41 +307,6 @@ def _all_params() -> List[str]:
     if _TEACHERS_DIR.value is not None:
         params.append(f"teachers_dir = {_path(_TEACHERS_DIR.value)!r}")
     return [*params, *map(str.strip, _GIN_PARAM.value)]
-
-
-def _check_params(studies: Sequence[Study], setting: Setting) -> None:
-    """Refuses bindings that would make the rows of a study alike."""
-    own = {"tasks", "max_steps", "seed", "run.tasks", "run.max_steps", "run.seed"}
-    for study in studies:
-        for training in study.trainings:
-            own |= set(map(_short, setting.names_of(training)))
-    given = [_name_of(param) for param in _GIN_PARAM.value]
-    taken = [name for name in given if _short(name) in own]
-    if taken:
-        raise UserError(
-            f"--gin_param: {', '.join(taken)} is bound by the chosen studies "
-            "themselves (--steps and --seeds set length and seeds). Others are free."
-        )
-
-
-def _name_of(param: str) -> str:
-    """The name that a binding binds."""
-    try:
-        names = list(read_gin((), [param]))
-    except UserError as error:
-        raise UserError(f"--gin_param must be 'name = value'. {error}.") from error
-    if len(names) != 1:
-        raise UserError(f"--gin_param must be 'name = value'. Received: {param!r}.")
-    (name,) = names
-    flag = name.split(".")[-1]
-    if flag in ("teachers_dir", "taskonomy_dir"):
-        raise UserError(f"--gin_param: {param!r} would not be seen. Give --{flag}.")
-    return name
-
-
-def _short(name: str) -> str:
-    """A binding's name as our gin files have it, without module."""
-    return ".".join(name.split(".")[-2:])
 
 
 def _teachers() -> pathlib.Path:

@@ -9,8 +9,6 @@ import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
-from soka_tf.evaluation.curves import read_columns
-from soka_tf.runs.run_evaluation import METRICS_FILE
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
 from tools.studies.paper import SECONDS
@@ -169,6 +167,9 @@ def discriminators(rows: Sequence[Row], runs: Runs, seeds: Sequence[int]) -> Fur
 
 def _in_the_end(outcome: Optional[Outcome]) -> Dict[str, float]:
     """Column of a run's discriminators -> its mean over their last quarter of steps."""
+    from soka_tf.evaluation.curves import read_columns
+    from soka_tf.runs.run_evaluation import METRICS_FILE  # with it comes TensorFlow
+
     if outcome is None:
         return {}
     columns, _ = read_columns(str(outcome.folder / METRICS_FILE))
