@@ -86,7 +86,7 @@ def run(
       commands: where given, the first argument must be one of these words, and `main`
         is called with it.
       tensorflow: whether it is imported before `main`, quietly; False for a command
-        that leaves the work to processes of its own.
+        that leaves the work to processes of its own, or checks something before.
 
     Raises:
       SystemExit: always.
@@ -112,7 +112,7 @@ def run(
             _parse_flags(flag_values, argv)
             _log_plainly()
             if tensorflow:
-                _import_tensorflow()
+                import_tensorflow()
             code = main(*chosen) or 0
         sys.stdout.flush()
     except Interrupted as error:
@@ -187,7 +187,12 @@ def define_run(flag_values: flags.FlagValues) -> Tuple[flags.FlagHolder, ...]:
     return model_dir, gin_file, checkpoint
 
 
-def _import_tensorflow() -> None:
+def import_tensorflow() -> None:
+    """Imports TensorFlow without its messages.
+
+    Raises:
+      UserError: if it cannot be imported.
+    """
     try:
         import_tensorflow_quietly()
     except ImportError as error:

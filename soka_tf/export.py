@@ -117,7 +117,7 @@ def main() -> None:
         report = formats.compare(*exported, _FORMAT.value, images)
         formats.write_report({"step": step, **report}, exported[-1])
         print(formats.format_table(report))
-        print(_which_images(report["images"], len(data.validation), data.source))
+        print(_which_images(report["images"], len(data.validation), data.measured_on))
     if formats.SAVED_MODEL in _FORMAT.value:
         print(f"\nNext:\n  {predict_command(export_dir)}")
 

@@ -13,6 +13,7 @@ or with teachers of your own beside those that come with soka_tf:
 import itertools
 import pathlib
 import re
+import textwrap
 from typing import Any, List, Mapping, Optional, Sequence
 
 from absl import flags
@@ -32,7 +33,14 @@ _TEACHER = flags.DEFINE_multi_string(
     "teacher", [], "folder of a teacher; repeatable", flag_values=FLAGS
 )
 # Of an entry of the manifest beside teachers.
-_SCORES = {"scores?": {"teacher?": {str: (float, None)}, "skill?": (float, None)}}
+_SCORES = {
+    "scores?": {"teacher?": {str: (float, None)}, "skill?": (float, None)},
+    "measured_on?": str,
+    "views?": int,
+}
+# The words of docs/tasks.md for what only built-in tasks have.
+_KINDS = {"range": "continuous", "standardize": "continuous"}
+_TEXT_COLUMNS = 62
 
 
 def main() -> None:
@@ -42,6 +50,8 @@ def main() -> None:
     _print("Tasks", ["name", "title", "unit", "kind", "may be"], task_rows())
     columns = ["teacher of", "layers", "skill", "error", "file"]
     _print("Teachers", columns, teachers)
+    for line in _about_teachers(_TEACHERS_DIR.value):
+        print(f"\n{line}")
     _print("gin files", ["--gin_file", "what it is"], gin_rows())
 
 
@@ -50,6 +60,33 @@ def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
     print(f"\n{title}\n{'=' * len(title)}\n")
     print(tabulate(rows, columns, disable_numparse=True) if rows else "none")
+
+
+def _about_teachers(teachers_dir: Optional[str]) -> List[str]:
+    """Where files of no folder are, and on what their scores were measured."""
+    from soka_tf.teachers.finding import teachers_folder
+
+    folder = teachers_folder(teachers_dir)
+    on = {
+        f"{entry['views']:,} views of {entry['measured_on']}"
+        for entry in _entries(folder).values()
+        if "views" in entry and "measured_on" in entry
+    }
+    lines = [f"Files without a folder are in {folder}."]
+    if on:
+        lines.append(
+            f"Skill and error: on {' and '.join(sorted(on))}, procedural rooms that "
+            "are not trained on."
+        )
+    return lines
+
+
+def _entries(folder: pathlib.Path) -> Mapping[str, Any]:
+    """What the manifest beside teachers says of them; nothing without one."""
+    from soka_tf.teachers.finding import read_teachers_manifest
+
+    path = folder / "manifest.json"
+    return read_teachers_manifest(path, **_SCORES) if path.is_file() else {}
 
 
 def task_rows() -> List[List[str]]:
@@ -61,7 +98,7 @@ def task_rows() -> List[List[str]]:
             task.name,
             task.title,
             task.unit,
-            task.encoding.kind if task.encoding else "",
+            _KINDS.get(task.encoding.kind, task.encoding.kind) if task.encoding else "",
             task.role,
         ]
         for task in TASKS.values()
@@ -80,26 +117,21 @@ def teacher_rows(
     Raises:
       UserError: if there is no such folder, or a manifest is wrong.
     """
-    from soka_tf.teachers.finding import (
-        found_teachers,
-        read_teachers_manifest,
-        teachers_folder,
-    )
+    from soka_tf.teachers.finding import found_teachers, teachers_folder
     from soka_tf.teachers.saved_model import manifest
     from soka_tf.teachers.similarity import LAYERS
 
     folder = teachers_folder(teachers_dir)
     if not folder.is_dir():
         raise UserError(f"--teachers_dir={teachers_dir}: there is no such folder.")
-    scored = folder / "manifest.json"
-    entries = read_teachers_manifest(scored, **_SCORES) if scored.is_file() else {}
-    rows = []
+    entries, rows = _entries(folder), []
     for name, path in found_teachers(teachers_dir, folders).items():
         is_folder = path.name == manifest.FILE
         layers = manifest.read_manifest(path).layers if is_folder else LAYERS
-        entry = entries.get(name, {}) if path.parent == folder else {}
-        scores = entry.get("scores", {})
-        rows.append([name, str(len(layers)), *_shown(name, scores), str(path)])
+        is_there = path.parent == folder
+        scores = (entries.get(name, {}) if is_there else {}).get("scores", {})
+        file = path.name if is_there else str(path)
+        rows.append([name, str(len(layers)), *_shown(name, scores), file])
     return rows
 
 
@@ -122,7 +154,10 @@ def gin_rows() -> List[List[str]]:
 
     root = config_root()
     return [
-        [f"gin/{path.relative_to(root).as_posix()}", _first_sentence(path)]
+        [
+            f"gin/{path.relative_to(root).as_posix()}",
+            textwrap.fill(_first_sentence(path), _TEXT_COLUMNS),
+        ]
         for path in sorted(root.rglob("*.gin"))
     ]
 

@@ -5,8 +5,8 @@ r"""Predicts every task of an exported student on photographs and videos.
 
 writes per image `<name>.png`, the image beside its coloured maps at its aspect ratio,
 and `<name>_domain_<task>.png`, the raw map in the task's file encoding (Taskonomy's; of
-tasks of your own docs/tasks.md; classes as indices). An image that cannot be read is
-named, counted and left out.
+tasks of your own docs/tasks.md; classes as indices): numbers of 8 or 16 bits, dark in a
+viewer. An image that cannot be read is named, counted and left out.
 
 Raw maps have the size of their image: the network's maps are resized bilinearly at
 half-pixel centres, depth in metres, directions made unit vectors again, classes by
@@ -110,19 +110,30 @@ def _tell(student: "Exported", counts: Sequence[int], damaged: Sequence[int]) ->
         for count, lost, what in zip(counts, damaged, ("image", "video"))
         if count - lost
     ]
-    size = f"the network's {student.image_size} x {student.image_size} pixels"
-    if _SIZE.value == "input":
-        size = f"their images' sizes, resized from {size} (--size=network keeps them)"
     logging.info(
-        "Predicted %s for %s into %s%s.",
+        "Predicted %s for %s into %s.",
         ", ".join(task.name for task in student.tasks),
         " and ".join(done),
         os.path.expanduser(_OUT_DIR.value),
-        f"; raw maps have {size}" if counts[0] - damaged[0] else "",
     )
+    if counts[0] - damaged[0]:
+        logging.info("%s", _about_images(student))
     for lost, what in zip(damaged, ("image", "video")):
         if lost:
             logging.warning("%s could not be read.", counted(lost, what))
+
+
+def _about_images(student: "Exported") -> str:
+    """What to look at, and what raw maps are."""
+    size = f"the network's {student.image_size} x {student.image_size} pixels"
+    if _SIZE.value == "input":
+        size = f"their images' sizes, resized from {size} (--size=network keeps them)"
+    bits = sorted({t.encoding.bits for t in student.tasks if t.encoding is not None})
+    return (
+        "Look at <name>.png; the raw maps, <name>_domain_<task>.png, are numbers of "
+        f"{' or '.join(map(str, bits))} bits, dark in a viewer (docs/serving.md has "
+        f"the encodings), and have {size}."
+    )
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ Several students are shown side by side:
 
 Nobody but this machine reaches the page, unless --host says otherwise; then anybody who
 reaches the port may use it. Photographs and results stay in memory. It needs the extra
-`serve`: pip install flask waitress.
+`serve`: pip install -e ".[serve]" in a checkout, else pip install "soka_tf[serve]".
 
 A SavedModel is a program. One with operations that do more than compute, such as write
 files, is refused before it is loaded; --trust_saved_model runs it all the same.
 """
+
+import socket
 
 from absl import flags, logging
 
@@ -61,10 +63,20 @@ _TRUST_SAVED_MODEL = cli.define_trust_saved_model(FLAGS)
 
 def main() -> None:
     """Loads the students and serves the page until Ctrl-C."""
+    from soka_tf.serving import server
+
+    # Before TensorFlow and the students, which take time.
+    server.require_packages()
+    with server.bind(_HOST.value, _PORT.value) as bound:
+        _serve(bound)
+    print("Stopped.")
+
+
+def _serve(bound: socket.socket) -> None:
+    cli.import_tensorflow()
     from soka_tf.runs.unfinished import find_export
     from soka_tf.serving import exported, page, server, trial
 
-    page.require_packages()
     limits = page.Limits(_MOST_UPLOAD_MB.value, _MOST_MEGAPIXELS.value)
     folders = [find_export(folder) for folder in _SAVED_MODEL.value]
     students = {}
@@ -73,11 +85,10 @@ def main() -> None:
         students[name] = exported.load_exported(folder, _TRUST_SAVED_MODEL.value)
     trial.warm_up(students)
     app = page.make_app(students, limits, _HOST.value)
-    with server.listening(app, _HOST.value, _PORT.value, limits.upload_bytes) as served:
+    with server.listening(app, _HOST.value, bound, limits.upload_bytes) as served:
         print(f"Open {served.address} (Ctrl-C ends it)", flush=True)
         served.run()
-    print("Stopped.")
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main, FLAGS, tensorflow=False)

@@ -1,4 +1,4 @@
-"""How tools are started: by path in a checkout, as modules of what is installed."""
+"""How tools are started and extras installed: in a checkout, or from a wheel."""
 
 import pathlib
 from typing import Tuple
@@ -17,8 +17,7 @@ def find_tools(package: pathlib.Path = PACKAGE) -> Tuple[pathlib.Path, str]:
       The folder, and how a tool in it is started, with "{}" for its name.
     """
     installed, beside = package / "tools", package.parent / "tools"
-    is_checkout = (package.parent / "gin" / "base.gin").is_file()
-    if is_checkout and not installed.is_dir():
+    if _is_checkout(package) and not installed.is_dir():
         return beside, "python tools/{}.py"
     return installed, f"python -m {INSTALLED}{{}}"
 
@@ -37,3 +36,22 @@ def tool_command(name: str, package: pathlib.Path = PACKAGE) -> str:
     if (folder / f"{name}.py").is_file():
         return f"`{start.format(name)}`"
     return f"tools/{name}.py of a checkout"
+
+
+def extra_command(extra: str, package: pathlib.Path = PACKAGE) -> str:
+    """How to install an extra of setup.py here, for a message.
+
+    Args:
+      extra: its name.
+      package: as in `find_tools`.
+
+    Returns:
+      The command, quoted; of a checkout, to be given in its folder.
+    """
+    if _is_checkout(package):
+        return f'`pip install -e ".[{extra}]"`'
+    return f'`pip install "soka_tf[{extra}]"`'
+
+
+def _is_checkout(package: pathlib.Path) -> bool:
+    return (package.parent / "gin" / "base.gin").is_file()

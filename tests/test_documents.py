@@ -234,6 +234,9 @@ def test_pages_build_without_a_warning_and_ask_no_other_host(tmp_path):
 def test_links_of_a_page_lead_to_pages_or_files_and_broken_ones_fail(tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "code.py").write_text("")
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "try.ipynb").write_text("{}")
+    (tmp_path / "examples" / "README.md").write_text("# Try\n\n[it](try.ipynb)\n")
     (tmp_path / "README.md").write_text("# Read\n\n[docs/a.md](docs/a.md#here)\n")
     page = tmp_path / "docs" / "a.md"
     good = (
@@ -250,7 +253,8 @@ def test_links_of_a_page_lead_to_pages_or_files_and_broken_ones_fail(tmp_path):
         f"hooks: [{ROOT / 'tools' / 'documents' / 'repository_links.py'}]\n"
         "use_directory_urls: false\n"
         "validation: {links: {anchors: warn}}\n"
-        "extra: {repository_pages: {README.md: index.md}}\n"
+        "extra:\n"
+        "  repository_pages: {README.md: index.md, examples/README.md: try.md}\n"
     )
     code, said = _build(config, tmp_path / "site")
     assert code == 0, said
@@ -260,6 +264,8 @@ def test_links_of_a_page_lead_to_pages_or_files_and_broken_ones_fail(tmp_path):
     assert "[neither](this.py)" in text
     start = (tmp_path / "site" / "index.html").read_text()
     assert '<a href="a.html#here">Title of a</a>' in start
+    assert '<a href="try.ipynb">it</a>' in (tmp_path / "site" / "try.html").read_text()
+    assert (tmp_path / "site" / "try.ipynb").is_file()
 
     page.write_text(good.replace("../code.py), [", "../gone.py), [", 1))
     code, said = _build(config, tmp_path / "site")

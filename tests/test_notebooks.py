@@ -2,10 +2,12 @@
 
 import json
 import re
+import tempfile
 
 import nbclient
 import nbformat
 import pytest
+from PIL import Image
 
 from tests.documented_commands import ROOT
 
@@ -45,3 +47,25 @@ def test_notebook_runs_at_its_tiny_size(name, tmp_path, monkeypatch):
         if "image/png" in output.get("data", {})
     ]
     assert len(pictures) >= 3
+
+
+def test_notebook_of_your_images_only_reads_a_folder_that_is_named(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("SOKA_TF_NOTEBOOK_SIZE", "tiny")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    photos = tmp_path / "photos" / "of_2026"
+    photos.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(photos / "mine.png")
+    notebook = nbformat.read(FOLDER / "your_images.ipynb", as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"][:2]
+    for named, drawn in ((str(tmp_path / "photos"), 0), (None, 6)):
+        first = code[0].replace("PHOTOS = None", f"PHOTOS = {named!r}")
+        assert named is None or first != code[0]
+        names = {}
+        exec(f"{first}\n{code[1]}", names)
+        assert [path.name for path in photos.parent.rglob("*.*")] == ["mine.png"]
+        assert len(list((tmp_path / "temporary").rglob("*.png"))) == drawn
+        assert names["images_dir"].is_dir()

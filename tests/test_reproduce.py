@@ -638,6 +638,7 @@ def test_reproduce_with_a_wrong_binding_says_which_runs_failed(tmp_path, capsys)
     )
     assert result.code == 1
     assert "FAILED depth-edge2d-normal/soka:" in result.err and "soft_los" in result.err
+    assert "depth-edge2d-normal/soka: begun; its messages are in" in result.err
     page = (tmp_path / "fig3.md").read_text(encoding="utf-8")
     assert re.search("(?m)^Not run: depth, 2D edges, normals: .*soft_los", page)
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from soka_tf.evaluation import image_grid
+from soka_tf.serving import server
+from soka_tf.tool_commands import extra_command
 from tests import tiny_export
 from tests.tiny_runs import ROOT
 from tests.tools import run_command
@@ -93,6 +95,7 @@ def refused(capsys, monkeypatch):
         last = done.err.strip().splitlines()[-1]
         assert last.startswith("soka_tf.serve: error: ") and said in last, done.err
         assert "Traceback" not in done.err
+        return done.err
 
     return run
 
@@ -102,10 +105,22 @@ def test_command_without_an_export_says_what_it_looked_for(refused, tmp_path):
 
 
 def test_command_without_its_packages_says_how_to_get_them(
-    refused, export, monkeypatch
+    refused, export, monkeypatch, tmp_path
 ):
     monkeypatch.setitem(sys.modules, "flask", None)
-    refused(f"--saved_model={export}", said="pip install flask waitress")
+    monkeypatch.setattr(server, "bind", None)  # not even asked
+    refused(f"--saved_model={export}", said='`pip install -e ".[serve]"`')
+    installed = extra_command("serve", tmp_path / "soka_tf")
+    assert installed == '`pip install "soka_tf[serve]"`'
+
+
+def test_command_on_a_taken_port_is_refused_before_anything_is_loaded(refused, export):
+    with server.bind("127.0.0.1", 0) as other:
+        port = other.getsockname()[1]
+        err = refused(
+            f"--saved_model={export}", f"--port={port}", said=f"--port {port}"
+        )
+    assert "Loading" not in err
 
 
 @pytest.mark.parametrize(

@@ -170,3 +170,16 @@ def test_folder_that_is_no_environment_is_never_replaced(machine):
     done = set_up(machine, VENV="runs", PYTHON="python3")
     assert done.returncode == 1 and "runs exists and is no environment" in done.stderr
     assert (machine / "repository" / "runs" / "precious").exists()
+
+
+def test_script_says_installing_only_where_tensorflow_is_not_there(machine):
+    add(machine, "python3", 11)
+    first = set_up(machine)
+    assert first.returncode == 0, first.stderr
+    assert "installing TensorFlow and the other packages" in first.stdout
+    packages = machine / "repository" / ".venv" / "lib" / "python3.11" / "site-packages"
+    (packages / "tensorflow").mkdir(parents=True)
+    second = set_up(machine)
+    assert second.returncode == 0, second.stderr
+    assert "installing TensorFlow" not in second.stdout
+    assert "looking for packages that are missing" in second.stdout

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -66,6 +67,7 @@ def test_keras_model_is_listed_drafted_drawn_and_lends_an_inner_layer(
     assert done.code == 0, done.err
     assert "serving_default  takes" in done.out
     assert named(exposed[1], "norm", "V3") in done.out  # the last of its size
+    assert re.search(r"(?m)^layer +height +width +channels$", done.out)
     assert "my_task" not in done.out and "parts:" in done.out
     manifest = json.loads((out / "teacher.json").read_text())
     assert manifest["prediction"] == {
@@ -189,3 +191,31 @@ def test_draft_that_does_not_fit_its_task_says_so(tmp_path, wrap):
     line = refused(wrap(tmp_path / "net", "--task=normal"))
     assert "prediction.output must have the 3 channels of normal" in line
     assert (tmp_path / "net_teacher" / "teacher.json").exists()  # to be corrected
+
+
+def test_layers_are_listed_in_the_order_of_the_graph(tmp_path, wrap):
+    layers = tf.keras.layers
+    images = tf.keras.Input((32, 32, 3))
+    x = layers.Conv2D(4, 3, 2, "same", name="early")(images)
+    x = layers.Conv2D(4, 3, 2, "same", name="deep")(x)
+    x = layers.Conv2DTranspose(4, 3, 2, "same", name="up")(x)
+    x = layers.Conv2D(4, 3, 1, "same", name="late")(x)  # of the size of "early"
+    x = layers.Conv2D(1, 1, name="map")(x)
+    tf.keras.Model(images, x).save(tmp_path / "net", save_format="tf")
+    done = wrap(tmp_path / "net", "--task=edge_texture")
+    assert done.code == 0, done.err
+    listed = done.out.partition("Activations for --layer")[2]
+    assert 0 < listed.index("deep") < listed.index("late")
+
+
+@pytest.mark.parametrize("share, is_told", [(0.08, True), (0.9, False)])
+def test_answers_that_fill_little_of_the_range_are_told(share, is_told, tmp_path, wrap):
+    images = tf.keras.Input((32, 32, 3))
+    brightness = tf.reduce_mean(images, -1, keepdims=True)
+    brightness -= tf.reduce_min(brightness, [1, 2], keepdims=True)
+    brightness /= tf.reduce_max(brightness, [1, 2], keepdims=True)
+    tf.keras.Model(images, share * brightness).save(tmp_path / "net", save_format="tf")
+    done = wrap(tmp_path / "net", "--task=edge_texture")
+    assert done.code == 0, done.err
+    assert f"the answers have 0 to {share:g}" in done.out
+    assert (f"narrow prediction.range, to [0, {share:.2g}]" in done.out) == is_told

@@ -101,6 +101,13 @@ make_any() {
     make_with python || make_with_uv ">=3.9,<3.14"
 }
 
+has_tensorflow() {
+    for folder in "$venv"/lib*/python3*/site-packages/tensorflow; do
+        [ ! -d "$folder" ] || return 0
+    done
+    return 1
+}
+
 # Runs a long quiet command, with a sign of life every 10 seconds.
 patiently() {
     "$@" >>"$log" 2>&1 </dev/null &
@@ -144,7 +151,11 @@ echo "using $("$venv/bin/python" -V) in $venv"
 set -- requirements.txt "$@"
 for file; do set -- "$@" -r "$file"; shift; done
 : >"$log"
-echo "installing TensorFlow and the other packages (about a minute, 2 GB on disk) ..."
+if has_tensorflow; then
+    echo "looking for packages that are missing or of another version ..."
+else
+    echo "installing TensorFlow and the other packages (about a minute, 2 GB on disk) ..."
+fi
 patiently "$venv/bin/python" -m pip install --progress-bar off "$@"
 echo "installing soka_tf ..."
 patiently "$venv/bin/python" -m pip install --progress-bar off --no-deps --editable .

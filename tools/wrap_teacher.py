@@ -69,6 +69,7 @@ _ROWS, _LAYERS_SHOWN, _TRIED_SIDE = 4, 3, 128
 _ROOMS_SEED = 2
 _COPY = "saved_model"
 _ORDERS = ("rgb", "bgr")
+_FILLED = 0.25  # of prediction.range; less is worth a look
 
 
 def main() -> None:
@@ -256,11 +257,17 @@ def _list_candidates(saved_model: str, signature: str, work: str) -> None:
     for name in names:
         shape = answers[name].shape
         if len(shape) == 4 and min(shape[1:]) > 1:
+            last.pop(shape[1:], None)  # so that the order is that of the graph
             last[shape[1:]] = name
     rows = [(name, *shape) for shape, name in last.items()]
     if rows:
         print(f"\nActivations for --layer, of images of {side[0]} x {side[1]} pixels:")
-        print(tabulate(rows, ["layer", "", f"({given['layout']}) ", ""]))
+        sides = ["height", "width"]
+        if given["layout"] == "nhwc":
+            titles = [*sides, "channels"]
+        else:
+            titles = ["channels", *sides]
+        print(tabulate(rows, ["layer", *titles]))
     else:
         print("\nNo activation of the graph can become a layer.")
 
@@ -271,11 +278,19 @@ def _describe(teacher: Any, images: Any) -> None:
     values = np.asarray(teacher(images, ())["prediction"])
     low, high = teacher.manifest.prediction.range
     outside = np.mean((values < low) | (values > high))
+    least, largest = values.min(), values.max()
     print(
-        f"\n{teacher.task.name}: {teacher.count_parameters():,} parameters, answers "
-        f"from {values.min():.3g} to {values.max():.3g}, mean {values.mean():.3g}, "
-        f"{outside:.1%} outside of its range [{low:g}, {high:g}]."
+        f"\n{teacher.task.name}: {teacher.count_parameters():,} parameters. Of its "
+        f"range [{low:g}, {high:g}] the answers have {least:.3g} to {largest:.3g}, "
+        f"mean {values.mean():.3g}; {outside:.1%} are outside."
     )
+    if teacher.task.encoding is not None and largest - least < _FILLED * (high - low):
+        ends = [low if least - low < 0.01 * (high - low) else least, largest]
+        print(
+            "They fill less than a quarter of it, so that maps are nearly one colour. "
+            "If other images give no more, narrow prediction.range, to "
+            f"[{ends[0]:.2g}, {ends[1]:.2g}] for instance."
+        )
     for name, layer in teacher.layers.items():
         print(f"  layer {name}: {layer.channels} channels, stride {layer.stride}")
 

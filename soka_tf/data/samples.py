@@ -80,12 +80,19 @@ class Data(NamedTuple):
       validation: samples to evaluate on, with the labels that there are.
       source: where they come from, in words.
       note: a further sentence for messages.
+      validation_source: where `validation` comes from, if from elsewhere; else "".
     """
 
     train: List[Sample]
     validation: List[Sample]
     source: str
     note: str = ""
+    validation_source: str = ""
+
+    @property
+    def measured_on(self) -> str:
+        """Where the samples to evaluate on come from, in words."""
+        return self.validation_source or self.source
 
 
 def with_mask(domains: Iterable[str]) -> List[str]:

@@ -53,8 +53,20 @@ class Scale:
 
     @property
     def ends(self) -> Tuple[str, str]:
-        """The values at both ends, in words."""
-        return f"{self.low:.3g}", f"{'≥ ' if self.clipped else ''}{self.high:.3g}"
+        """The values at both ends, in words, both with as many digits if possible."""
+        shown = [f"{value:.3g}" for value in (self.low, self.high)]
+        if not any("e" in text for text in shown):
+            most = max(map(_decimals, shown))
+            shown = [
+                f"{value:.{min(most, _decimals(f'{value:#.3g}'))}f}" if value else "0"
+                for value in (self.low, self.high)
+            ]
+        low, high = shown
+        return low, f"{'≥ ' if self.clipped else ''}{high}"
+
+
+def _decimals(number: str) -> int:
+    return len(number.partition(".")[2])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,9 +76,10 @@ class View(NamedTuple):
 
 
 class TaskPanel(NamedTuple):
-    """The views of a task to switch between."""
+    """The views of a task to switch between; `names` are those of the images."""
 
     title: str
+    names: Tuple[str, ...]
     views: Tuple[View, ...]
 
 
@@ -174,27 +175,34 @@ def picture_of_file(path: str, alt: str) -> Picture:
     return Picture(_address(content, "png"), alt, width, height)
 
 
-def task_panels(panel: Panel, tasks: Sequence[Task]) -> Tuple[TaskPanel, ...]:
+def task_panels(
+    panel: Panel, tasks: Sequence[Task], names: Sequence[str] = ()
+) -> Tuple[TaskPanel, ...]:
     """Returns the first images of a panel, with all views of every task.
 
     Args:
       panel: of `soka_tf.evaluation.panels.compute_panel`.
       tasks: the tasks to show.
+      names: of the images; numbers stand for them where there are none.
     """
+    images = panel.images[:MOST_ROWS]
+    names = tuple(names or (f"image {i}" for i in range(1, len(images) + 1)))
     photographs = tuple(
-        _inlined(image, f"validation image {i}", lossy=True)
-        for i, image in enumerate(panel.images[:MOST_ROWS], 1)
+        _inlined(image, f"validation image: {name}", lossy=True)
+        for name, image in zip(names, images)
     )
     image = View("image", "image", photographs, None)
     return tuple(
         TaskPanel(
-            task.title, (image, *_views(task, task_views(task, panel.maps[task.name])))
+            task.title,
+            names[:MOST_ROWS],
+            (image, *_views(task, task_views(task, panel.maps[task.name]), names)),
         )
         for task in tasks
     )
 
 
-def _views(task: Task, views: Views) -> Tuple[View, ...]:
+def _views(task: Task, views: Views, names: Sequence[str]) -> Tuple[View, ...]:
     error = f"error to {views.reference}"
     shown = [(kind, kind, views.maps[kind], views.scale) for kind in views.maps]
     shown.append(("error", error, views.errors, views.error_scale))
@@ -205,8 +213,8 @@ def _views(task: Task, views: Views) -> Tuple[View, ...]:
             tuple(
                 None
                 if pixels is None
-                else _inlined(pixels, f"{task.title} of image {i}: {title}")
-                for i, pixels in enumerate(rows[:MOST_ROWS], 1)
+                else _inlined(pixels, f"{task.title} of {name}: {title}")
+                for name, pixels in zip(names, rows[:MOST_ROWS])
             ),
             _scale_bar(scale),
         )

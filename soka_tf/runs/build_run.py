@@ -271,7 +271,6 @@ def check_parts(settings: Settings) -> None:
 
 
 def build_schedule(settings: Settings) -> Schedule:
-    """The schedule that is bound, for a run's steps; a wrong one is a UserError."""
     """The schedule that is bound, of a run's steps; a wrong one is a UserError."""
     steps = settings.max_steps
     return or_user_error("schedule.", lambda: build_parts.schedule(max_steps=steps))

@@ -16,7 +16,7 @@ from soka_tf.runs.next_command import export_command, predict_command
 from soka_tf.runs.report import REPORT_FILE, Measured, write_report
 from soka_tf.runs.run_evaluation import evaluate_run, fixed_batch
 from soka_tf.runs.run_origin import origin_of
-from soka_tf.runs.strategy import describe_devices
+from soka_tf.runs.strategy import describe_devices, describe_machine
 from soka_tf.runs.training_loop import train
 from soka_tf.serving.origin import write_origin
 from soka_tf.serving.saved_model import export_student
@@ -94,9 +94,15 @@ def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
         settings,
         run.config,
         result,
-        describe_devices(run.strategy, settings.batch_size),
+        _devices(run),
     )
     page = write_report(measured, model_dir, folder, folder)
     if page is not None:
         lines.append(f"  all on a page {os.path.join(model_dir, REPORT_FILE)}")
     return "\n".join(lines)
+
+
+def _devices(run: Run) -> str:
+    if run.strategy.num_replicas_in_sync == 1:
+        return describe_machine()
+    return describe_devices(run.strategy, run.settings.batch_size)

@@ -12,7 +12,7 @@ from absl import logging
 
 from soka_tf.atomic import write_text
 from soka_tf.data.documents import Number, read_json
-from soka_tf.data.samples import Data
+from soka_tf.data.samples import Data, spread
 from soka_tf.errors import UserError, counted, reason
 from soka_tf.evaluation import report_page
 from soka_tf.evaluation.curves import read_columns
@@ -111,12 +111,13 @@ def _gather(
     measured: Measured, model_dir: str, folder: str, out_dir: str
 ) -> report_page.Page:
     settings, result = measured.settings, measured.result
+    batch = fixed_batch(measured.data, settings)
     panel = compute_panel(
-        measured.student,
-        measured.teachers.answers,
-        fixed_batch(measured.data, settings),
-        settings.targets,
+        measured.student, measured.teachers.answers, batch, settings.targets
     )
+    shown = [s.key for s in spread(measured.data.validation, settings.panel_images)]
+    if len(shown) != len(batch["rgb"]):  # one could not be read: which is whose?
+        shown = []
 
     def picture(where: str, name: str, alt: str) -> Optional[report_page.Picture]:
         path = os.path.join(where, name)
@@ -132,7 +133,7 @@ def _gather(
         summary=_summary(measured),
         remarks=_remarks(result),
         table=evaluation_table(result),
-        panels=report_page.task_panels(panel, settings.targets),
+        panels=report_page.task_panels(panel, settings.targets, shown),
         curves=picture(
             out_dir, CURVES_FILE, "Losses and task weights over the steps of training"
         ),
@@ -283,10 +284,13 @@ def _multiply_adds(
 
 
 def _facts(measured: Measured, metrics: str) -> Tuple[Tuple[str, str], ...]:
-    settings, found = measured.settings, versions()
+    settings, data, found = measured.settings, measured.data, versions()
+    side = settings.image_size
     rows = [
-        ("images", f"{settings.image_size} pixels, {settings.batch_size} a step"),
-        ("images of", measured.data.source),
+        ("trained on", f"{len(data.train):,} images: {data.source}"),
+        ("measured on", f"{measured.result['images']:,} images: {data.measured_on}"),
+        ("image size", f"{side} x {side} pixels"),
+        ("batch", f"{settings.batch_size} images a step"),
         ("precision", settings.precision),
     ]
     speed = _if_there(metrics, lambda: _seconds_a_step(metrics))
@@ -294,7 +298,7 @@ def _facts(measured: Measured, metrics: str) -> Tuple[Tuple[str, str], ...]:
         0, ("time of a step", speed or "not known: the run reported too rarely")
     )
     rows += [
-        ("measured on", measured.devices),
+        ("device", measured.devices),
         ("soka_tf", found["soka_tf"]),
         ("Python", f"{found['python']}, {platform.system()}"),
         ("TensorFlow", f"{found['tensorflow']}, with {describe_keras()}"),

@@ -15,6 +15,13 @@ def origin_of(run: Run) -> Origin:
     pool, files = run.model.teachers, run.teacher_files
     paths = {**files.targets, **files.auxiliaries}
     roles = {"target": pool.targets, "auxiliary": pool.auxiliaries}
+    images = {
+        "source": without_folders(run.data.source),
+        "train": len(run.data.train),
+        "validation": len(run.data.validation),
+    }
+    if run.data.measured_on != run.data.source:
+        images["validation_source"] = without_folders(run.data.measured_on)
     return Origin(
         supervision=run.settings.supervision,
         teachers=[
@@ -22,11 +29,7 @@ def origin_of(run: Run) -> Origin:
             for role, teachers in roles.items()
             for name, teacher in teachers.items()
         ],
-        images={
-            "source": without_folders(run.data.source),
-            "train": len(run.data.train),
-            "validation": len(run.data.validation),
-        },
+        images=images,
     )
 
 

@@ -100,11 +100,12 @@ def _images(card: Mapping[str, Any]) -> str:
         "teachers": "without labels",
         "labels": "with their labels",
     }.get(card["supervision"], "")
-    return (
-        f"Trained on {counted(images['train'], 'image')} {labels}, "
-        f"{images['validation']:,} held back for validation: "
-        f"{_plain(images['source'])}."
-    )
+    trained = f"Trained on {counted(images['train'], 'image')} {labels}"
+    source, held_back = _plain(images["source"]), f"{images['validation']:,}"
+    if "validation_source" in images:
+        other = _plain(images["validation_source"])
+        return f"{trained}: {source}. Held back to measure on: {held_back}, {other}."
+    return f"{trained}, {held_back} held back to measure on: {source}."
 
 
 def _metrics(metrics: Optional[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from soka_tf.errors import UserError, reason
 from soka_tf.networks import untrusted
 from soka_tf.serving import export_folder
+from soka_tf.serving.model_card import describe_training
 from soka_tf.serving.saved_model import DEFAULT, read_metadata
 from soka_tf.tasks import Task, get_task
 
@@ -27,6 +28,7 @@ class Exported:
       function: images= uint8 [B, H, W, 3] -> task name -> float32
         [B, image_size, image_size, C] in the task's unit.
       model: what was loaded; a function alone does not keep its variables alive.
+      training: what it was trained on, a sentence; "" if no model card says.
     """
 
     folder: str
@@ -34,6 +36,7 @@ class Exported:
     image_size: int
     function: Callable[..., Dict[str, tf.Tensor]]
     model: Any = dataclasses.field(repr=False)
+    training: str = ""
 
     def __call__(self, images: np.ndarray) -> Dict[str, tf.Tensor]:
         """Answers all tasks, see `function`."""
@@ -86,7 +89,8 @@ def load_exported(folder: str, trust_saved_model: bool = False) -> Exported:
     if not trust_saved_model:
         untrusted.refuse_programs(folder)
     model, function = _load(folder, tasks)
-    return Exported(folder, tasks, metadata["image_size"], function, model)
+    training = describe_training(folder)
+    return Exported(folder, tasks, metadata["image_size"], function, model, training)
 
 
 def _load(folder: str, tasks: Sequence[Task]) -> Tuple[Any, Callable]:

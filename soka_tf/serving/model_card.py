@@ -14,7 +14,7 @@ import numpy as np
 from soka_tf.data import encodings
 from soka_tf.data.documents import ANY, read_json
 from soka_tf.data.filesystem import sha256_of
-from soka_tf.errors import UserError
+from soka_tf.errors import UserError, one_line
 from soka_tf.networks.untrusted import GRAPH
 from soka_tf.serving import export_folder
 from soka_tf.serving.card_page import format_card
@@ -98,6 +98,34 @@ def describe(facts: Mapping[str, Any], files: Mapping[str, str]) -> Dict[str, by
     card["limits"] = limits_of(card)
     text = json.dumps(card, indent=1, allow_nan=False) + "\n"
     return {CARD: text.encode(), PAGE: format_card(card).encode()}
+
+
+def describe_training(folder: str) -> str:
+    """What the student of an export was trained on, and what that means for others.
+
+    Args:
+      folder: of the export.
+
+    Returns:
+      A sentence; "" where no model card tells.
+    """
+    shape = {
+        "supervision": str,
+        "teachers": [{"role": str, "shipped": bool}],
+        "images": {"source": str},
+    }
+    try:
+        card = read_json(os.path.join(folder, CARD), shape, "", "")
+    except (UserError, OSError):
+        return ""
+    source = one_line(card["images"]["source"])
+    targets = [one for one in card["teachers"] if one["role"] == "target"]
+    if card["supervision"] == "teachers" and any(one["shipped"] for one in targets):
+        return (
+            f"Trained on {source} by teachers that know drawn rooms only: what it says "
+            "of photographs is a guess."
+        )
+    return f"Trained on {source}: on other images it may be further off."
 
 
 def limits_of(card: Mapping[str, Any]) -> List[str]:
@@ -206,11 +234,11 @@ def _metrics(
 ) -> Optional[Dict[str, Any]]:
     if origin is None or origin.metrics is None:
         return None
-    measured = origin.metrics
+    measured, images = origin.metrics, origin.images
+    source = images.get("validation_source") or images["source"]
     names = [task.name for task in tasks if task.name in measured["tasks"]]
     return {
-        "on": f"{measured['images']} {measured['split']} images of "
-        f"{origin.images['source']}",
+        "on": f"{measured['images']} {measured['split']} images ({source})",
         "images": measured["images"],
         "tasks": {name: measured["tasks"][name] for name in names},
     }

@@ -26,7 +26,12 @@ _SHAPE = {
             "parameters": int,
         }
     ],
-    "images": {"source": str, "train": int, "validation": int},
+    "images": {
+        "source": str,
+        "validation_source?": str,
+        "train": int,
+        "validation": int,
+    },
 }
 
 
@@ -39,7 +44,8 @@ class Origin:
       teachers: "task", "role" ("target" or "auxiliary"), name of its "file",
         "sha256" of a file or "fingerprint" of a folder, "license" as given or None,
         whether it was "shipped" with soka_tf, "image_size" and "parameters" of each.
-      images: "source" in words, how many to "train" and for "validation".
+      images: "source" in words, "validation_source" of those for validation where that
+        is another one, how many to "train" and for "validation".
       step: of training.
       metrics: of `evaluation.evaluator.evaluate` at that step; None if there are none.
     """

@@ -20,14 +20,14 @@ from typing import Annotated, Any, Dict, Mapping, Optional, Tuple
 import numpy as np
 
 from soka_tf.data.image_files import SUFFIXES, TooManyPixels, rgb_of_bytes
-from soka_tf.errors import UserError, one_line
+from soka_tf.errors import one_line
 from soka_tf.evaluation import image_grid, map_pictures
 from soka_tf.kinds import check_fields, whole
 from soka_tf.serving.page_guard import Refused, answer_errors, guard
+from soka_tf.serving.server import require_packages
 from soka_tf.serving.trial import Trial, tasks_of, try_students
 from soka_tf.tasks import Task
 
-PACKAGES = ("flask", "waitress")
 MOST_UPLOAD_MB = (1, 1000)
 MOST_MEGAPIXELS = (1, 89)  # above, Pillow itself refuses
 _MEBIBYTE = 2**20
@@ -82,22 +82,6 @@ class _Trials:
         except KeyError as error:
             raise Refused(
                 404, "This result is not kept any more: give the photograph again."
-            ) from error
-
-
-def require_packages() -> None:
-    """Finds out whether the page can be served.
-
-    Raises:
-      UserError: if a package is missing, with how to install it.
-    """
-    for name in PACKAGES:
-        try:
-            __import__(name)
-        except ImportError as error:
-            raise UserError(
-                f"soka_tf.serve needs the package {name}, which cannot be imported "
-                f"({one_line(error)}): python -m pip install {' '.join(PACKAGES)}"
             ) from error
 
 

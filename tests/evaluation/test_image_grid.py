@@ -133,3 +133,20 @@ def test_long_names_of_a_legend_are_cut_to_their_column():
     right = places(page, [9, 9, 9])[1].max()
     below = page[places(page, [9, 9, 9])[0].max() + 1 :, right + 4 :]
     assert (below == 255).all()
+
+
+@pytest.mark.parametrize(
+    "low, high, shown",
+    [
+        (1.03, 2, ("1.03", "2.00")),
+        (0.5, 10, ("0.5", "10.0")),
+        (0, 0.03, ("0", "0.03")),
+        (0, 8, ("0", "8")),
+        (0.00123, 10, ("0.00123", "10.0")),
+        (-1, 0.5, ("-1.0", "0.5")),
+        (2.5, 100, ("2.5", "100")),
+        (1, 1e6, ("1", "1e+06")),
+    ],
+)
+def test_ends_of_a_scale_have_equally_many_digits(low, high, shown):
+    assert image_grid.Scale("gray", low, high).ends == shown

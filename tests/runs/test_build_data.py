@@ -125,11 +125,12 @@ def test_data_of_no_views_is_none(rooms):
 
 def test_data_validates_on_rooms_of_another_seed_unless_asked_for_the_same(rooms):
     data = build_data(rooms)
-    assert "seed 2 in" in data.source and "other rooms, of seed 6" in data.source
+    assert data.source == "procedural rooms of seed 2"
+    assert data.measured_on == "other procedural rooms, of seed 6"
     assert {"seed2" in s.files["rgb"] for s in data.train} == {True}
     assert {"seed6" in s.files["rgb"] for s in data.validation} == {True}
     same = build_data({"rooms.validation_seed": None, "rooms.validation_views": 1})
-    assert "further views of the same rooms" in same.source
+    assert same.measured_on == "further views of the same rooms"
     assert [s.key for s in same.validation] == [
         f"rooms/point_{room}_view_2" for room in range(2)
     ]

@@ -17,7 +17,7 @@ from soka_tf.evaluation import panels, report_page
 from soka_tf.evaluation.table import evaluation_table
 from soka_tf.runs import finish, report
 from soka_tf.runs.run_evaluation import fixed_batch
-from tests.browser import NARROW_PX, overflow_px, violations, visit
+from tests.browser import NARROW_PX, WIDE_PX, overflow_px, violations, visit
 
 TITLE = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}</script><b>"
 FOLDER = "<b onclick=alert(1)>'&\" $(run)"
@@ -219,6 +219,19 @@ def test_page_is_accessible_quiet_and_fits(address, browser, how):
     assert dark == (how.get("scheme") == "dark")
 
 
+def test_table_that_is_cut_at_the_right_has_a_shadow_there(address, browser):
+    shadows = {}
+    for width in (WIDE_PX, NARROW_PX):
+        with visit(browser, address, width=width) as visited:
+            region = visited.page.locator(".scroll").first
+            cut = region.evaluate("e => e.scrollWidth > e.clientWidth")
+            region.evaluate("e => e.querySelector('table').style.opacity = 0")
+            pixels = Image.open(io.BytesIO(region.screenshot())).convert("L")
+            shadows[cut] = [pixels.getpixel((x, 5)) for x in (0, pixels.width - 1)]
+    (left, right), plain = shadows[True], shadows[False]
+    assert left - right > 50 and plain == [left, left]
+
+
 def test_names_of_users_are_shown_as_text_and_run_nothing(trained, address, browser):
     with visit(browser, address) as visited:
         page = visited.page
@@ -227,7 +240,9 @@ def test_names_of_users_are_shown_as_text_and_run_nothing(trained, address, brow
         assert title.inner_text().startswith(TITLE)
         assert page.locator("legend").nth(1).inner_text() == TITLE
         alt = page.locator("fieldset").nth(1).locator("img.student").first
-        assert alt.get_attribute("alt") == f"{TITLE} of image 1: student"
+        name = trained[2].data.validation[0].key
+        assert alt.get_attribute("alt") == f"{TITLE} of {name}: student"
+        assert page.locator("figcaption").first.inner_text() == name
         assert FOLDER in page.title()
         counts = [
             page.locator(selector).count()

@@ -109,7 +109,7 @@ def test_card_tells_tasks_teachers_images_and_metrics(written, student, tmp_path
     # A convolution of 3 to 1 channels, one of 3 to 3, each with its bias.
     assert card["student"]["parameters"] == 4 + 12 and card["student"]["step"] == 7
     assert card["teachers"] == TEACHERS and card["images"] == ORIGIN.images
-    assert card["metrics"]["on"] == "3 validation images of images of photos"
+    assert card["metrics"]["on"] == "3 validation images (images of photos)"
     assert set(card["metrics"]["tasks"]) == {"depth_zbuffer", "normal"}
     page = (tmp_path / model_card.PAGE).read_text()
     for part in (
@@ -209,6 +209,47 @@ def test_card_of_others_is_not_replaced(written, student, tmp_path):
     with pytest.raises(UserError, match="model_card.md there was not written by soka"):
         written(tmp_path, student)
     assert (tmp_path / model_card.PAGE).read_text() == "of somebody"
+
+
+def test_card_keeps_apart_what_was_trained_on_and_what_was_measured_on(
+    written, student, tmp_path
+):
+    images = {
+        "source": "procedural rooms of seed 2",
+        "validation_source": "other procedural rooms, of seed 6",
+        "train": 10,
+        "validation": 3,
+    }
+    card = written(tmp_path, student, dataclasses.replace(ORIGIN, images=images))
+    assert card["metrics"]["on"] == (
+        "3 validation images (other procedural rooms, of seed 6)"
+    )
+    page = (tmp_path / model_card.PAGE).read_text()
+    assert (
+        "Trained on 10 images without labels: procedural rooms of seed 2. Held back to "
+        "measure on: 3, other procedural rooms, of seed 6." in page
+    )
+    origin.write_origin(dataclasses.replace(ORIGIN, images=images), str(tmp_path))
+    assert origin.read_origin(str(tmp_path), 7, "none").images == images
+
+
+def test_what_a_student_was_trained_on_is_one_sentence_or_none(
+    written, student, tmp_path
+):
+    assert model_card.describe_training(str(tmp_path)) == ""
+    written(tmp_path / "shipped", student)
+    assert model_card.describe_training(str(tmp_path / "shipped")) == (
+        "Trained on images of photos by teachers that know drawn rooms only: what it "
+        "says of photographs is a guess."
+    )
+    teachers = [{**one, "shipped": False} for one in TEACHERS]
+    own = dataclasses.replace(ORIGIN, teachers=teachers)
+    written(tmp_path / "own", student, own)
+    assert model_card.describe_training(str(tmp_path / "own")) == (
+        "Trained on images of photos: on other images it may be further off."
+    )
+    written(tmp_path / "unknown", student, None)
+    assert model_card.describe_training(str(tmp_path / "unknown")) == ""
 
 
 def test_origin_is_kept_by_a_run_with_the_metrics_of_the_same_step(tmp_path):

@@ -1,6 +1,7 @@
 """The page to try students on: what it answers, whom it refuses, how it looks."""
 
 import base64
+import dataclasses
 import io
 import struct
 import threading
@@ -15,7 +16,7 @@ from soka_tf.errors import UserError
 from soka_tf.evaluation import image_grid, map_pictures
 from soka_tf.serving import exported, page, page_guard, trial
 from tests import tiny_export
-from tests.browser import NARROW_PX, WIDE_PX, overflow_px, violations, visit
+from tests.browser import HEIGHT_PX, NARROW_PX, WIDE_PX, overflow_px, violations, visit
 from tests.tiny_export import TASKS
 
 pytest.importorskip("flask")
@@ -29,6 +30,7 @@ def students(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     first = exported.load_exported(tiny_export.write(folder / "first"))
     second = tiny_export.write(folder / "second", TASKS[:1], seed=1)
+    first = dataclasses.replace(first, training="Trained on <i>rooms</i>.")
     return {"<b>first</b>": first, "second": exported.load_exported(second)}
 
 
@@ -141,6 +143,9 @@ def test_page_shows_students_and_limits_and_no_name_as_html(client):
     response = client.get("/", headers=HERE)
     text = response.get_data(as_text=True)
     assert "&lt;b&gt;first&lt;/b&gt;" in text and "<b>first" not in text
+    # The second one's card does not tell.
+    assert text.count("Trained on") == 1
+    assert "Trained on &lt;i&gt;rooms&lt;/i&gt;." in text
     assert "1 MiB" in text and 'data-most-bytes="1048576"' in text
     assert "http:" not in text and "https:" not in text
 
@@ -386,7 +391,10 @@ def test_everybody_can_read_the_page(browser, address, scheme, width):
     with visit(browser, address, scheme=scheme, width=width) as visited:
         give(visited, photograph())
         wait_for_maps(visited)
-        visited.page.click("text=Lay over >> nth=1")
+        visited.page.click("text=Compare with photograph >> nth=-1")
+        visited.page.click("text=Compare with photograph >> nth=1")
+        bounds = visited.page.locator("#compare-title").bounding_box()
+        assert 0 <= bounds["y"] < HEIGHT_PX / 2
         chosen = "e => e.selectedOptions[0].textContent"
         right = visited.page.eval_on_selector("#right", chosen)
         assert right == "surface normal, <b>first</b>"

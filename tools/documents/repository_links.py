@@ -2,7 +2,8 @@
 
 Documents link to each other and to files as a code host shows them, by relative paths.
 On a page a link to a document leads to its page, and is called by its title where its
-text is the document's path; a link to another file leads to `repo_url` or, where
+text is the document's path; a picture or notebook that a document outside of docs/
+names lies beside its page; a link to another file leads to `repo_url` or, where
 mkdocs.yml has none, becomes the file's path. A link to a file that does not exist is a
 warning, which ends a strict build.
 
@@ -23,18 +24,20 @@ _LOG = get_plugin_logger("repository_links")
 # A picture or a link, its text and its target: not within `code`, not in a block of it.
 _LINK = re.compile(r"(!?)\[((?:`[^`]*`|[^]`])*)\]\(([^)\s]+)\)")
 _CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)")
+_NOTEBOOK = ".ipynb"
 _OUTSIDE = re.compile(r"[a-z]+:|#|//")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the documents outside of docs/, and the pictures that they show."""
+    """Adds the documents outside of docs/, their pictures and notebooks."""
     root, pages = _root(config), _pages(config)
     for source, page in pages.items():
         text = (root / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text))
         for picture, _, target in _LINK.findall(text):
             path = _join(source, target)
-            if picture and not path.startswith("docs/") and (root / path).is_file():
+            is_beside = picture or path.endswith(_NOTEBOOK)
+            if is_beside and not path.startswith("docs/") and (root / path).is_file():
                 uri = _join(page, target)
                 shown = File.generated(config, uri, abs_src_path=str(root / path))
                 files.append(shown)
@@ -64,7 +67,7 @@ def on_page_markdown(
             if text.endswith(".md"):
                 text = _title(root / path)
             return f"{picture}[{text}]({place}{hash_}{anchor})"
-        if picture:  # `on_files` has put it beside the page
+        if picture or source in pages and path.endswith(_NOTEBOOK):  # see `on_files`
             return link[0]
         if config.repo_url:
             url = f"{config.repo_url.rstrip('/')}/blob/HEAD/{path}"

@@ -333,6 +333,8 @@ class Runs:
                     text=True,
                 )
                 self._children.append(child)
+            log_name = parent / _LOG
+            logging.info("%s: begun; its messages are in %s", training.name, log_name)
             with child:
                 child.stdin.write(json.dumps(job))
                 child.stdin.close()

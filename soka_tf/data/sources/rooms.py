@@ -74,16 +74,17 @@ def find(
     if rooms.validation_seed in (None, rooms.seed):
         last = rooms.train_views + rooms.validation_views
         validation = train._replace(views=range(rooms.train_views, last))
-        whose = "further views of the same rooms"
+        other = "further views of the same rooms"
     else:
         views = range(rooms.validation_views)
         validation = _Part(rooms.validation_seed, rooms.validation_count, views)
-        whose = f"other rooms, of seed {rooms.validation_seed}"
+        other = f"other procedural rooms, of seed {rooms.validation_seed}"
     return Data(
         _samples(train, folder, wanted, image_size, draw),
         _samples(validation, folder, domains, image_size, draw),
-        f"procedural rooms of seed {rooms.seed} in {folder}, validated on {whose}",
-        f"A run draws what is missing of {train} and {validation}.",
+        f"procedural rooms of seed {rooms.seed}",
+        f"A run draws what is missing of {train} and {validation} in {folder}.",
+        other,
     )
 
 

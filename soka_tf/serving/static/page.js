@@ -74,14 +74,18 @@ function drawn(student, trial, name, pictures) {
   const figures = student.maps.map((map) => {
     const title = several ? `${map.title}, ${student.name}` : map.title;
     const index = pictures.push({ title, address: map.picture }) - 1;
-    const lay_over = element("button", { type: "button", className: "button", textContent: "Lay over" });
-    lay_over.setAttribute("aria-label", `Lay ${title} over the photograph`);
-    lay_over.addEventListener("click", () => {
+    const compare = element("button", {
+      type: "button",
+      className: "button",
+      textContent: "Compare with photograph",
+    });
+    compare.setAttribute("aria-label", `Compare with photograph: ${title}`);
+    compare.addEventListener("click", () => {
       byId("left").selectedIndex = 0;
       byId("right").selectedIndex = index;
       lay("left", pictures);
       lay("right", pictures);
-      byId("stage").scrollIntoView({ block: "nearest" });
+      byId("compare-title").scrollIntoView();
       byId("slider").focus({ preventScroll: true });
     });
     const download = element("a", {
@@ -98,7 +102,7 @@ function drawn(student, trial, name, pictures) {
       ]),
       element("img", { className: "picture", src: map.picture, alt: `Map of ${title}` }),
       scale(map),
-      element("div", { className: "actions" }, [lay_over, download]),
+      element("div", { className: "actions" }, [compare, download]),
     ]);
   });
   return element("section", {}, [

@@ -243,16 +243,21 @@ def test_list_shows_files_folders_and_the_tasks_that_they_define(
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
     assert "my_edges edges probability probability target" in lines
     assert f"my_edges 1 {caffe / 'teacher.json'}" in lines
-    assert f"normal 5 {tiny.teachers / 'normal.safetensors'}" in lines
+    assert "normal 5 normal.safetensors" in lines
+    assert f"Files without a folder are in {tiny.teachers}." in lines
+    assert "edge_texture 2D edges of full scale continuous target" in lines
     assert "jigsaw jigsaw auxiliary" in lines
     (demo,) = [line for line in lines if line.startswith("gin/rooms/demo.gin")]
-    assert demo.endswith("in one student, in minutes on two cores.")
+    assert demo.endswith("in one student, in minutes on two")
     done = shown("list")
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
     assert any(
         re.fullmatch(r"depth_zbuffer 5 0\.\d\d rmse 0\.\d+ m .*\.safetensors", line)
         for line in lines
     )
+    widths = [len(s) for s in done.out.splitlines() if not s.startswith("Files")]
+    assert max(widths) <= 100
+    assert "Skill and error: on 2,000 views of test rooms" in done.out
     done = shown("list", "--teachers_dir=nowhere")
     assert done.code == 2 and "nowhere: there is no such folder" in done.err
 
