@@ -12,8 +12,8 @@ import tensorflow as tf
 import soka_tf.networks
 from soka_tf.networks.applications import Application
 from soka_tf.networks.backbone import Backbone
-from soka_tf.networks.building import Rebuildable
 from soka_tf.networks.batch_norm import BatchNorm
+from soka_tf.networks.building import Rebuildable
 from soka_tf.networks.decoder import Decoder
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.networks.encoder import Encoder
