@@ -41,7 +41,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from soka_tf import cli
 from soka_tf.data.filesystem import is_remote
 from soka_tf.errors import UserError
-from soka_tf.runs.gin_text import read_gin
 from tools.studies import definitions, further, gin_params, pages
 from tools.studies.comparison import command as comparison
 from tools.studies.comparison.protocol import PORTIONS
@@ -141,8 +140,6 @@ _HOURS = flags.DEFINE_float(
     lower_bound=0.0,
     flag_values=FLAGS,
 )
-# All that a run of the comparison may be told: where files lie.
-_OF_THE_MACHINE = {"rooms.dir", "run.teacher_cache_dir"}
 
 
 def main() -> int:
@@ -197,14 +194,7 @@ def _compare(names: Sequence[str]) -> int:
     given = {"scale": _SCALE, "data": _DATA, "docs_dir": _DOCS_DIR, "seeds": _SEEDS}
     given.update(steps=_STEPS, taskonomy_dir=_TASKONOMY_DIR)
     own = {name: flag.value != flag.default for name, flag in given.items()}
-    comparison.check(names, own)
-    others = sorted(set(read_gin((), _GIN_PARAM.value)) - _OF_THE_MACHINE)
-    if others:
-        raise UserError(
-            f"--study={comparison.NAME} is of docs/study/protocol.md, which has its "
-            f"own value of {', '.join(others)}. Only these can be bound: "
-            f"{', '.join(sorted(_OF_THE_MACHINE))}."
-        )
+    comparison.check(names, own, _GIN_PARAM.value)
     _lacking()  # refuses folders that are not there
     folder, kept = (
         _folder("model_dir", _MODEL_DIR),

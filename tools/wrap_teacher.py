@@ -74,14 +74,12 @@ _FILLED = 0.25  # of prediction.range; less is worth a look
 
 def main() -> None:
     """Lists, writes the draft, draws."""
-    from soka_tf.networks.untrusted import GRAPH, refuse_programs
-    from soka_tf.serving.exported import OF_A_RUN
+    from soka_tf.networks.untrusted import refuse_programs
+    from soka_tf.serving.exported import saved_model_in
     from soka_tf.teachers.saved_model import manifest
 
     saved_model = os.path.abspath(os.path.expanduser(_SAVED_MODEL.value))
-    inside = os.path.join(saved_model, OF_A_RUN)
-    if os.path.isfile(os.path.join(inside, GRAPH)):
-        saved_model = inside
+    saved_model = saved_model_in(saved_model) or saved_model
     if not _TRUST_SAVED_MODEL.value:
         refuse_programs(saved_model, "Export it again.")
     signature = _list_signatures(saved_model)

@@ -20,8 +20,8 @@ def origin_of(run: Run) -> Origin:
         "train": len(run.data.train),
         "validation": len(run.data.validation),
     }
-    if run.data.measured_on != run.data.source:
-        images["validation_source"] = without_folders(run.data.measured_on)
+    if run.data.validation_source:
+        images["validation_source"] = without_folders(run.data.validation_source)
     return Origin(
         supervision=run.settings.supervision,
         teachers=[

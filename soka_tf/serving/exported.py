@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -43,24 +43,31 @@ class Exported:
         return self.function(images=tf.constant(images))
 
 
-def find_export(folder: str) -> str:
-    """The folder of the SavedModel: the one given, or `saved_model` of a run's.
-
-    Raises:
-      UserError: if neither has one; names what was looked for.
-    """
-    folder = os.path.expanduser(folder)
-    inside = os.path.join(folder, OF_A_RUN)
-    for one in (folder, inside):
+def saved_model_in(folder: str) -> Optional[str]:
+    """The folder of a SavedModel: the one given, or `saved_model` of a run's; None."""
+    for one in (folder, os.path.join(folder, OF_A_RUN)):
         has_graph = os.path.isfile(os.path.join(one, untrusted.GRAPH))
         if has_graph or export_folder.is_interrupted(one):
             return one
-    raise UserError(
-        f"{folder!r} is not a SavedModel, nor the folder of a run with one. Looked for "
-        f"{os.path.join(folder, untrusted.GRAPH)} and "
-        f"{os.path.join(inside, untrusted.GRAPH)}. Make one with "
-        "python -m soka_tf.export."
-    )
+    return None
+
+
+def find_export(folder: str) -> str:
+    """As `saved_model_in`.
+
+    Raises:
+      UserError: if there is none; names what was looked for.
+    """
+    folder = os.path.expanduser(folder)
+    found = saved_model_in(folder)
+    if found is None:
+        raise UserError(
+            f"{folder!r} is not a SavedModel, nor the folder of a run with one. Looked "
+            f"for {os.path.join(folder, untrusted.GRAPH)} and "
+            f"{os.path.join(folder, OF_A_RUN, untrusted.GRAPH)}. Make one with "
+            "python -m soka_tf.export."
+        )
+    return found
 
 
 def tasks_of(folder: str) -> Tuple[Task, ...]:

@@ -20,7 +20,7 @@ _SIMULTANEOUS = "schedule.order = 'simultaneous'"
 _STANDARDIZED = "build_amalgamation.standardize = True"
 _ADAPTED = "transfer.adapter = True"
 _EQUAL_LAYERS = "transfer.layer_weights = 'equal'"
-_FROM_HALF = "Adversary.start_step = {half}"
+_GAN_START = "Adversary.start_step = {half}"
 _LEARNING = (
     "build_optimizers.discriminator_optimizer = 'adam'",
     "build_optimizers.discriminator_rate = 1e-4",
@@ -326,19 +326,11 @@ _QUESTIONS = (
         "discriminators, and with Adam.",
         "without",
         {
-            "with, SGD 1e-5": ("gan", _FROM_HALF),
-            "with, Adam 1e-4": (
-                "gan_adam",
-                _FROM_HALF,
-                *_LEARNING,
-            ),
+            "with, SGD 1e-5": ("gan", _GAN_START),
+            "with, Adam 1e-4": ("gan_adam", _GAN_START, *_LEARNING),
             "with, Adam 1e-4, weight 0.1": (
-                "gan_heavy",
-                *(
-                    _FROM_HALF,
-                    *_LEARNING,
-                    "Adversary.weight = 0.1",
-                ),
+                *("gan_heavy", _GAN_START, *_LEARNING),
+                "Adversary.weight = 0.1",
             ),
         },
         method="soka_gan",

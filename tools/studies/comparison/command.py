@@ -9,6 +9,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 from absl import logging
 
 from soka_tf.errors import UserError
+from soka_tf.runs.gin_text import read_gin
 from tools.studies.comparison import page
 from tools.studies.comparison import run_records as records
 from tools.studies.comparison.plan import Plan, batches, hours
@@ -125,12 +126,15 @@ def _print_left(plan: Plan) -> None:
     logging.flush()
 
 
-def check(names: Sequence[str], values: Dict[str, object]) -> None:
-    """Refuses flags that the comparison does not have.
+def check(
+    names: Sequence[str], values: Dict[str, object], params: Sequence[str]
+) -> None:
+    """Refuses flags and bindings that the comparison does not have.
 
     Args:
       names: of studies, as given.
       values: flag -> its value, None where it was not given.
+      params: bindings, as given.
 
     Raises:
       UserError: naming what excludes each other.
@@ -145,4 +149,11 @@ def check(names: Sequence[str], values: Dict[str, object]) -> None:
         raise UserError(
             f"--study={NAME} is of docs/study/protocol.md, which has its own value of "
             f"{', '.join(f'--{name}' for name in given)}. Leave that out."
+        )
+    others = sorted(set(read_gin((), params)) - set(records.OF_THE_MACHINE))
+    if others:
+        raise UserError(
+            f"--study={NAME} is of docs/study/protocol.md, which has its own value of "
+            f"{', '.join(others)}. Only these can be bound: "
+            f"{', '.join(sorted(records.OF_THE_MACHINE))}."
         )

@@ -54,7 +54,7 @@ def write(plan: Plan, folder: pathlib.Path) -> pathlib.Path:
     if opened and any(plan.record(job) for job in plan.jobs(FINAL)):
         found = Outcomes(plan)
     tested = outcomes.differences(found) if found else []
-    titles = {method.name: method.title for method in plan.protocol.methods}
+    titles = plan.protocol.titles
     lines = ["# Comparison", "", _answer(tested, titles, done, there), "", _TEXT]
     if opened:
         lines += [f"Test rooms opened {opened['opened']}, {_of(opened)}.", ""]
@@ -156,8 +156,8 @@ def _row(found: Outcomes, method: Method, outcome: Outcome, budget: int) -> List
     against, over = found.of(method.against, budget), "-"
     if against and method.against != method.name:
         ratio = found.ratio(outcome, against, ENDPOINTS[0].parts)
-        titles = {m.name: m.title for m in found.plan.protocol.methods}
-        over = f"{titles[method.against]}: {_ratio(ratio)}" if ratio else "-"
+        title = found.plan.protocol.titles[method.against]
+        over = f"{title}: {_ratio(ratio)}" if ratio else "-"
     relative = found.ratio(outcome, found.teacher, ENDPOINTS[0].parts)
     seeds = [f"{len(outcome.seeds)}"]
     seeds += [f"{outcome.failed} not finite"] * bool(outcome.failed)

@@ -188,6 +188,11 @@ class Protocol(NamedTuple):
         rules = (VERSION, self, ENDPOINTS, SAME, CONFIDENCE)
         return hashlib.sha256(repr(rules).encode()).hexdigest()
 
+    @property
+    def titles(self) -> Mapping[str, str]:
+        """Name of a method -> its title."""
+        return {method.name: method.title for method in self.methods}
+
     def present(self) -> List[Method]:
         """The methods whose gin files are there."""
         return [method for method in self.methods if method.is_there]
@@ -257,6 +262,13 @@ def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
     for method, seed in itertools.product(main, range(seeds)):
         if method.name in protocol.pairs[0]:
             yield Job(FINAL, method, None, budget, chosen[method.name], seed)
+
+
+def all_jobs(protocol: Protocol) -> Iterator[Job]:
+    """The jobs of all portions, the final ones of any trial: their names have none."""
+    yield from cost_jobs(protocol)
+    yield from tune_jobs(protocol)
+    yield from final_jobs(protocol, {method.name: 0 for method in protocol.present()})
 
 
 def trial_bindings(method: Method, values: Sequence[float]) -> List[str]:

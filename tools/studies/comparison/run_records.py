@@ -65,10 +65,12 @@ OPENED_SHAPE = {
 # Words of a run that ended without a student: so does training (`NotFinite`).
 NOT_FINITE = "NaN or infinite"
 OPENED = "test_rooms_opened.json"
-# Where files lie on a machine, teachers being known by their content; and what is
-# written or checked beside training, which no number depends on.
+# Where files lie on a machine: all that a run may be told.
+OF_THE_MACHINE = ("rooms.dir", "run.teacher_cache_dir")
+# These, teachers being known by their content, and what is written or checked beside
+# training: no number depends on it.
 _WITHOUT_EFFECT = (
-    *("rooms.dir", "run.teacher_cache_dir", "teachers_dir"),
+    *(*OF_THE_MACHINE, "teachers_dir"),
     *("build_data.check_files", "run.log_every_steps", "run.checkpoint_every_steps"),
     *("run.keep_checkpoints", "run.panel_images", "run.export_precision"),
 )
