@@ -86,7 +86,7 @@ _RULES = {
     ),
     "log_depth": _Rules(
         (None, "l1", "l2"),
-        (*RATIO_METRICS, "mean_absolute_error"),
+        (*RATIO_METRICS, "log_rmse", "mean_absolute_error"),
         reported=5,
         channels=(1, 1),
         range=(0.0, 128.0),  # 2^16 / 512 m

@@ -5,7 +5,8 @@ from typing import Any, Dict, List, Literal, Optional, Tuple
 
 RATIO_METRICS = ("rmse", "rel", "delta1", "delta2", "delta3")
 CLASS_METRICS = ("accuracy", "mean_iou")
-METRICS = (*RATIO_METRICS, "mean_absolute_error", "mean_angle_deg", *CLASS_METRICS)
+METRICS = (*RATIO_METRICS, "log_rmse", "mean_absolute_error", "mean_angle_deg")
+METRICS += CLASS_METRICS
 LOSSES = ("l1", "l2", "bce", "kl", "cosine")
 Colour = Tuple[int, int, int]
 

@@ -37,6 +37,7 @@ def _depth(name: str, title: str, *aliases: str) -> Task:
         encoding=Encoding("log_depth", bits=16),
         masked=True,
         unit="m",
+        metrics=(*RATIO_METRICS, "log_rmse"),
         ratio_floor=0.1,
         colormap="magma",
     )

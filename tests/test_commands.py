@@ -184,7 +184,7 @@ def check_evaluation(content):
             "student",
             "student_vs_teacher",
         }
-        wanted = RATIOS | ({"mean_angle_deg"} if task == "normal" else set())
+        wanted = RATIOS | {"mean_angle_deg" if task == "normal" else "log_rmse"}
         for who, values in rows.items():
             skill = {"skill"} if who in ("teacher", "student") else set()
             assert set(values) == wanted | skill, (task, who)

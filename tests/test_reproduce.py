@@ -7,11 +7,13 @@ import re
 import pytest
 
 from soka_tf.errors import UserError
+from soka_tf.tasks import get_task
 from soka_tf.teachers.finding import teachers_folder
 from tests.tiny_runs import ROOT
 from tests.tools import run_tool
 from tools.studies import definitions, methods, report, results
 from tools.studies import training as training_module
+from tools.studies.comparisons import compare, comparisons_table
 from tools.studies.intervals import (
     CONTRADICTED,
     HOLDS,
@@ -23,9 +25,11 @@ from tools.studies.intervals import (
     ordering,
     paired_difference,
 )
+from tools.studies.numbers import number
 from tools.studies.training import Runs, Setting, Training
 
 SCALE = methods.SCALES["small"]
+TRANSFER = "edge_texture:transfer"
 
 
 # ------------------------------------------------------------------- estimates
@@ -64,12 +68,37 @@ def test_paired_difference_is_by_seed_and_removes_what_seeds_share():
     assert paired_difference(a, Estimate.of({5: 1.0})) is None
 
 
-def test_verdict_of_pairs_follows_them_and_not_the_means_of_other_seeds():
+def test_finding_is_of_the_seeds_that_both_have_and_not_of_the_means():
     a = Estimate.of({0: 1.0, 1: 2.01, 2: 3.02, 3: 9.9, 4: 9.9})
     b = Estimate.of({0: 0.9, 1: 1.91, 2: 2.92, 7: 30, 8: 31})
     assert a.mean < b.mean
-    verdict = results._verdict(a, b)
-    assert verdict.startswith("worse seed by seed (0.1") and "3 seeds" in verdict
+    finding = compare(("a", "b"), a, b)
+    assert finding[:2] == ("a", "b") and finding.reading == "worse"
+    assert list(finding.difference.seeds) == [0, 1, 2]
+    assert compare(("b", "a"), b, a).reading == "better"
+    table = comparisons_table([finding])
+    assert re.search(r"(?m)^\| a +\| b +\| 0\.10+ .*\| 3 +\| worse", table)
+
+
+@pytest.mark.parametrize(
+    "first, second, expected",
+    [
+        ({0: 1.0, 1: 2.0}, {0: 0.9, 1: 2.2}, "undecided"),
+        ({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}, "equal"),
+        ({0: 1.0}, {0: 1.1, 1: 3.0}, "better, one seed"),
+        ({0: 1.1, 1: 1.2}, None, "worse"),  # the teachers
+    ],
+)
+def test_reading_of_a_finding(first, second, expected):
+    other = Estimate.of(second) if second else Estimate(0.5, 0.0, [0.5])
+    assert compare(("a", "b"), Estimate.of(first), other).reading == expected
+
+
+def test_rows_without_a_seed_in_common_have_no_finding():
+    one = Estimate.of({0: 1.0})
+    assert compare(("a", "b"), one, Estimate.of({1: 1.0})) is None
+    assert compare(("a", "b"), one, None) is None
+    assert compare(("a", "b"), None, one) is None
 
 
 def _sharp(*means):
@@ -111,7 +140,7 @@ def test_ordering_ignores_cells_that_tie_in_the_paper():
     ],
 )
 def test_number_has_the_digits_that_its_interval_lets_stand(estimate, text):
-    assert results.number(estimate) == text
+    assert number(estimate) == text
 
 
 # ----------------------------------------------------------------- definitions
@@ -164,7 +193,59 @@ def test_definitions_compare_rows_that_are_there():
             for comparison in table.comparisons:
                 assert set(comparison) <= set(titles)
             if table.comparisons:
-                assert {(task, "rmse") for task in table.tasks} <= set(table.columns)
+                of_classes = {t for t in table.tasks if get_task(t).has_classes}
+                rmse = {(t, "rmse") for t in table.tasks if t not in of_classes}
+                accuracy = {(task, "accuracy") for task in of_classes}
+                assert rmse | accuracy <= set(table.columns)
+
+
+def test_factorial_has_every_cell_once_and_differs_in_its_factors_only():
+    study = definitions.define(SCALE)["factorial"]
+    setting = Setting(tuple(SCALE.files), SCALE.steps)
+    cells = [setting.bound(training) for training in study.trainings]
+    factors = {
+        "build_amalgamation.variant": {None, "reconstruction"},
+        "schedule.joint_steps": {20, "%max_steps"},
+        "schedule.order": {"alternating", "simultaneous"},
+        "GradNorm.adaptive": {False, True},
+    }
+    found = {tuple(str(cell[name]) for name in factors) for cell in cells}
+    assert len(cells) == len(found) == 12
+    for name, values in factors.items():
+        assert {str(cell[name]) for cell in cells} == set(map(str, values))
+    allowed = {*factors, "auxiliary", "schedule.joint_weighting"}
+    for cell in cells:
+        differing = {name for name in cell if cell[name] != cells[0][name]}
+        assert differing <= allowed
+        if "max_steps" in str(cell["schedule.joint_steps"]):
+            assert cell["schedule.joint_weighting"] == cell["GradNorm.adaptive"]
+
+
+def test_regimes_differ_in_tasks_and_width_and_their_rows_in_the_rule_only():
+    study = definitions.define(SCALE)["conflict"]
+    setting = Setting(tuple(SCALE.files), SCALE.steps)
+    widths, of_rules = set(), []
+    for table in study.tables:
+        cells = [setting.bound(row.trainings[0]) for row in table.rows[1:]]
+        (width,) = {cell["Encoder.width"] for cell in cells}
+        widths.add((len(table.tasks), width))
+        of_rules.append(
+            {
+                (name, str(cell[name]))
+                for cell in cells
+                for name in cell
+                if any(cell[name] != other[name] for other in cells)
+            }
+        )
+        assert {cell["run.conflict_every_steps"] for cell in cells} == {25}
+    assert widths == {(2, 0.125), (2, 0.0625), (4, 0.125), (4, 0.0625)}
+    assert all(varied == of_rules[0] for varied in of_rules)
+    assert {name for name, _ in of_rules[0]} == {
+        "GradNorm.adaptive",
+        "objective.weighted_collaboration",
+        "build_balancing.rule",
+        "build_optimizers.task_weights_rate",
+    }
 
 
 def test_definitions_at_full_size_are_the_papers_bindings():
@@ -246,10 +327,41 @@ def test_collect_reads_means_verdicts_and_what_is_missing(table5):
     assert kd.missing is None
     assert acct.missing == "1 of 2 seeds missing: stopped by SIGKILL"
     assert teacher.cells[depth].ours.half_width == 0.0
-    assert any(
-        "KD + MIA against KD, depth, rmse:" in finding and "intervals apart" in finding
-        for finding in table.findings
-    )
+    assert [(f.first, f.second, f.reading) for f in table.findings] == [
+        ("KD + MIA", "KD", "better"),
+        ("KD + MIA + ACCT", "KD + MIA", "better, one seed"),
+    ]
+    assert table.findings[0].difference.mean == pytest.approx(-0.75, abs=1e-3)
+
+
+def test_collect_adds_the_median_image_skill_and_errors_of_the_logarithm(table5):
+    study, runs, _ = table5
+    medians = {"depth_zbuffer": 2.5, "edge_texture": 4.0}
+    for path in runs.folder.rglob("evaluation.json"):
+        evaluation = json.loads(path.read_text())
+        for task, entries in evaluation["tasks"].items():
+            entries["baseline_median"] = {"rmse": medians[task]}
+            for name in ("teacher", "student"):
+                entries[name]["skill"] = 1 - entries[name]["rmse"] / medians[task]
+        depth = evaluation["tasks"]["depth_zbuffer"]
+        depth["student"]["log_rmse"] = 0.3
+        depth["baseline_median"]["log_rmse"] = 0.45
+        path.write_text(json.dumps(evaluation))
+    (table,) = results.collect(study, runs, range(2), {})
+    teacher, kd, *_, median = table.rows
+    assert median.title == "median image" and median.steps is None
+    assert median.cells[("depth_zbuffer", "rmse")].ours.mean == 2.5
+    assert median.relative.mean == pytest.approx((2.5 + 4) / 2)
+    assert {s.mean for s in median.skills.values()} == {0.0}
+    assert teacher.skills["depth_zbuffer"].mean == pytest.approx(1 - 1 / 2.5)
+    assert kd.skills["depth_zbuffer"].mean == pytest.approx(1 - 2.0005 / 2.5)
+    assert kd.log_rmse["depth_zbuffer"].mean == pytest.approx(0.3)
+    assert median.log_rmse["depth_zbuffer"].mean == 0.45
+    text = report.section(report.Section(study, "", [table], [], {}, []))
+    (line,) = re.findall(r"(?m)^\| *\| +error / teacher's, mean of.*$", text)
+    assert "depth: skill" in line and "depth: log-rmse" in line
+    assert "2D edges: log-rmse" not in line
+    assert len(re.findall(r"(?m)^\| median image", text)) == 2
 
 
 def test_collect_says_so_of_a_run_that_is_not_finite(table5):
@@ -300,7 +412,7 @@ def test_collect_refuses_runs_of_different_teachers(table5):
     results.collect(study, runs, range(2), {})
     evaluation["tasks"]["edge_texture"]["teacher"]["rmse"] *= 1.01
     path.write_text(json.dumps(evaluation))
-    with pytest.raises(UserError, match="soka-.*edge_texture has rmse 1.011 .*kd-"):
+    with pytest.raises(UserError, match="soka-.*edge_texture has error 1.011 .*kd-"):
         results.collect(study, runs, range(2), {})
 
 
@@ -543,6 +655,38 @@ def test_discriminators_are_reported_with_the_end_of_their_loss_and_accuracy(
         assert estimate["values"] == pytest.approx([0.5, 0.3])
     page = (tmp_path / "cgan.md").read_text(encoding="utf-8")
     assert re.search(r"(?m)^\| with, SGD 1e-5 \| +depth \| +0\.4 ", page)
+
+
+def test_conflict_is_reported_of_the_tasks_in_the_second_half_of_the_runs(
+    tmp_path, capsys
+):
+    runs = _runs(tmp_path)
+    study = definitions.define(SCALE)["conflict"]
+    pair = "depth_zbuffer:edge_texture"
+    for seed, end in ((0, 0.25), (1, -0.75)):
+        for table in study.tables[:2]:
+            training = table.rows[1].trainings[0]
+            _finished(runs, training, seed, 1.0, 1.0)
+            lines = [f"step,loss/soft/depth_zbuffer,cosine/{pair},cosine/{TRANSFER}"]
+            values = ["", 0.9, "", 0.9, end - 0.5, "", end + 0.5]
+            lines += [f"{i},0.1,{v},0.7" for i, v in enumerate(values)]
+            path = runs.folder_of(training, seed) / "metrics.csv"
+            path.write_text("\n".join(lines))
+    result = run_tool(
+        *("reproduce", "--study=conflict", "--report_only", f"--model_dir={tmp_path}"),
+        capsys=capsys,
+    )
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "conflict.json").read_text())["measured"]
+    titles = [f"{table.title}: {pair}" for table in study.tables[:2]]
+    assert list(found) == titles
+    for estimates in found.values():
+        assert estimates["mean"]["values"] == pytest.approx([0.25, -0.75])
+        assert estimates["below"]["values"] == pytest.approx([0.5, 1.0])
+    page = (tmp_path / "conflict.md").read_text(encoding="utf-8")
+    assert re.search(
+        r"(?m)^\| depth and 2D edges +\| +depth, 2D edges \| +-0\.2 ", page
+    )
 
 
 @pytest.mark.slow

@@ -377,6 +377,8 @@ def _measure(
         found = further.unseen(study.tables[0].rows, runs, _seeds(), only_read)
     elif study.command == "discriminators":
         found = further.discriminators(study.tables[0].rows, runs, _seeds())
+    elif study.command == "conflict":
+        found = further.conflict(study.tables, runs, _seeds())
     elif study.command == "similarity" and not lacking:
         images, teachers = _path(_TASKONOMY_DIR.value), _path(_TEACHERS_DIR.value)
         found = further.similarity(images, teachers, folder, only_read)

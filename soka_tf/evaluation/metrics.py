@@ -16,7 +16,7 @@ from soka_tf.tasks import Task
 
 _DELTA_BASE = 1.25
 _DELTAS = {"delta1": 1, "delta2": 2, "delta3": 3}
-_RATIOS = {"rel", *_DELTAS}
+_RATIOS = {"rel", "log_rmse", *_DELTAS}
 _ERRORS = ("rmse", "mean_absolute_error", "mean_angle_deg")
 
 
@@ -70,6 +70,7 @@ class MetricAccumulator:
         self._squared = 0.0
         self._absolute = 0.0
         self._relative = 0.0
+        self._squared_log = 0.0
         self._inside = dict.fromkeys(_DELTAS, 0)
         self._angle_deg = 0.0
 
@@ -110,6 +111,7 @@ class MetricAccumulator:
         predicted = np.maximum(predicted + shift, floor)
         wanted = np.maximum(wanted + shift, floor)
         self._relative += float(np.sum(np.abs(predicted - wanted) / wanted))
+        self._squared_log += float(np.sum(np.log(predicted / wanted) ** 2))
         ratio = np.maximum(predicted / wanted, wanted / predicted)
         for name, power in _DELTAS.items():
             self._inside[name] += int(np.count_nonzero(ratio < _DELTA_BASE**power))
@@ -119,7 +121,7 @@ class MetricAccumulator:
 
         Returns:
           Name to value, in the order of `task.metrics`; None if no valid pixel was
-          seen. If a prediction was not finite, errors (rmse, rel,
+          seen. If a prediction was not finite, errors (rmse, rel, log_rmse,
           mean_absolute_error, mean_angle_deg) are None, such pixels count as outside
           every delta, and their number stands under "nonfinite_pixels".
         """
@@ -129,6 +131,7 @@ class MetricAccumulator:
         metrics = {
             "rmse": (self._squared / values) ** 0.5,
             "rel": self._relative / values,
+            "log_rmse": (self._squared_log / values) ** 0.5,
             "mean_absolute_error": self._absolute / values,
             "mean_angle_deg": self._angle_deg / self._pixels,
         }

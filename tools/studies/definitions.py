@@ -23,6 +23,7 @@ from tools.studies.methods import (
     variant_run,
 )
 from tools.studies.questions import define_questions
+from tools.studies.regimes import define_regimes
 from tools.studies.study import Column, Row, Study, Table
 from tools.studies.training import Setting, Training
 
@@ -42,6 +43,7 @@ def define(scale: Scale) -> Dict[str, Study]:
         _supplement2(scale),
         *_measurements_and_figures(scale),
         *define_questions(scale),
+        *(study._replace(small_only=True) for study in define_regimes(scale)),
     ]
     return {study.name: study for study in studies}
 

@@ -11,7 +11,7 @@ from soka_tf.atomic import replacing
 from soka_tf.evaluation.curves import read_columns
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
-from tools.studies.results import ResultRow, ResultTable
+from tools.studies.results import MEDIAN, ResultRow, ResultTable
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _GREY = "#777777"
@@ -24,21 +24,23 @@ def draw_table(table: ResultTable, path: pathlib.Path) -> None:
       table: with at least one row that was run.
       path: the PNG to write or replace.
     """
+    # The median image would leave no room to tell students apart.
+    rows = [row for row in table.rows if row.title != MEDIAN]
     panels: List[Tuple[str, List[Optional[Estimate]]]] = []
     for task in table.tasks:
         if (task, "rmse") in table.columns:
             title = f"{get_task(task).title}: rmse"
             unit = get_task(task).unit
             title += f" ({unit})" if unit else ""
-            panels.append((title, [r.cells[(task, "rmse")].ours for r in table.rows]))
-    panels.append(("rmse / teacher's, mean", [row.relative for row in table.rows]))
-    height = 1.1 + 0.36 * len(table.rows)
+            panels.append((title, [r.cells[(task, "rmse")].ours for r in rows]))
+    panels.append(("rmse / teacher's, mean", [row.relative for row in rows]))
+    height = 1.1 + 0.36 * len(rows)
     figure = Figure(figsize=(3.4 * len(panels) + 1.2, height), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (title, estimates) in zip(axes, panels):
-        _draw_estimates(axis, title, table.rows, estimates)
-    axes[0].set_yticks(range(len(table.rows)), [row.title for row in table.rows])
-    axes[0].set_ylim(len(table.rows) - 0.5, -0.5)
+        _draw_estimates(axis, title, rows, estimates)
+    axes[0].set_yticks(range(len(rows)), [row.title for row in rows])
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
     _save(figure, path)
 
 

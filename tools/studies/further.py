@@ -6,12 +6,16 @@ import os
 import pathlib
 import subprocess
 import sys
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
 
 from soka_tf.errors import UserError
 from soka_tf.evaluation.curves import read_columns
+from soka_tf.evaluation.metrics import main_error
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
+from tools.studies.numbers import number
 from tools.studies.paper import SECONDS
 from tools.studies.records import (
     INFERENCE_SHAPE,
@@ -20,11 +24,11 @@ from tools.studies.records import (
     read_record,
 )
 from tools.studies.report import markdown_table
-from tools.studies.results import number
-from tools.studies.study import Row
+from tools.studies.study import Row, Table
 from tools.studies.training import ROOT, Outcome, Runs
 
 _LOSS, _ACCURACY = "loss/discriminator/", "accuracy/discriminator/"
+_COSINE = "cosine/"
 # Rooms that no teacher, no student and no choice has seen; the folder of evaluations.
 _UNSEEN_SEED, _UNSEEN_ROOMS, _UNSEEN = 3, 100, "unseen"
 
@@ -168,16 +172,61 @@ def discriminators(rows: Sequence[Row], runs: Runs, seeds: Sequence[int]) -> Fur
 
 def _in_the_end(outcome: Optional[Outcome]) -> Dict[str, float]:
     """Column of a run's discriminators -> its mean over their last quarter of steps."""
+    return {
+        name: float(values[len(values) * 3 // 4 :].mean())
+        for name, values in _columns(outcome).items()
+        if name.startswith((_LOSS, _ACCURACY))
+    }
+
+
+def _columns(outcome: Optional[Outcome]) -> Dict[str, np.ndarray]:
+    """Column of a run's metrics.csv -> its values, step after step."""
     if outcome is None:
         return {}
     from soka_tf.runs.run_evaluation import METRICS_FILE  # with it comes TensorFlow
 
     columns, _ = read_columns(str(outcome.folder / METRICS_FILE))
-    return {
-        name: float(values[len(values) * 3 // 4 :].mean())
-        for name, (_, values) in columns.items()
-        if name.startswith((_LOSS, _ACCURACY))
-    }
+    return {name: values for name, (_, values) in columns.items()}
+
+
+def conflict(tables: Sequence[Table], runs: Runs, seeds: Sequence[int]) -> Further:
+    """The angles between the tasks' pulls, in the first row of runs of every table.
+
+    Args:
+      tables: of regimes, each with one rule's runs in the first row that has any.
+      runs: where the runs are.
+      seeds: of the runs.
+    """
+    lines, data = [], {}
+    for table in tables:
+        training = next(row.trainings[0] for row in table.rows if row.trainings)
+        found: Dict[Tuple[str, str], Dict[str, Dict[int, float]]] = {}
+        for seed in seeds:
+            for name, values in _columns(runs.outcome(training, seed)).items():
+                pair = tuple(name[len(_COSINE) :].split(":"))
+                if name.startswith(_COSINE) and set(pair) <= set(table.tasks):
+                    of_pair = found.setdefault(pair, {"mean": {}, "below": {}})
+                    half = values[len(values) // 2 :]
+                    of_pair["mean"][seed] = float(half.mean())
+                    of_pair["below"][seed] = float((half < 0).mean())
+        for pair, by_seed in found.items():
+            estimates = {name: Estimate.of(values) for name, values in by_seed.items()}
+            data[f"{table.title}: {':'.join(pair)}"] = {
+                name: estimate._asdict() for name, estimate in estimates.items()
+            }
+            titles = ", ".join(get_task(task).title for task in pair)
+            cells = [number(estimate) for estimate in estimates.values()]
+            count = f"{len(estimates['mean'].values)}"
+            lines.append([table.title, titles, *cells, count])
+    if not lines:
+        return Further([])
+    text = (
+        "Cosines of the angles between the tasks' pulls at the representation, every "
+        "25 steps of the second half of the runs with weights of 1 / n: below 0 two "
+        "tasks pull against each other, near 0 neither minds the other."
+    )
+    head = ["", "pulls of", "mean cosine", "share below 0", "seeds"]
+    return Further([text, markdown_table(head, lines)], data=data)
 
 
 def unseen(
@@ -199,8 +248,10 @@ def unseen(
             outcome = runs.outcome(training, seed)
             found = outcome and _on_unseen_rooms(outcome.folder, only_read)
             for task, entries in found["tasks"].items() if found else ():
-                student, teacher = (entries[w]["rmse"] for w in ("student", "teacher"))
-                if student is not None:  # its answers are finite
+                student, teacher = map(
+                    main_error, (entries["student"], entries["teacher"])
+                )
+                if student is not None and teacher:  # its answers are finite
                     ratios.setdefault(task, {})[seed] = student / teacher
         if ratios:
             head[1:] = [f"{get_task(t).title}: rmse / teacher's" for t in ratios]

@@ -6,7 +6,14 @@ from tools.studies.training import Training
 
 DEPTH, EDGE2D = "depth_zbuffer", "edge_texture"
 EDGE3D, NORMAL = "edge_occlusion", "normal"
-SHORT = {DEPTH: "depth", EDGE2D: "edge2d", EDGE3D: "edge3d", NORMAL: "normal"}
+CLASSES = "segment_semantic"
+SHORT = {
+    DEPTH: "depth",
+    EDGE2D: "edge2d",
+    EDGE3D: "edge3d",
+    NORMAL: "normal",
+    CLASSES: "classes",
+}
 PAIR = (DEPTH, EDGE2D)
 THREE = (DEPTH, EDGE2D, NORMAL)
 # Auxiliary teachers as in gin/paper/: named by Table 4 and Fig. 1 for two pairs only.

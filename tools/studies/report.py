@@ -5,8 +5,10 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from tabulate import tabulate
 
 from soka_tf.tasks import get_task
+from tools.studies.comparisons import comparisons_table
 from tools.studies.intervals import CONTRADICTED, HOLDS, LIKELY, ONE_SEED, OPEN
-from tools.studies.results import Cell, ResultRow, ResultTable, number
+from tools.studies.numbers import number
+from tools.studies.results import Cell, ResultRow, ResultTable
 from tools.studies.study import Study
 
 METRICS = {
@@ -15,6 +17,7 @@ METRICS = {
     "delta1": "<1.25",
     "delta2": "<1.25²",
     "delta3": "<1.25³",
+    "accuracy": "accuracy",
 }
 LEGEND = (
     "Each cell: ours, mean ± half of the 95 % interval over the seeds; below it the "
@@ -24,6 +27,8 @@ LEGEND = (
     "paper's order, within the noise), `no` (apart, the other way round), `one seed`. "
     "The paper's "
     "units are not ours: only the order can be compared. rmse is in the task's unit; "
+    "the error over the teacher's is of rmse, of classes of the share of wrong pixels; "
+    "skill is docs/metrics.md's; "
     "rmse and rel are better when lower, shares within 1.25 when higher."
 )
 
@@ -60,8 +65,8 @@ def section(part: Section) -> str:
         if len(part.tables) > 1:
             lines += [f"**{table.title}**", ""]
         lines += [_main_table(table), "", _beside(table), ""]
-        lines += [f"- {finding}" for finding in table.findings]
-        lines += [""] * bool(table.findings)
+        if table.findings:
+            lines += [comparisons_table(table.findings), ""]
     for block in part.blocks:
         lines += [block, ""]
     for file, text in part.pictures.items():
@@ -98,11 +103,15 @@ def _cell(cell: Cell) -> str:
 
 
 def _beside(table: ResultTable) -> str:
-    """What the paper's table does not show: imitation, the mean, size and cost."""
+    """What the paper's table does not show: skill, imitation, the mean, size, cost."""
+    with_logs = [t for t in table.tasks if any(t in row.log_rmse for row in table.rows)]
+    titles = {task: get_task(task).title for task in table.tasks}
     head = [
         "",
-        *(f"{get_task(task).title}: rmse against the teacher" for task in table.tasks),
-        "rmse / teacher's, mean of the tasks",
+        "error / teacher's, mean of the tasks",
+        *(f"{title}: skill" for title in titles.values()),
+        *(f"{titles[task]}: log-rmse" for task in with_logs),
+        *(f"{title}: rmse against the teacher" for title in titles.values()),
         "parameters",
         "steps",
         "CPU seconds of the steps",
@@ -112,8 +121,10 @@ def _beside(table: ResultTable) -> str:
         rows.append(
             [
                 row.title + (f" ({row.missing})" if row.missing else ""),
-                *(number(row.imitation.get(task)) for task in table.tasks),
                 number(row.relative),
+                *(number(row.skills.get(task)) for task in table.tasks),
+                *(number(row.log_rmse.get(task)) for task in with_logs),
+                *(number(row.imitation.get(task)) for task in table.tasks),
                 _parameters(row),
                 f"{row.steps:,}" if row.steps else "-",
                 number(row.cpu_seconds),

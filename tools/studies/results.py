@@ -5,10 +5,14 @@ import re
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
-from soka_tf.tasks import get_task
-from tools.studies.intervals import Estimate, apart, ordering, paired_difference
+from soka_tf.evaluation.metrics import main_error
+from tools.studies.comparisons import Finding, compare
+from tools.studies.intervals import Estimate, ordering
 from tools.studies.study import Column, Row, Study, Table
 from tools.studies.training import Outcome, Runs, Training
+
+MEDIAN = "median image"
+_MEDIAN = "baseline_median"
 
 
 class Cell(NamedTuple):
@@ -35,7 +39,9 @@ class ResultRow(NamedTuple):
       title: as in the definition.
       cells: column -> its number.
       imitation: task -> rmse of the student against its teacher.
-      relative: mean over the tasks of rmse against truth over the teacher's.
+      skills: task -> 1 - error / that of the median image, docs/metrics.md.
+      log_rmse: the same of depth -> its log_rmse.
+      relative: mean over the tasks of error against truth over the teacher's.
       paper_parameters: the paper's count, as printed.
       steps: of each run; None for teachers and where not run.
       cpu_seconds: of all runs of the row with one seed.
@@ -46,6 +52,8 @@ class ResultRow(NamedTuple):
     title: str
     cells: Mapping[Column, Cell]
     imitation: Mapping[str, Optional[Estimate]]
+    skills: Mapping[str, Optional[Estimate]]
+    log_rmse: Mapping[str, Estimate]
     relative: Optional[Estimate]
     paper_parameters: str
     steps: Optional[int] = None
@@ -55,12 +63,12 @@ class ResultRow(NamedTuple):
 
 
 class ResultTable(NamedTuple):
-    """A table of results, and its comparisons in words."""
+    """A table of results, the median image its last row, and its comparisons."""
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[ResultRow]
-    findings: Sequence[str]
+    findings: Sequence[Finding]
 
     @property
     def tasks(self) -> List[str]:
@@ -114,15 +122,60 @@ def _table(
             missing = _missing(row, found, of_row, seeds, reasons)
             rows.append(_row(row, found.by_seed, of_row, table.tasks, missing))
         else:
-            there = any(cell.ours for cell in of_row.values())
-            one = Estimate(1.0, 0.0, [1.0]) if there else None
-            rows.append(ResultRow(row.title, of_row, {}, one, row.parameters))
-    findings = [
-        finding
-        for titles in table.comparisons
-        for finding in _findings(*titles, rows, table.tasks)
+            rows.append(_constant_row(row, of_row, teachers, table.tasks))
+    relative = {row.title: row.relative for row in rows}
+    found = [compare(pair, *map(relative.get, pair)) for pair in table.comparisons]
+    if any(found.get(_MEDIAN) for found in teachers.values()):
+        rows.append(_median_row(table, teachers))
+    return ResultTable(table.title, table.columns, rows, [f for f in found if f])
+
+
+def _median_row(table: Table, teachers: Mapping[str, Mapping[str, Any]]) -> ResultRow:
+    cells = {
+        column: Cell(None, _constant(teachers, *column, _MEDIAN), None, False)
+        for column in table.columns
+    }
+    return _constant_row(Row(MEDIAN), cells, teachers, table.tasks, _MEDIAN)
+
+
+def _constant_row(
+    row: Row,
+    cells: Mapping[Column, Cell],
+    teachers: Mapping[str, Mapping[str, Any]],
+    tasks: Sequence[str],
+    entry: str = "teacher",
+) -> ResultRow:
+    """The row of what is the same whatever the seed: the teachers, the median image."""
+    entries = [teachers.get(task, {}) for task in tasks]
+    ratios = [
+        _ratio(*(main_error(found.get(name)) for name in (entry, "teacher")))
+        for found in entries
     ]
-    return ResultTable(table.title, table.columns, rows, findings)
+    relative = None if None in ratios else _once(sum(ratios) / len(ratios))
+    logs = {task: _constant(teachers, task, "log_rmse", entry) for task in tasks}
+    skills = {task: _constant(teachers, task, "skill", entry) for task in tasks}
+    if entry == _MEDIAN:  # 0 by definition
+        skills = {t: _once(0.0) for t, ratio in zip(tasks, ratios) if ratio}
+    known_logs = {task: value for task, value in logs.items() if value}
+    return ResultRow(row.title, cells, {}, skills, known_logs, relative, row.parameters)
+
+
+def _constant(
+    teachers: Mapping[str, Mapping[str, Any]],
+    task: str,
+    metric: str,
+    entry: str = "teacher",
+) -> Optional[Estimate]:
+    value = (teachers.get(task, {}).get(entry) or {}).get(metric)
+    return None if value is None else _once(value)
+
+
+def _once(value: float) -> Estimate:
+    return Estimate(value, 0.0, [value])
+
+
+def _ratio(error: Optional[float], reference: Optional[float]) -> Optional[float]:
+    return error / reference if error is not None and reference else None
 
 
 def _teachers(outcomes: Iterable[Outcome]) -> Dict[str, Mapping[str, Any]]:
@@ -137,20 +190,16 @@ def _teachers(outcomes: Iterable[Outcome]) -> Dict[str, Mapping[str, Any]]:
         for task, found in outcome.evaluation["tasks"].items():
             entries.setdefault(task, found)
             first = folders.setdefault(task, outcome.folder)
-            old, new = (_rmse(e.get("teacher")) for e in (entries[task], found))
+            of_both = (entries[task], found)
+            old, new = (main_error(e.get("teacher")) or 0.0 for e in of_both)
             # Processors round differently.
             if abs(old - new) > 1e-3 * old:
                 raise UserError(
-                    f"{outcome.folder}: the teacher of {task} has rmse {new:#.4g} "
+                    f"{outcome.folder}: the teacher of {task} has error {new:#.4g} "
                     f"there, {old:#.4g} in {first}: teachers or images have changed "
                     "since. Remove the older of the two, or give another --model_dir."
                 )
     return entries
-
-
-def _rmse(entry: Optional[Mapping[str, Any]]) -> float:
-    value = (entry or {}).get("rmse")
-    return 0.0 if value is None else value
 
 
 BySeed = Mapping[int, Sequence[Outcome]]
@@ -188,7 +237,7 @@ def _read(row: Row, runs: Runs, seeds: Sequence[int]) -> _Read:
 def _diverged(outcome: Outcome) -> bool:
     """Whether a run's student answers with what has no error."""
     students = [entries["student"] for entries in outcome.evaluation["tasks"].values()]
-    return any(student and student["rmse"] is None for student in students)
+    return any(student and main_error(student) is None for student in students)
 
 
 def _estimate(
@@ -196,9 +245,7 @@ def _estimate(
 ) -> Optional[Estimate]:
     task, metric = column
     if not row.trainings:
-        value = ((teachers.get(task) or {}).get("teacher") or {}).get(metric)
-        # The same whatever the seed.
-        return None if value is None else Estimate(value, 0.0, [value])
+        return _constant(teachers, task, metric)
     return _over_seeds(by_seed, task, "student", metric)
 
 
@@ -249,10 +296,13 @@ def _row(
         if all(outcome.cpu_seconds is not None for outcome in outcomes)
     }
     first = next(iter(by_seed.values()), None)
+    logs = {t: _over_seeds(by_seed, t, "student", "log_rmse") for t in tasks}
     return ResultRow(
         row.title,
         cells,
         {t: _over_seeds(by_seed, t, "student_vs_teacher", "rmse") for t in tasks},
+        {t: _over_seeds(by_seed, t, "student", "skill") for t in tasks},
+        {t: value for t, value in logs.items() if value},
         Estimate.of(_relative(by_seed, tasks)),
         row.parameters,
         first and first[0].evaluation["step"],
@@ -263,61 +313,19 @@ def _row(
 
 
 def _relative(by_seed: BySeed, tasks: Sequence[str]) -> Dict[int, float]:
-    """Seed -> rmse over the teacher's, mean of a table's tasks; where all have both."""
+    """Seed -> error over the teacher's, mean over the tasks; where all have both."""
     relative = {}
     for seed, outcomes in by_seed.items():
         measured = {}
         for outcome in outcomes:
             for task, entries in outcome.evaluation["tasks"].items():
-                teacher = (entries["teacher"] or {}).get("rmse")
-                if task in tasks and entries["student"] and teacher:
-                    measured[task] = entries["student"]["rmse"] / teacher
+                errors = map(main_error, (entries["student"], entries["teacher"]))
+                ratio = _ratio(*errors)
+                if task in tasks and ratio is not None:
+                    measured[task] = ratio
         if len(measured) == len(tasks):
             relative[seed] = sum(measured.values()) / len(measured)
     return relative
-
-
-def _findings(
-    better: str, worse: str, rows: Sequence[ResultRow], tasks: Sequence[str]
-) -> List[str]:
-    """Compares two rows, by title: a sentence for every quantity that both have."""
-    one, other = (next(r for r in rows if r.title == t) for t in (better, worse))
-    pairs = []
-    for task in tasks:
-        title, column = get_task(task).title, (task, "rmse")
-        pairs += [
-            (f"{title}, rmse", one.cells[column].ours, other.cells[column].ours),
-            (
-                f"{title}, rmse against the teacher",
-                one.imitation.get(task),
-                other.imitation.get(task),
-            ),
-        ]
-    pairs.append(("mean relative rmse", one.relative, other.relative))
-    return [
-        f"{better} against {worse}, {what}: {number(a)} against {number(b)}: "
-        f"{_verdict(a, b)}"
-        for what, a, b in pairs
-        if a is not None and b is not None
-    ]
-
-
-def _verdict(a: Estimate, b: Estimate) -> str:
-    if a.mean == b.mean:
-        return "equal."
-    word = "better" if a.mean < b.mean else "worse"
-    if apart(a, b):
-        return f"{word}, the intervals apart."
-    difference = paired_difference(a, b)
-    if difference and difference.half_width is not None:
-        if abs(difference.mean) > difference.half_width:
-            # Where they do not have the same seeds, the means may lie otherwise.
-            word = "better" if difference.mean < 0 else "worse"
-            pairs = f"{number(difference)}, {len(difference.values)} seeds"
-            return f"{word} seed by seed ({pairs}); the intervals meet."
-    if a.half_width is None or b.half_width is None:
-        return f"{word}, one seed."
-    return f"{word} on average, within the noise."
 
 
 def clause(message: str) -> str:
@@ -325,18 +333,6 @@ def clause(message: str) -> str:
     text = re.sub(r"(?<![\w:/])/(?:[^\s/:,;'\"]+/)*", "", message)
     text = re.split(r"(?<=[^.])[.;]\s", text.strip(), maxsplit=1)[0]
     return text if len(text) <= 120 else text[:119].rstrip() + "…"
-
-
-def number(estimate: Optional[Estimate]) -> str:
-    """A mean with its half width, rounded to two significant digits of the latter."""
-    if estimate is None:
-        return "-"
-    if not estimate.half_width:
-        return f"{estimate.mean:#.3g}"
-    digits = 0
-    while digits < 6 and estimate.half_width * 10**digits < 9.5:
-        digits += 1
-    return f"{estimate.mean:.{digits}f} ± {estimate.half_width:.{digits}f}"
 
 
 def as_json(tables: Sequence[ResultTable]) -> List[Dict[str, Any]]:
@@ -348,7 +344,10 @@ def as_json(tables: Sequence[ResultTable]) -> List[Dict[str, Any]]:
     return [
         {
             "title": table.title,
-            "findings": list(table.findings),
+            "findings": [
+                {**f._asdict(), "difference": estimate(f.difference)}
+                for f in table.findings
+            ],
             "rows": [
                 {
                     "title": row.title,
@@ -357,6 +356,10 @@ def as_json(tables: Sequence[ResultTable]) -> List[Dict[str, Any]]:
                     "parameters": row.parameters,
                     "paper_parameters": row.paper_parameters,
                     "mean_relative_rmse": estimate(row.relative),
+                    "skill": {t: estimate(value) for t, value in row.skills.items()},
+                    "log_rmse": {
+                        task: estimate(value) for task, value in row.log_rmse.items()
+                    },
                     "cpu_seconds": estimate(row.cpu_seconds),
                     "rmse_against_teacher": {
                         task: estimate(value) for task, value in row.imitation.items()

@@ -57,7 +57,7 @@ class Study(NamedTuple):
       curves: rows whose losses and task weights are drawn over the steps.
       panels: rows whose students are shown beside their teachers.
       command: name of a further measurement: "parameters", "inference", "similarity",
-        "unseen", "discriminators".
+        "unseen", "discriminators", "conflict".
       small_only: whether it is a question for small runs, whose values it names.
     """
 
