@@ -122,8 +122,8 @@ class Outcomes:
         first, second = self.log_error(one, parts), self.log_error(other, parts)
         return self._estimate(lambda weights: first(weights) - second(weights), one)
 
-    def skill(self, outcome: Outcome, part: Part) -> TwoLevel:
-        """Skill, (median - error) / (median - teacher) of rmse."""
+    def share_of_skill(self, outcome: Outcome, part: Part) -> TwoLevel:
+        """Of the teacher's skill: (median - error) / (median - teacher) of rmse."""
         count = len(outcome.seeds)
         error, median, teacher = (
             self.log_error(o, [part])

@@ -30,9 +30,9 @@ _LOG_SCALE = math.log(2**16)
 _TEXT = """\
 Protocol: [protocol.md](protocol.md), written before any run. In brackets: 95 %
 intervals over seeds and rooms; those of teachers and median image are over rooms.
-Errors are lower when better. log-rmse is of natural logarithms of depth. Skill is
-(median image - student) / (median image - teacher) of rmse: 0 is the median image, 1
-the teacher. By
+Errors are lower when better. log-rmse is of natural logarithms of depth. Of rmse, the
+share of the teacher's [skill](../metrics.md) is (median image - student) / (median
+image - teacher): 0 is the median image, 1 the teacher. By
 
     python tools/reproduce.py --study=comparison --report_only
 """
@@ -137,7 +137,7 @@ def _table(found: Outcomes, budget: int) -> Optional[str]:
     """All methods within a budget, with the teachers and the median image."""
     head = [
         *("", "rmse / teachers', mean", "over", "depth: log-rmse", "depth: rmse (m)"),
-        *("depth: skill", "2D edges: rmse", "2D edges: skill"),
+        *("depth: share of skill", "2D edges: rmse", "2D edges: share of skill"),
         *("CPU s", "steps", "seeds"),
     ]
     rows = []
@@ -179,9 +179,9 @@ def _errors(found: Outcomes, outcome: Outcome) -> List[str]:
     return [
         _ratio(found.error(outcome, [DEPTH_LOG]), _LOG_SCALE),
         _ratio(found.error(outcome, [DEPTH_M])),
-        _number(found.skill(outcome, DEPTH_M)),
+        _number(found.share_of_skill(outcome, DEPTH_M)),
         _ratio(found.error(outcome, [EDGES])),
-        _number(found.skill(outcome, EDGES)),
+        _number(found.share_of_skill(outcome, EDGES)),
     ]
 
 
