@@ -588,9 +588,14 @@ def test_reproduce_report_measures_nothing_and_keeps_what_is_not_its_own(
     pages.mkdir(parents=True)
     for name in ("long_notes.png", "table5.png", "mia.md", "mia.png"):
         (pages / name).write_bytes(b"old")
+    said = "Whole over KD + MIA: 0.98 (lower)."
+    (pages / "comparison.md").write_text(f"# Comparison\n\n{said}\n\nProtocol\n")
+    (pages / "comparison.png").write_bytes(b"old")
     result = _report_all(tmp_path / "a b", tmp_path / "docs", capsys)
     assert result.code == 0, result.err
     page = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# Results\n\nAt equal measured cost. {said} [All")
+    assert "![error against cost](study/comparison.png)\n" in page
     assert "1 runs" in page and "246.460" in page  # Table 2 needs no run
     assert page.count("--docs_dir=docs --report_only\n") == 1
     assert page.count("--report_only\n") == 1  # the studies' own commands train
@@ -598,7 +603,8 @@ def test_reproduce_report_measures_nothing_and_keeps_what_is_not_its_own(
     assert "Not run yet: " in page and "(`mia`)" in page
     # Of what an earlier call wrote, what no run of this one has goes; no more.
     left = {path.name for path in pages.iterdir()}
-    assert "long_notes.png" in left and not {"mia.md", "mia.png"} & left
+    assert {"long_notes.png", "comparison.png"} <= left
+    assert not {"mia.md", "mia.png"} & left
     assert (pages / "table5.png").read_bytes() != b"old"
 
 
