@@ -13,7 +13,7 @@ from tests.tiny_runs import ROOT
 from tests.tools import run_tool
 from tools.studies import definitions, methods, report, results
 from tools.studies import training as training_module
-from tools.studies.comparisons import compare, comparisons_table
+from tools.studies.comparisons import compare
 from tools.studies.intervals import (
     CONTRADICTED,
     HOLDS,
@@ -76,7 +76,7 @@ def test_finding_is_of_the_seeds_that_both_have_and_not_of_the_means():
     assert finding[:2] == ("a", "b") and finding.reading == "worse"
     assert list(finding.difference.seeds) == [0, 1, 2]
     assert compare(("b", "a"), b, a).reading == "better"
-    table = comparisons_table([finding])
+    table = report.comparisons_table([finding])
     assert re.search(r"(?m)^\| a +\| b +\| 0\.10+ .*\| 3 +\| worse", table)
 
 
@@ -362,6 +362,34 @@ def test_collect_adds_the_median_image_skill_and_errors_of_the_logarithm(table5)
     assert "depth: skill" in line and "depth: log-rmse" in line
     assert "2D edges: log-rmse" not in line
     assert len(re.findall(r"(?m)^\| median image", text)) == 2
+
+
+def test_median_image_of_a_task_of_classes_is_the_commonest_class(tmp_path):
+    study = definitions.define(SCALE)["conflict"]
+    table = study.tables[2]
+    runs = Runs(tmp_path, Setting(("gin/rooms/study.gin",), 600), 1)
+    training = table.rows[1].trainings[0]
+    _finished(runs, training, 0, 2.0, 2.0)
+    path = runs.folder_of(training, 0) / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    depth = {**evaluation["tasks"]["depth_zbuffer"], "baseline_median": {"rmse": 3.0}}
+    classes = {
+        "teacher": {"accuracy": 0.8},
+        "student": {"accuracy": 0.7, "skill": 0.4},
+        "student_vs_teacher": {"accuracy": 0.9},
+        "baseline_commonest_class": {"accuracy": 0.5},
+    }
+    of_values = dict.fromkeys(("depth_zbuffer", "edge_texture", "normal"), depth)
+    evaluation["tasks"] = {**of_values, "segment_semantic": classes}
+    path.write_text(json.dumps(evaluation))
+    found = results.collect(study, runs, range(1), {})[2]
+    teacher, student, *_, median = found.rows
+    column = ("segment_semantic", "accuracy")
+    cells = [row.cells[column].ours.mean for row in (teacher, student, median)]
+    assert cells == [0.8, 0.7, 0.5]
+    assert student.relative.mean == pytest.approx((3 * 2 + 0.3 / 0.2) / 4)
+    assert median.relative.mean == pytest.approx((3 * 3 + 0.5 / 0.2) / 4)
+    assert median.skills["segment_semantic"].mean == 0.0
 
 
 def test_collect_says_so_of_a_run_that_is_not_finite(table5):

@@ -2,10 +2,7 @@
 
 from typing import NamedTuple, Optional, Sequence
 
-from tabulate import tabulate
-
 from tools.studies.intervals import Estimate, paired_difference
-from tools.studies.numbers import number
 
 
 class Finding(NamedTuple):
@@ -52,13 +49,3 @@ def _reading(difference: Estimate) -> str:
     if difference.half_width is None:
         return f"{word}, one seed"
     return word if abs(difference.mean) > difference.half_width else "undecided"
-
-
-def comparisons_table(findings: Sequence[Finding]) -> str:
-    """The findings of a table of results, as Markdown."""
-    head = ["", "against", "error / teacher's, mean: difference", "seeds", ""]
-    rows = [
-        [f.first, f.second, number(f.difference), len(f.difference.values), f.reading]
-        for f in findings
-    ]
-    return tabulate(rows, head, tablefmt="pipe", disable_numparse=True)

@@ -1,18 +1,26 @@
 """What a study measures beside its tables of runs."""
 
+import functools
 import hashlib
 import itertools
 import os
 import pathlib
 import subprocess
 import sys
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+)
 
 import numpy as np
 
 from soka_tf.errors import UserError
 from soka_tf.evaluation.curves import read_columns
-from soka_tf.evaluation.metrics import main_error
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
 from tools.studies.numbers import number
@@ -24,11 +32,12 @@ from tools.studies.records import (
     read_record,
 )
 from tools.studies.report import markdown_table
+from tools.studies.results import error_ratio
 from tools.studies.study import Row, Table
-from tools.studies.training import ROOT, Outcome, Runs
+from tools.studies.training import ROOT, Outcome, Runs, Training
 
 _LOSS, _ACCURACY = "loss/discriminator/", "accuracy/discriminator/"
-_COSINE = "cosine/"
+_COSINE, _MEAN, _BELOW = "cosine/", "mean/", "below/"
 # Rooms that no teacher, no student and no choice has seen; the folder of evaluations.
 _UNSEEN_SEED, _UNSEEN_ROOMS, _UNSEEN = 3, 100, "unseen"
 
@@ -148,11 +157,7 @@ def discriminators(rows: Sequence[Row], runs: Runs, seeds: Sequence[int]) -> Fur
     """
     lines, data = [], {}
     for row in rows:
-        found: Dict[str, Dict[int, float]] = {}
-        for training, seed in itertools.product(row.trainings, seeds):
-            for name, value in _in_the_end(runs.outcome(training, seed)).items():
-                found.setdefault(name, {})[seed] = value
-        estimates = {name: Estimate.of(values) for name, values in found.items()}
+        estimates = _over_seeds(row.trainings, runs, seeds, _in_the_end)
         if estimates:
             data[row.title] = {name: e._asdict() for name, e in estimates.items()}
         for task in [n[len(_LOSS) :] for n in estimates if n.startswith(_LOSS)]:
@@ -170,7 +175,22 @@ def discriminators(rows: Sequence[Row], runs: Runs, seeds: Sequence[int]) -> Fur
     return Further([text, markdown_table(head, lines)], data=data)
 
 
-def _in_the_end(outcome: Optional[Outcome]) -> Dict[str, float]:
+def _over_seeds(
+    trainings: Sequence[Training],
+    runs: Runs,
+    seeds: Sequence[int],
+    measure: Callable[[Outcome], Mapping[str, float]],
+) -> Dict[str, Estimate]:
+    """Name of what `measure` finds in a run -> its estimate over the seeds."""
+    by_name: Dict[str, Dict[int, float]] = {}
+    for training, seed in itertools.product(trainings, seeds):
+        outcome = runs.outcome(training, seed)
+        for name, value in measure(outcome).items() if outcome else ():
+            by_name.setdefault(name, {})[seed] = value
+    return {name: Estimate.of(values) for name, values in by_name.items()}
+
+
+def _in_the_end(outcome: Outcome) -> Dict[str, float]:
     """Column of a run's discriminators -> its mean over their last quarter of steps."""
     return {
         name: float(values[len(values) * 3 // 4 :].mean())
@@ -179,10 +199,19 @@ def _in_the_end(outcome: Optional[Outcome]) -> Dict[str, float]:
     }
 
 
-def _columns(outcome: Optional[Outcome]) -> Dict[str, np.ndarray]:
+def _angles(outcome: Outcome) -> Dict[str, float]:
+    """Mean of each cosine, and share below 0, over the second half of the steps."""
+    found = {}
+    for name, values in _columns(outcome).items():
+        if name.startswith(_COSINE):
+            pair, half = name[len(_COSINE) :], values[len(values) // 2 :]
+            found[_MEAN + pair] = float(half.mean())
+            found[_BELOW + pair] = float((half < 0).mean())
+    return found
+
+
+def _columns(outcome: Outcome) -> Dict[str, np.ndarray]:
     """Column of a run's metrics.csv -> its values, step after step."""
-    if outcome is None:
-        return {}
     from soka_tf.runs.run_evaluation import METRICS_FILE  # with it comes TensorFlow
 
     columns, _ = read_columns(str(outcome.folder / METRICS_FILE))
@@ -199,25 +228,20 @@ def conflict(tables: Sequence[Table], runs: Runs, seeds: Sequence[int]) -> Furth
     """
     lines, data = [], {}
     for table in tables:
-        training = next(row.trainings[0] for row in table.rows if row.trainings)
-        found: Dict[Tuple[str, str], Dict[str, Dict[int, float]]] = {}
-        for seed in seeds:
-            for name, values in _columns(runs.outcome(training, seed)).items():
-                pair = tuple(name[len(_COSINE) :].split(":"))
-                if name.startswith(_COSINE) and set(pair) <= set(table.tasks):
-                    of_pair = found.setdefault(pair, {"mean": {}, "below": {}})
-                    half = values[len(values) // 2 :]
-                    of_pair["mean"][seed] = float(half.mean())
-                    of_pair["below"][seed] = float((half < 0).mean())
-        for pair, by_seed in found.items():
-            estimates = {name: Estimate.of(values) for name, values in by_seed.items()}
-            data[f"{table.title}: {':'.join(pair)}"] = {
-                name: estimate._asdict() for name, estimate in estimates.items()
+        trainings = next(row.trainings for row in table.rows if row.trainings)
+        estimates = _over_seeds(trainings, runs, seeds, _angles)
+        for pair in [n[len(_MEAN) :] for n in estimates if n.startswith(_MEAN)]:
+            tasks = pair.split(":")
+            if not set(tasks) <= set(table.tasks):  # the pull of L_A
+                continue
+            mean, below = (estimates[kind + pair] for kind in (_MEAN, _BELOW))
+            data[f"{table.title}: {pair}"] = {
+                "mean": mean._asdict(),
+                "below": below._asdict(),
             }
-            titles = ", ".join(get_task(task).title for task in pair)
-            cells = [number(estimate) for estimate in estimates.values()]
-            count = f"{len(estimates['mean'].values)}"
-            lines.append([table.title, titles, *cells, count])
+            titles = ", ".join(get_task(task).title for task in tasks)
+            cells = [number(mean), number(below), f"{len(mean.values)}"]
+            lines.append([table.title, titles, *cells])
     if not lines:
         return Further([])
     text = (
@@ -242,20 +266,11 @@ def unseen(
     """
     lines, data = [], {}
     head = ["on unseen rooms"]
+    measure = functools.partial(_on_unseen_rooms, only_read=only_read)
     for row in rows:
-        ratios: Dict[str, Dict[int, float]] = {}
-        for training, seed in itertools.product(row.trainings, seeds):
-            outcome = runs.outcome(training, seed)
-            found = outcome and _on_unseen_rooms(outcome.folder, only_read)
-            for task, entries in found["tasks"].items() if found else ():
-                student, teacher = map(
-                    main_error, (entries["student"], entries["teacher"])
-                )
-                if student is not None and teacher:  # its answers are finite
-                    ratios.setdefault(task, {})[seed] = student / teacher
-        if ratios:
-            head[1:] = [f"{get_task(t).title}: rmse / teacher's" for t in ratios]
-            estimates = {task: Estimate.of(values) for task, values in ratios.items()}
+        estimates = _over_seeds(row.trainings, runs, seeds, measure)
+        if estimates:
+            head[1:] = [f"{get_task(t).title}: rmse / teacher's" for t in estimates]
             data[row.title] = {task: e._asdict() for task, e in estimates.items()}
             count = f"{max(len(e.values) for e in estimates.values())}"
             lines.append([row.title, *map(number, estimates.values()), count])
@@ -269,8 +284,9 @@ def unseen(
     return Further([text, table], data=data)
 
 
-def _on_unseen_rooms(run: pathlib.Path, only_read: bool) -> Optional[Mapping[str, Any]]:
-    out_dir = run / _UNSEEN
+def _on_unseen_rooms(outcome: Outcome, only_read: bool) -> Dict[str, float]:
+    """Task -> rmse over the teacher's, where the student's answers are finite."""
+    run, out_dir = outcome.folder, outcome.folder / _UNSEEN
     if not (out_dir / "evaluation.json").is_file() and not only_read:
         params = (
             f"rooms.validation_seed = {_UNSEEN_SEED}",
@@ -282,7 +298,12 @@ def _on_unseen_rooms(run: pathlib.Path, only_read: bool) -> Optional[Mapping[str
             f"--out_dir={out_dir}",
             *(f"--gin_param={param}" for param in params),
         )
-    return read_record(out_dir / "evaluation.json", TASKS_SHAPE)
+    found = read_record(out_dir / "evaluation.json", TASKS_SHAPE)
+    ratios = {
+        task: error_ratio(entries["student"], entries["teacher"])
+        for task, entries in (found["tasks"].items() if found else ())
+    }
+    return {task: ratio for task, ratio in ratios.items() if ratio is not None}
 
 
 def _run(*arguments: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 from tabulate import tabulate
 
 from soka_tf.tasks import get_task
-from tools.studies.comparisons import comparisons_table
+from tools.studies.comparisons import Finding
 from tools.studies.intervals import CONTRADICTED, HOLDS, LIKELY, ONE_SEED, OPEN
 from tools.studies.numbers import number
 from tools.studies.results import Cell, ResultRow, ResultTable
@@ -27,7 +27,8 @@ LEGEND = (
     "paper's order, within the noise), `no` (apart, the other way round), `one seed`. "
     "The paper's "
     "units are not ours: only the order can be compared. rmse is in the task's unit; "
-    "the error over the teacher's is of rmse, of classes of the share of wrong pixels; "
+    "the error over the teacher's is of rmse, of classes of the share of wrong pixels, "
+    "and their median image the commonest class; "
     "skill is docs/metrics.md's; "
     "rmse and rel are better when lower, shares within 1.25 when higher."
 )
@@ -138,6 +139,16 @@ def _parameters(row: ResultRow) -> str:
     if not row.paper_parameters:
         return ours
     return f"{ours}<br>paper {row.paper_parameters}"
+
+
+def comparisons_table(findings: Sequence[Finding]) -> str:
+    """The findings of a table of results, as Markdown."""
+    head = ["", "against", "error / teacher's, mean: difference", "seeds", ""]
+    rows = [
+        [f.first, f.second, number(f.difference), len(f.difference.values), f.reading]
+        for f in findings
+    ]
+    return tabulate(rows, head, tablefmt="pipe", disable_numparse=True)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

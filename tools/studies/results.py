@@ -5,14 +5,15 @@ import re
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence
 
 from soka_tf.errors import UserError
-from soka_tf.evaluation.metrics import main_error
+from soka_tf.evaluation import constant_answers
+from soka_tf.evaluation.metrics import main_error, skill
 from tools.studies.comparisons import Finding, compare
 from tools.studies.intervals import Estimate, ordering
 from tools.studies.study import Column, Row, Study, Table
 from tools.studies.training import Outcome, Runs, Training
 
 MEDIAN = "median image"
-_MEDIAN = "baseline_median"
+_CONSTANT = "constant"
 
 
 class Cell(NamedTuple):
@@ -125,17 +126,17 @@ def _table(
             rows.append(_constant_row(row, of_row, teachers, table.tasks))
     relative = {row.title: row.relative for row in rows}
     found = [compare(pair, *map(relative.get, pair)) for pair in table.comparisons]
-    if any(found.get(_MEDIAN) for found in teachers.values()):
+    if any(found.get(_CONSTANT) for found in teachers.values()):
         rows.append(_median_row(table, teachers))
     return ResultTable(table.title, table.columns, rows, [f for f in found if f])
 
 
 def _median_row(table: Table, teachers: Mapping[str, Mapping[str, Any]]) -> ResultRow:
     cells = {
-        column: Cell(None, _constant(teachers, *column, _MEDIAN), None, False)
+        column: Cell(None, _constant(teachers, *column, _CONSTANT), None, False)
         for column in table.columns
     }
-    return _constant_row(Row(MEDIAN), cells, teachers, table.tasks, _MEDIAN)
+    return _constant_row(Row(MEDIAN), cells, teachers, table.tasks, _CONSTANT)
 
 
 def _constant_row(
@@ -147,15 +148,10 @@ def _constant_row(
 ) -> ResultRow:
     """The row of what is the same whatever the seed: the teachers, the median image."""
     entries = [teachers.get(task, {}) for task in tasks]
-    ratios = [
-        _ratio(*(main_error(found.get(name)) for name in (entry, "teacher")))
-        for found in entries
-    ]
+    ratios = [error_ratio(found.get(entry), found.get("teacher")) for found in entries]
     relative = None if None in ratios else _once(sum(ratios) / len(ratios))
     logs = {task: _constant(teachers, task, "log_rmse", entry) for task in tasks}
     skills = {task: _constant(teachers, task, "skill", entry) for task in tasks}
-    if entry == _MEDIAN:  # 0 by definition
-        skills = {t: _once(0.0) for t, ratio in zip(tasks, ratios) if ratio}
     known_logs = {task: value for task, value in logs.items() if value}
     return ResultRow(row.title, cells, {}, skills, known_logs, relative, row.parameters)
 
@@ -174,12 +170,16 @@ def _once(value: float) -> Estimate:
     return Estimate(value, 0.0, [value])
 
 
-def _ratio(error: Optional[float], reference: Optional[float]) -> Optional[float]:
+def error_ratio(
+    entry: Optional[Mapping[str, Any]], teacher: Optional[Mapping[str, Any]]
+) -> Optional[float]:
+    """The error of an entry of evaluation.json over the teacher's; None without."""
+    error, reference = main_error(entry), main_error(teacher)
     return error / reference if error is not None and reference else None
 
 
 def _teachers(outcomes: Iterable[Outcome]) -> Dict[str, Mapping[str, Any]]:
-    """Task -> a teacher's numbers, the same in whatever run has its task.
+    """Task -> numbers of "teacher" and "constant", the same in whatever run has it.
 
     Raises:
       UserError: if they are not: the runs are of different teachers or images.
@@ -199,7 +199,15 @@ def _teachers(outcomes: Iterable[Outcome]) -> Dict[str, Mapping[str, Any]]:
                     f"there, {old:#.4g} in {first}: teachers or images have changed "
                     "since. Remove the older of the two, or give another --model_dir."
                 )
-    return entries
+    return {
+        task: {"teacher": found.get("teacher"), _CONSTANT: _constant_answer(found)}
+        for task, found in entries.items()
+    }
+
+
+def _constant_answer(entries: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
+    answer = next(filter(None, map(entries.get, constant_answers.NAMES)), None)
+    return answer and {**answer, "skill": skill(answer, answer)}
 
 
 BySeed = Mapping[int, Sequence[Outcome]]
@@ -319,8 +327,7 @@ def _relative(by_seed: BySeed, tasks: Sequence[str]) -> Dict[int, float]:
         measured = {}
         for outcome in outcomes:
             for task, entries in outcome.evaluation["tasks"].items():
-                errors = map(main_error, (entries["student"], entries["teacher"]))
-                ratio = _ratio(*errors)
+                ratio = error_ratio(entries["student"], entries["teacher"])
                 if task in tasks and ratio is not None:
                     measured[task] = ratio
         if len(measured) == len(tasks):
