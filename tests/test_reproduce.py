@@ -240,6 +240,10 @@ def test_regimes_differ_in_tasks_and_width_and_their_rows_in_the_rule_only():
         assert {cell["run.conflict_every_steps"] for cell in cells} == {25}
     assert widths == {(2, 0.125), (2, 0.0625), (4, 0.125), (4, 0.0625)}
     assert all(varied == of_rules[0] for varied in of_rules)
+    first, *others = (setting.bound(t.rows[1].trainings[0]) for t in study.tables)
+    for other in others:
+        differing = {name for name in first if first[name] != other[name]}
+        assert differing <= {"tasks", "Encoder.width"} and first.keys() == other.keys()
     assert {name for name, _ in of_rules[0]} == {
         "GradNorm.adaptive",
         "objective.weighted_collaboration",

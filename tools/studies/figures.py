@@ -33,7 +33,7 @@ def draw_table(table: ResultTable, path: pathlib.Path) -> None:
             unit = get_task(task).unit
             title += f" ({unit})" if unit else ""
             panels.append((title, [r.cells[(task, "rmse")].ours for r in rows]))
-    panels.append(("rmse / teacher's, mean", [row.relative for row in rows]))
+    panels.append(("error / teacher's, mean", [row.relative for row in rows]))
     height = 1.1 + 0.36 * len(rows)
     figure = Figure(figsize=(3.4 * len(panels) + 1.2, height), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
