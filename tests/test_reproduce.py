@@ -796,8 +796,10 @@ def test_reproduce_trains_resumes_and_reports(tmp_path, capsys, tiny):
     for picture in ("fig5.png", "fig5_curves.png"):
         assert picture in page and (tmp_path / picture).stat().st_size > 1000
     (table,) = json.loads((tmp_path / "fig5.json").read_text())["tables"]
-    found = [cell["ours"]["values"] for row in table["rows"] for cell in row["cells"]]
+    *rows, median = table["rows"]
+    found = [cell["ours"]["values"] for row in rows for cell in row["cells"]]
     assert len(found) == 4 and all(len(set(values)) == 2 for values in found)
+    assert median["title"] == "median image" and len(median["cells"]) == 2
     records = sorted(tmp_path.rglob("seed*/study.json"))
     assert len(records) == 4
     before = {path: path.stat().st_mtime_ns for path in records}
