@@ -35,8 +35,11 @@ def test_moments_are_those_of_all_images_and_positions(pool, batches):
         for moments, (task, name) in zip(found[layer], owners):
             values = pool.run(task, images, [name])[name].numpy().astype(np.float64)
             values = values.reshape(-1, values.shape[-1])
-            np.testing.assert_allclose(moments.mean, values.mean(axis=0), rtol=1e-5)
             deviation = np.sqrt(values.var(axis=0).mean())
+            # A mean near 0 is what float32 leaves of values as large as the deviation.
+            np.testing.assert_allclose(
+                moments.mean, values.mean(axis=0), rtol=1e-5, atol=1e-6 * deviation
+            )
             assert moments.deviation == pytest.approx(deviation, rel=1e-5)
 
 
