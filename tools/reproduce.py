@@ -122,8 +122,7 @@ _PORTION = flags.DEFINE_enum(
     "portion",
     None,
     list(PORTIONS),
-    f"of --study={comparison.NAME}: by default cost and tune, as far as they go; final "
-    "opens the test rooms",
+    f"of --study={comparison.NAME}: by default tune; final opens the test rooms",
     flag_values=FLAGS,
 )
 _RECORDS_DIR = flags.DEFINE_string(
@@ -206,7 +205,8 @@ def _compare(names: Sequence[str]) -> int:
     runs = Runs(
         folder / "runs", setting, _JOBS.value or os.cpu_count() or 1, _teachers()
     )
-    limits = comparison.Limits(_PORTION.value, _HOURS.value, _REPORT_ONLY.value)
+    portion = _PORTION.value or PORTIONS[0]
+    limits = comparison.Limits(portion, _HOURS.value, _REPORT_ONLY.value)
     return comparison.run(runs, kept, limits)
 
 

@@ -16,7 +16,7 @@ from tests.tools import ROOT, run_tool
 from tools.studies import training, worker
 from tools.studies.comparison import command, page, plan, protocol, run_records
 from tools.studies.comparison.plan import Plan
-from tools.studies.comparison.protocol import COST, FINAL, TUNE, Protocol, Rooms
+from tools.studies.comparison.protocol import FINAL, TUNE, Protocol, Rooms
 from tools.studies.training import Runs, Setting
 
 DEPTH, EDGES = "depth_zbuffer", "edge_texture"
@@ -29,14 +29,12 @@ SMALL = Protocol(
     steps=100,
     budgets=(1, 4),
     confirmation=(8, 2),
-    cost_steps=10,
-    cost_seeds=(100, 101, 102),
     tuning_steps=50,
     trials=protocol.TRIALS[:2],
     pairs=(("kd_mia", "kd"),),
 )
-# CPU seconds of ten steps; of n_to_n for each student.
-COSTS = {"kd": 1.0, "kd_mia": 2.0, "n_to_n": 0.5}
+# CPU seconds of a trial; of n_to_n for each student.
+COSTS = {"kd": 5.0, "kd_mia": 10.0, "n_to_n": 2.5}
 FOUND = {
     "seconds": 2.0,
     "processor": "a processor",
@@ -90,13 +88,11 @@ def _write_reference(study, portion, teacher=1.0, median=3.0):
 
 
 def _tuned(study):
-    """All costs and trials: trial 1 is the better one of all but kd."""
-    for job in study.jobs(COST):
-        _write(study, job, 2.0, COSTS[job.method.name])
+    """All trials: trial 1 is the better one of all but kd."""
     _write_reference(study, TUNE)
     for job in study.jobs(TUNE):
         better = (job.trial == 1) is not (job.method.name == "kd")
-        _write(study, job, 1.5 if better else 2.0)
+        _write(study, job, 1.5 if better else 2.0, COSTS[job.method.name])
 
 
 def _finished(study, kd_mia=1.2, kd=1.5):
@@ -170,8 +166,8 @@ def test_every_method_has_as_many_trials_and_the_seeds_of_the_pairs_are_paired()
 
 def test_steps_follow_costs_and_trials_follow_steps(study):
     assert not study.jobs(FINAL)
-    # Of cost runs 3 x 4, of trials 2 x 4, of final ones 2 x 3 x 4 and 2 x 2 long ones.
-    assert study.counts() == (0, 48)
+    # Of trials 2 x 4, of final ones 2 x 3 x 4 and 2 x 2 long ones.
+    assert study.counts() == (0, 36)
     _tuned(study)
     assert {study.steps(job) for job in study.jobs(TUNE)} == {50}
     steps = {j.method.name: study.steps(j) for j in study.jobs(FINAL) if j.budget == 4}
@@ -179,18 +175,51 @@ def test_steps_follow_costs_and_trials_follow_steps(study):
     assert steps == {"kd": 400, "kd_mia": 200, "n_to_n": 400}
     long = [j for j in study.jobs(FINAL) if j.budget == 8 and j.method.name == "kd"]
     assert [study.steps(job) for job in long] == [800, 800]
-    assert study.counts() == (20, 48)
+    assert study.counts() == (8, 36)
 
 
-def test_cost_is_the_median_of_its_runs_on_one_machine(study):
-    for job, seconds in zip(study.jobs(COST), (1.0, 9.0, 2.0)):
+def test_cost_is_the_median_of_the_trials_of_one_machine(study):
+    study.protocol = study.protocol._replace(trials=protocol.TRIALS[:4])
+    jobs = [job for job in study.jobs(TUNE) if job.method.name == "kd"]
+    for job, seconds in zip(jobs, (5.0, 45.0, 10.0)):
         _write(study, job, 2.0, seconds)
+    assert study.cost("kd") is None
+    _write(study, jobs[3], 2.0, None)  # it was interrupted
     assert study.cost("kd") == pytest.approx(0.2) and study.cost("kd_mia") is None
     study.check_costs()
-    _write(study, study.jobs(COST)[3], 2.0, processor="another")
+    _write(study, study.jobs(TUNE)[1], 2.0, processor="another")
     again = _again(study)
-    with pytest.raises(UserError, match="several machines: 2 cores of a.*Remove all"):
+    with pytest.raises(UserError, match="machines: 2 cores of a.*Remove tune-.*json"):
         again.check_costs()
+
+
+def test_method_of_which_no_cost_is_known_keeps_the_test_rooms_shut(study):
+    _tuned(study)
+    for job in study.jobs(TUNE):
+        if job.method.name == "kd_mia":
+            _write(study, job, 2.0, None)
+    again = _again(study)
+    with pytest.raises(UserError, match="trials of kd_mia were interrupted.* Remove"):
+        again.open_test_rooms()
+    assert again.opened() is None
+
+
+def test_trials_of_the_first_version_are_those_of_the_second(study):
+    _tuned(study)
+    study.open_test_rooms()
+    _write_reference(study, FINAL)
+    trial, final = study.jobs(TUNE)[0], study.jobs(FINAL)[0]
+    _write(study, final, 2.0)
+    paths = [study.path(trial), study.path(final)]
+    paths += [study.reference_path(portion) for portion in (TUNE, FINAL)]
+    for path in paths:
+        content = json.loads(path.read_text())
+        run_records.write(path, {**content, "protocol": 1})
+    again = _again(study)
+    assert again.record(trial) and again.reference(TUNE)
+    for read, of in ((again.record, final), (again.reference, FINAL)):
+        with pytest.raises(UserError, match="of protocol version 1, not 2"):
+            read(of)
 
 
 def test_chosen_is_the_trial_of_the_least_error_and_a_failed_one_never(study):
@@ -254,8 +283,8 @@ def test_choice_made_before_the_test_rooms_were_opened_stands(study):
 
 
 def _changed(study, **changes):
-    """The first cost record with other fields."""
-    job = study.jobs(COST)[0]
+    """The first record with other fields."""
+    job = study.jobs(TUNE)[0]
     _write(study, job, 2.0)
     content = json.loads(study.path(job).read_text())
     run_records.write(study.path(job), {**content, **changes})
@@ -265,8 +294,8 @@ def _changed(study, **changes):
 @pytest.mark.parametrize(
     "changes, text",
     [
-        ({"protocol": 0}, "it is of protocol version 0, not 1"),
-        ({"steps": 9}, "it is of steps 9, not 10"),
+        ({"protocol": 0}, "it is of protocol version 0, not 2"),
+        ({"steps": 9}, "it is of steps 9, not 50"),
         ({"seed": 0}, "it is of seed 0, not 100"),
         ({"bindings": "seed = 1\n"}, "changed: its bindings are not those"),
         ({"teachers": {"normal.safetensors": "0"}}, "of other teachers .normal.safe"),
@@ -286,7 +315,7 @@ def test_wrong_record_is_refused_in_one_line(changes, text, study):
 
 
 def test_record_of_other_bindings_is_refused_by_name(study, tmp_path):
-    job = study.jobs(COST)[0]
+    job = study.jobs(TUNE)[0]
     _write(study, job, 2.0)
     other = _fresh(tmp_path, "objective.soft_loss = 'l2'")
     with pytest.raises(UserError, match=r"objective.soft_loss: 'l1' -> 'l2'"):
@@ -312,7 +341,7 @@ def test_stranger_among_the_records_is_refused(study):
     _tuned(study)
     study.refuse_strangers()
     # One that is gone makes no strangers of the others.
-    study.path(study.jobs(COST)[0]).unlink()
+    study.path(study.jobs(TUNE)[0]).unlink()
     _again(study).refuse_strangers()
     path = study.folder / "tune-kd-trial2-seed100.json"
     path.write_text("{}")
@@ -333,10 +362,10 @@ def _section(text, title):
 
 
 def test_page_before_the_end_says_how_far_it_is(study):
-    assert "\n\nNo answer yet: 0 of 48 runs.\n" in _page(study)
+    assert "\n\nNo answer yet: 0 of 36 runs.\n" in _page(study)
     _tuned(study)
     text = _page(study)
-    assert "No answer yet: 20 of 48 runs." in text
+    assert "No answer yet: 8 of 36 runs." in text
     assert "| KD + MIA | 2.0000 | **1.5000** |".replace(" ", "") in text.replace(
         " ", ""
     )
@@ -345,7 +374,7 @@ def test_page_before_the_end_says_how_far_it_is(study):
     (job, *_) = study.jobs(FINAL)
     _write(study, job, 2.0)
     text = _page(study)
-    assert "No answer yet: 21 of 48 runs." in text and "1, 2 missing" in text
+    assert "No answer yet: 9 of 36 runs." in text and "1, 2 missing" in text
 
 
 def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
@@ -353,7 +382,7 @@ def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
     text = _page(study)
     first = text.splitlines()[2]
     assert first.startswith("KD + MIA over KD: geometric mean of the tasks' rmse 0.800")
-    assert first.count("(lower)") == 3 and first.endswith("48 of 48 runs.")
+    assert first.count("(lower)") == 3 and first.endswith("36 of 36 runs.")
     budget = _section(text, "## Budget 4")
     (median,) = re.findall(r"(?m)^\| median image .*$", budget)
     cells = [cell.strip() for cell in median.split("|")]
@@ -502,9 +531,6 @@ def test_comparison_from_the_first_run_to_the_page(
         budgets=(1,),
         confirmation=(2, 1),
         tuning_steps=3,
-        cost_train=Rooms(11, 2, 2),
-        cost_steps=2,
-        cost_seeds=(100,),
         trials=protocol.TRIALS[:1],
         params=tuple(params),
     )
@@ -529,16 +555,16 @@ def test_comparison_from_the_first_run_to_the_page(
 
     # No time for a single run: nothing is begun.
     for hours in ("0.0001", "0"):
-        assert "cost: 2 of 2 runs, about" in call(f"--hours={hours}").out
+        assert "tune: 2 of 2 runs, about" in call(f"--hours={hours}").out
     assert not contents()
     found = call().out
     assert "tune" not in found.split("Left:")[1] and "--portion=final" in found
-    assert len(contents()) == 5  # costs, trials, the reference
+    assert len(contents()) == 3  # trials, the reference
     found = call("--portion=final").out
     assert "Left: nothing." in found
     before, made = contents(), (records.parent / "comparison.md").read_text()
-    assert len(before) == 5 + 4 + 2 + 2  # and two long runs
-    assert made.splitlines()[2].endswith("10 of 10 runs.")
+    assert len(before) == 3 + 4 + 2 + 2  # and two long runs
+    assert made.splitlines()[2].endswith("8 of 8 runs.")
     for text in before.values():
         assert len(text) < 12000 and str(tmp_path) not in text
 

@@ -150,7 +150,6 @@ class Order(NamedTuple):
       reference: training -> None for runs that are evaluated as any is; else the file
         of its rooms' reference, see `tools.studies.worker`.
       ended: called with every run that has ended, well or not.
-      at_once: how many runs; None for as many as `Runs.jobs`.
       threads: of a run; None for its share of the cores.
     """
 
@@ -158,7 +157,6 @@ class Order(NamedTuple):
     longest: Callable[[Training], float] = lambda training: 0.0
     reference: Callable[[Training], Optional[str]] = lambda training: None
     ended: Callable[[Training, int], None] = lambda training, seed: None
-    at_once: Optional[int] = None
     threads: Optional[int] = None
 
 
@@ -268,7 +266,7 @@ class Runs:
         failed: Dict[Training, str] = {}
         if not missing:
             return failed
-        jobs = min(order.at_once or self.jobs, len(missing))
+        jobs = min(self.jobs, len(missing))
         count = sum(len(seeds) for _, seeds in missing)
         logging.info("%d runs to train in %s, %d at a time.", count, self.folder, jobs)
         progress = tqdm(total=count, desc="training", unit="run", disable=None)

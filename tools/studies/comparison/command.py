@@ -13,7 +13,7 @@ from soka_tf.runs.gin_text import read_gin
 from tools.studies.comparison import page
 from tools.studies.comparison import run_records as records
 from tools.studies.comparison.plan import Plan, batches, hours
-from tools.studies.comparison.protocol import COST, FINAL, PORTIONS, TUNE, Job, Protocol
+from tools.studies.comparison.protocol import FINAL, PORTIONS, TUNE, Job, Protocol
 from tools.studies.training import Order, Runs, Training
 
 PROTOCOL = Protocol()
@@ -26,12 +26,12 @@ class Limits(NamedTuple):
     """What a call may do.
 
     Attributes:
-      portion: "cost", "tune" or "final"; None for the first two, in order.
+      portion: "tune" or "final".
       hours: after which all runs are to have ended; None for no end.
       report_only: whether nothing is trained.
     """
 
-    portion: Optional[str] = None
+    portion: str = TUNE
     hours: Optional[float] = None
     report_only: bool = False
 
@@ -55,12 +55,10 @@ def run(runs: Runs, folder: pathlib.Path, limits: Limits) -> int:
     plan.refuse_strangers()
     failed: Dict[str, str] = {}
     if not limits.report_only:
-        wanted = [limits.portion] if limits.portion else [COST, TUNE]
-        for portion in wanted:
-            if portion == FINAL:
-                plan.check_costs()
-                plan.open_test_rooms()
-            failed.update(_train(plan, plan.left(portion), until))
+        if limits.portion == FINAL:
+            plan.check_costs()
+            plan.open_test_rooms()
+        failed = _train(plan, plan.left(limits.portion), until)
     path = page.write(plan, folder.parent)
     _print_left(plan)
     print(f"Records are in {folder}, to be committed; the page is {path}.")
@@ -95,9 +93,7 @@ def _train(plan: Plan, jobs: Sequence[Job], until: Optional[float]) -> Dict[str,
         lambda training: _CARE * plan.cpu_seconds(by_training[training]),
         lambda training: str(plan.raw_reference(by_training[training])),
         ended,
-        # CPU seconds of runs beside one another, or of more threads, are no measure.
-        at_once=1 if jobs and jobs[0].portion == COST else None,
-        threads=1,
+        threads=1,  # CPU seconds of more are no measure
     )
     wanted = [(t, [job.seed for job in some]) for t, some in batches(plan, jobs_left)]
     stopped = plan.runs.train_missing(wanted, order)

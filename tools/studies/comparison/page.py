@@ -12,7 +12,6 @@ from tools.studies.comparison.inference import TwoLevel
 from tools.studies.comparison.outcomes import Difference, Outcome, Outcomes
 from tools.studies.comparison.plan import Plan
 from tools.studies.comparison.protocol import (
-    COST,
     DEPTH_LOG,
     DEPTH_M,
     EDGES,
@@ -262,7 +261,7 @@ def _made(plan: Plan, found: Optional[Outcomes]) -> List[str]:
     lines += [f"- {r['run']}: {r['failed']}" for r in recorded if r["failed"]]
     costs = {m.title: plan.cost(m.name) for m in plan.protocol.present()}
     shown = [f"{title} {1000 * cost:.0f}" for title, cost in costs.items() if cost]
-    if shown and not plan.left(COST):
+    if shown and not plan.left(TUNE):
         lines.append(f"- CPU ms a step, by which budgets are spent: {', '.join(shown)}")
     return [*lines, ""]
 

@@ -11,7 +11,7 @@ from soka_tf.data.documents import ANY
 from soka_tf.errors import UserError
 from tools.studies.comparison import protocol as plans
 from tools.studies.comparison import run_records as records
-from tools.studies.comparison.protocol import COST, FINAL, TUNE, Job, Protocol
+from tools.studies.comparison.protocol import FINAL, TUNE, Job, Protocol
 from tools.studies.records import (
     FAILURE_RECORD,
     FAILURE_SHAPE,
@@ -66,12 +66,8 @@ class Plan:
 
     def jobs(self, portion: str) -> List[Job]:
         """The jobs of a portion, in their order; none before they can be known."""
-        if portion == COST:
-            return list(plans.cost_jobs(self.protocol))
         if portion == TUNE:
             return list(plans.tune_jobs(self.protocol))
-        if self.left(COST):
-            return []
         chosen = {m: trial for m, trial in self.chosen().items() if self.cost(m)}
         return list(plans.final_jobs(self.protocol, chosen))
 
@@ -81,17 +77,17 @@ class Plan:
         Raises:
           UserError: naming the machines.
         """
-        found = [self.record(job) for job in self.jobs(COST)]
+        found = [self.record(job) for job in self.jobs(TUNE)]
         kinds = {
             f"{r['cores']} cores of {r['processor']}, {sorted(r['versions'].items())}"
             for r in found
-            if r and not r["failed"]
+            if r and r["cpu_seconds"]
         }
         if len(kinds) > 1:
             raise UserError(
                 f"{self.folder}: costs were measured on several machines: "
-                f"{'; '.join(sorted(kinds))}. Remove all {COST}-*.json, and measure "
-                "them anew in one call."
+                f"{'; '.join(sorted(kinds))}. Remove {TUNE}-*.json of all but one, and "
+                "run these trials on that one."
             )
 
     def left(self, portion: str) -> List[Job]:
@@ -114,26 +110,28 @@ class Plan:
 
     def steps(self, job: Job) -> int:
         """The steps of a job: as many as its budget pays for."""
-        if job.portion == COST:
-            return self.protocol.cost_steps
         if job.portion == TUNE:
             return self.protocol.tuning_steps
         unit, own = self.cost(self.protocol.unit), self.cost(job.method.name)
         return max(1, round(self.protocol.steps * job.budget * unit / own))
 
     def cost(self, method: str) -> Optional[float]:
-        """CPU seconds of a step, of a student a task together; None of no cost run."""
-        jobs = [j for j in plans.cost_jobs(self.protocol) if j.method.name == method]
+        """CPU seconds of a step, the median of the trials; of students a task together.
+
+        None where a trial is not recorded, or none was run without interruption.
+        """
         by_task: Dict[Optional[str], List[float]] = {}
-        for job in jobs:
-            record = self.record(job)
-            if record is None or record["failed"]:
-                return None
-            by_task.setdefault(job.task, []).append(record["cpu_seconds"])
-        if not by_task:
+        for job in self.jobs(TUNE):
+            if job.method.name == method:
+                record = self.record(job)
+                if record is None:
+                    return None
+                seconds = record["cpu_seconds"]
+                by_task.setdefault(job.task, []).extend([seconds] if seconds else [])
+        if not by_task or not all(by_task.values()):
             return None
         medians = map(statistics.median, by_task.values())
-        return sum(medians) / self.protocol.cost_steps
+        return sum(medians) / self.protocol.tuning_steps
 
     def training(self, job: Job) -> Training:
         """What a job trains."""
@@ -167,7 +165,8 @@ class Plan:
         """
         if job not in self._records:
             path = self.path(job)
-            content = records.read(path, records.RECORD_SHAPE)
+            versions = plans.versions_of(job.portion)
+            content = records.read(path, records.RECORD_SHAPE, versions)
             if content is None:
                 return None
             who = None if self.only_read else self.identity(job)
@@ -197,8 +196,6 @@ class Plan:
             found = {**kept, "failed": None, "errors": errors}
         else:
             return failure["failed"] if failure else "it has not ended"
-        if job.portion == COST and not found["failed"] and not found["cpu_seconds"]:
-            return f"it was interrupted, and its cost is not known: remove {folder}"
         who = self.identity(job)
         content = records.record_of(job, self.steps(job), who, found)
         records.write(self.path(job), content)
@@ -233,7 +230,8 @@ class Plan:
           UserError: if they are not there, or of other teachers.
         """
         path = self.reference_path(portion)
-        found = records.read(path, records.REFERENCE_SHAPE)
+        versions = plans.versions_of(portion)
+        found = records.read(path, records.REFERENCE_SHAPE, versions)
         if found is None:
             raise UserError(
                 f"{path} is not there: teachers and median image are measured with a "
@@ -241,7 +239,7 @@ class Plan:
             )
         if self.only_read:
             return found
-        (job, *_) = plans.cost_jobs(self.protocol)
+        (job, *_) = self.jobs(TUNE)
         present = self.identity(job)["teachers"]
         named = {n: of for n, of in present.items() if n in found["teachers"]}
         records.check_teachers(path, found, named)
@@ -342,13 +340,20 @@ class Plan:
         """
         if self.opened() is not None:
             return
-        left = [*self.left(COST), *self.left(TUNE)]
-        if left or not self.chosen():
+        left, chosen = self.left(TUNE), self.chosen()
+        if left or not chosen:
             raise UserError(
                 "--portion=final opens the test rooms, which waits until all choices "
-                f"are made: {len(left)} runs of --portion=cost and tune are not "
-                "recorded yet. Run these first."
+                f"are made: {len(left)} runs of --portion=tune are not recorded yet. "
+                "Run these first."
             )
+        for name in chosen:
+            if self.cost(name) is None:
+                raise UserError(
+                    f"{self.folder}: all trials of {name} were interrupted, so that "
+                    f"its cost is not known. Remove {TUNE}-{name}-*.json and the runs "
+                    "of these names in --model_dir to train them again."
+                )
         now = datetime.datetime.now(datetime.timezone.utc)
         records.write(
             self.folder / records.OPENED,
@@ -357,7 +362,7 @@ class Plan:
                 "protocol_sha256": self.protocol.digest,
                 "opened": now.isoformat(timespec="seconds"),
                 "commit": records.commit(),
-                "chosen": self.chosen(),
+                "chosen": chosen,
             },
         )
 

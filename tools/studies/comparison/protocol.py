@@ -14,9 +14,9 @@ from tools.studies.comparison.inference import CONFIDENCE, SAME
 from tools.studies.methods import DEPTH, EDGE2D, PAIR, SCALES
 from tools.studies.training import Training
 
-VERSION = 1
-COST, TUNE, FINAL = "cost", "tune", "final"
-PORTIONS = (COST, TUNE, FINAL)
+VERSION = 2
+TUNE, FINAL = "tune", "final"
+PORTIONS = (TUNE, FINAL)
 MAIN_SEEDS, OTHER_SEEDS = 10, 5
 
 # scipy.stats.qmc.Sobol(4, scramble=True, seed=20).random(8), on the scales of `trial`:
@@ -137,14 +137,10 @@ class Protocol(NamedTuple):
       test: rooms opened after all choices.
       steps: of that method within a budget of 1.
       budgets: multiples of the CPU seconds of these steps.
-      tuning_steps: of trials, of every method: what a step costs, which is measured by
-        itself, decides no choice.
+      tuning_steps: of trials, of every method: what a step costs, which is measured on
+        them, decides no choice.
       confirmation: a budget beyond those, and how many seeds of the first pair's
         methods have it.
-      cost_train: rooms to train on of the runs that costs are measured on: few, so that
-        files are read and labels decoded before most of the steps.
-      cost_steps: of these runs.
-      cost_seeds: of these runs; the median counts.
       trials: tuned bindings, see `TRIALS`.
       tuning_seed: of the trials' runs.
       pairs: names of methods whose difference is tested, at the largest budget.
@@ -161,9 +157,6 @@ class Protocol(NamedTuple):
     budgets: Sequence[int] = (1, 4, 16)
     confirmation: Tuple[int, int] = (80, 3)
     tuning_steps: int = 1000
-    cost_train: Rooms = Rooms(11, 20, 20)
-    cost_steps: int = 200
-    cost_seeds: Sequence[int] = (100, 101, 102)
     trials: Sequence[Tuple[float, ...]] = TRIALS
     tuning_seed: int = 100
     pairs: Sequence[Tuple[str, str]] = (
@@ -203,13 +196,13 @@ class Protocol(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One run. `task` is that of a student of one task, `trial` None for the files'."""
+    """One run. `task` is that of a student of one task; trials have a budget of 0."""
 
     portion: str
     method: Method
     task: Optional[str]
     budget: int
-    trial: Optional[int]
+    trial: int
     seed: int
 
     @property
@@ -221,16 +214,14 @@ class Job(NamedTuple):
         return "-".join([*filter(None, words), f"seed{self.seed}"])
 
 
+def versions_of(portion: str) -> Sequence[int]:
+    """The versions of the protocol whose runs of a portion are the present ones."""
+    return (1, VERSION) if portion == TUNE else (VERSION,)
+
+
 def parts(method: Method) -> Sequence[Optional[str]]:
     """The tasks of its students of one task; (None,) of one student of all."""
     return PAIR if method.one_task else (None,)
-
-
-def cost_jobs(protocol: Protocol) -> Iterator[Job]:
-    """Short runs of every method, as its gin files have it."""
-    for method in protocol.present():
-        for task, seed in itertools.product(parts(method), protocol.cost_seeds):
-            yield Job(COST, method, task, 0, None, seed)
 
 
 def tune_jobs(protocol: Protocol) -> Iterator[Job]:
@@ -245,7 +236,6 @@ def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
     """The chosen trial of every method with all seeds: those of the pairs first.
 
     The long runs of the confirmation come last.
-
 
     Args:
       protocol: of the study.
@@ -266,7 +256,6 @@ def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
 
 def all_jobs(protocol: Protocol) -> Iterator[Job]:
     """The jobs of all portions, the final ones of any trial: their names have none."""
-    yield from cost_jobs(protocol)
     yield from tune_jobs(protocol)
     yield from final_jobs(protocol, {method.name: 0 for method in protocol.present()})
 
@@ -306,7 +295,7 @@ def trial_of(point: Sequence[float]) -> Tuple[float, ...]:
 def training_of(protocol: Protocol, job: Job, steps: int) -> Training:
     """What a job trains, on the rooms that its portion measures on."""
     measured = protocol.rooms_of(job.portion)
-    train = protocol.cost_train if job.portion == COST else protocol.train
+    train = protocol.train
     bound = [
         *protocol.params,
         f"rooms.seed = {train.seed}",
@@ -316,9 +305,8 @@ def training_of(protocol: Protocol, job: Job, steps: int) -> Training:
         f"rooms.validation_count = {measured.count}",
         f"rooms.validation_views = {measured.views}",
         *job.method.params,
+        *trial_bindings(job.method, protocol.trials[job.trial]),
     ]
-    if job.trial is not None:
-        bound += trial_bindings(job.method, protocol.trials[job.trial])
     return Training(
         job.name.rsplit("-", 1)[0],
         (job.task,) if job.task else PAIR,

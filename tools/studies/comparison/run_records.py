@@ -5,7 +5,7 @@ import hashlib
 import json
 import pathlib
 import subprocess
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from soka_tf.atomic import write_text
 from soka_tf.data.documents import Number, read_json
@@ -31,7 +31,7 @@ RECORD_SHAPE = {
     "method": str,
     "task": (str, None),
     "budget": _COUNT,
-    "trial": (_COUNT, None),
+    "trial": _COUNT,
     "seed": _COUNT,
     "steps": _COUNT,
     "cpu_seconds": (_SUM, None),
@@ -131,8 +131,10 @@ def write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def read(path: pathlib.Path, shape: Any) -> Optional[Dict[str, Any]]:
-    """The content of a record of this version of the protocol; None if there is none.
+def read(
+    path: pathlib.Path, shape: Any, versions: Sequence[int] = (VERSION,)
+) -> Optional[Dict[str, Any]]:
+    """The content of a record of these versions of the protocol; None if there is none.
 
     Raises:
       UserError: if it is none, has been changed, or is of another version.
@@ -140,7 +142,7 @@ def read(path: pathlib.Path, shape: Any) -> Optional[Dict[str, Any]]:
     if not path.exists():
         return None
     content = read_json(path, shape, _REMEDY, "it is not a record", _MANY)
-    if content["protocol"] != VERSION:
+    if content["protocol"] not in versions:
         _refuse(path, f"of protocol version {content['protocol']}, not {VERSION}")
     text = content.get("bindings")
     if text is not None and _sha256(text) != content["bindings_sha256"]:
