@@ -99,7 +99,7 @@ def _is_there(file: str) -> bool:
 
 _SINGLE = SCALES["small"].single_student
 _WHOLE, _STARTED = "soka", "kd_mia_started"
-_MENDED, _JOINTLY = "soka_mended", "kd_mia_mended"
+_MENDED, _JOINTLY, _TUNED = "soka_mended", "kd_mia_mended", "kd_mia_fixed"
 METHODS = (
     Method(_WHOLE, "the whole method", "soka", seeds=MAIN_SEEDS),
     Method("kd_mia", "KD + MIA", "kd_mia", seeds=MAIN_SEEDS),
@@ -107,7 +107,9 @@ METHODS = (
     Method(_JOINTLY, "KD + MIA, mended", "kd_mia_mended", seeds=MAIN_SEEDS),
     Method("kd", "KD", "kd", seeds=MAIN_SEEDS),
     Method("kd_hints", "KD + hints", "kd_hints", soft_scale=20.0),
-    Method("kd_mia_fixed", "KD + MIA, tuned weights", "kd_mia_fixed", weighted=True),
+    Method(
+        _TUNED, "KD + MIA, tuned weights", "kd_mia_fixed", (), MAIN_SEEDS, weighted=True
+    ),
     Method("uncertainty", "whole, uncertainty", "uncertainty", against=_WHOLE),
     Method("upgrad", "whole, UPGrad", "upgrad", against=_WHOLE),
     Method("dmtl", "multi-task from labels", "dmtl"),
@@ -161,6 +163,7 @@ class Protocol(NamedTuple):
     tuning_seed: int = 100
     pairs: Sequence[Tuple[str, str]] = (
         (_WHOLE, "kd_mia"),
+        (_WHOLE, _TUNED),
         (_MENDED, _JOINTLY),
         (_JOINTLY, "kd_mia"),
         ("kd_mia", "kd"),
