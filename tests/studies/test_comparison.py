@@ -1,5 +1,6 @@
 """tools/reproduce.py --study=comparison: jobs, records, refusals, the page."""
 
+import collections
 import contextlib
 import functools
 import io
@@ -14,7 +15,14 @@ from soka_tf.errors import UserError
 from soka_tf.runs.gin_text import read_gin
 from tests.tools import ROOT, run_tool
 from tools.studies import training, worker
-from tools.studies.comparison import command, page, plan, protocol, run_records
+from tools.studies.comparison import (
+    command,
+    inference,
+    page,
+    plan,
+    protocol,
+    run_records,
+)
 from tools.studies.comparison.plan import Plan
 from tools.studies.comparison.protocol import FINAL, TUNE, Protocol, Rooms
 from tools.studies.training import Runs, Setting
@@ -40,6 +48,7 @@ FOUND = {
     "processor": "a processor",
     "cores": 2,
     "versions": {"tensorflow": "2"},
+    "commit": "0123",
     "failed": None,
 }
 
@@ -129,8 +138,24 @@ def test_document_has_the_numbers_of_the_protocol():
             rf"{method.seeds} \|$",
             text,
         ), method.title
-    assert f"Version {protocol.VERSION}." in text
+    assert f"Version {protocol.VERSION}, of" in text
     assert "Budgets of 1, 4 and 16" in text and found.budgets == (1, 4, 16)
+    units = [found.steps * budget for budget in found.budgets]
+    assert "{}, {} and {} steps of KD".format(*units) in " ".join(text.split())
+    assert "budget of 80, 20 000" in text and found.confirmation == (80, 3)
+    tests = f"{len(found.pairs)} pairs, {len(protocol.ENDPOINTS)} endpoints"
+    assert f"Tested: {tests}, Holm over the fifteen" in text
+    assert "in\n  [0.99, 1.01]" in text and inference.SAME == (0.99, 1.01)
+    assert f"(seed {found.tuning_seed}) for {found.tuning_steps} steps" in text
+    rows = re.findall(r"(?m)^\| .* \| (\d+) \| \d+\.\d \|$", text)
+    counts = collections.Counter(
+        (job.portion, job.budget, job.method.name in found.main())
+        for job in protocol.all_jobs(found)
+    )
+    main = [counts[FINAL, budget, True] for budget in (1, 4, 16)]
+    others = [counts[FINAL, budget, False] for budget in (1, 4, 16)]
+    trials = counts[TUNE, 0, True] + counts[TUNE, 0, False]
+    assert [int(n) for n in rows] == [trials, *main, *others, counts[FINAL, 80, True]]
     assert found.train.count >= 1000 and found.train.count * found.train.views >= 20000
     assert found.test.count >= 400 and found.test.count * found.test.views >= 2000
     taken = {1, 2, 3, 4, 5, 6, 7}

@@ -11,7 +11,13 @@ def number(estimate: Optional[Estimate]) -> str:
         return "-"
     if not estimate.half_width:
         return f"{estimate.mean:#.3g}"
-    digits = 0
-    while digits < 6 and estimate.half_width * 10**digits < 9.5:
-        digits += 1
+    digits = digits_of(estimate.half_width)
     return f"{estimate.mean:.{digits}f} ± {estimate.half_width:.{digits}f}"
+
+
+def digits_of(half_width: float) -> int:
+    """Decimals that show two significant digits of an interval's half, at most 7."""
+    digits = 0
+    while digits < 7 and half_width * 10**digits < 9.5:
+        digits += 1
+    return digits

@@ -1,7 +1,9 @@
 """Files that a study keeps: whole or not there at all."""
 
+import functools
 import os
 import pathlib
+import subprocess
 from typing import Any, Dict, Optional
 
 from soka_tf.data.documents import Number, read_json
@@ -35,6 +37,31 @@ SIMILARITY_SHAPE = {
 def hardware() -> Dict[str, Any]:
     """The machine, as results name it."""
     return {"processor": processor_name(), "cores": os.cpu_count()}
+
+
+@functools.cache
+def commit() -> Optional[str]:
+    """The checkout's commit when first asked for; None where git knows none.
+
+    With "+" where code is changed.
+    """
+    code = [f":(exclude){name}" for name in ("docs", "runs")]
+    try:
+        head, changed = (
+            subprocess.run(
+                ["git", "-C", os.path.dirname(__file__), *words],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            for words in (
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "-uno", "--", ":/", *code),
+            )
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + "+" * bool(changed)
 
 
 def read_record(path: pathlib.Path, shape: Any) -> Optional[Dict[str, Any]]:

@@ -366,14 +366,12 @@ def _environment(jobs: int, threads: Optional[int]) -> Dict[str, str]:
     """Binds a process to so many threads; to its share of the cores, if that is one."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    if threads or jobs > 1:
-        count = str(threads or max(1, (os.cpu_count() or 1) // jobs))
-        for name in (
-            "OMP_NUM_THREADS",
-            "TF_NUM_INTRAOP_THREADS",
-            "TF_NUM_INTEROP_THREADS",
-        ):
-            environment.setdefault(name, count)
+    names = "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
+    if threads:
+        environment.update(dict.fromkeys(names, str(threads)))
+    elif jobs > 1:
+        share = str(max(1, (os.cpu_count() or 1) // jobs))
+        environment = {**dict.fromkeys(names, share), **environment}
     return environment
 
 

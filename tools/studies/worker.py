@@ -21,7 +21,13 @@ from soka_tf.atomic import locked, write_json
 from soka_tf.data.documents import ANY, parse_json
 from soka_tf.errors import UserError
 from soka_tf.stack import versions
-from tools.studies.records import FAILURE_RECORD, ROOMS_FILE, RUN_RECORD, hardware
+from tools.studies.records import (
+    FAILURE_RECORD,
+    ROOMS_FILE,
+    RUN_RECORD,
+    commit,
+    hardware,
+)
 
 _LOCK = "study.lock"
 _EVALUATION = "evaluation.json"
@@ -69,6 +75,7 @@ def main() -> None:
     shape = {"until?": (float, None), "reference?": (str, None)}
     job = parse_json(sys.stdin.read(), {"config": str, "runs": [[ANY]], **shape})
     run, reference, until = None, job.get("reference"), job.get("until")
+    commit()  # now: the checkout may move on while runs are trained
     kept = (RUN_RECORD, ROOMS_FILE if reference else _EVALUATION)
     longest = 0.0
     for seed, folder in job["runs"]:
@@ -138,7 +145,8 @@ def _train(run: Any, folder: str, reference: Optional[str]) -> None:
     settings = run.settings
     seconds = cost.total(settings.max_steps)
     taken = {"cpu_seconds": seconds, "seconds": round(time.time() - begun, 1)}
-    record = {"seed": settings.seed, **taken, **hardware(), "versions": versions()}
+    made = {"versions": versions(), "commit": commit()}
+    record = {"seed": settings.seed, **taken, **hardware(), **made}
     write_json(os.path.join(folder, RUN_RECORD), record)
 
 

@@ -14,6 +14,7 @@ from tools.studies.comparison import page
 from tools.studies.comparison import run_records as records
 from tools.studies.comparison.plan import Plan, batches, hours
 from tools.studies.comparison.protocol import FINAL, PORTIONS, TUNE, Job, Protocol
+from tools.studies.records import commit
 from tools.studies.training import Order, Runs, Training
 
 PROTOCOL = Protocol()
@@ -49,9 +50,6 @@ def run(runs: Runs, folder: pathlib.Path, limits: Limits) -> int:
     """
     until = None if limits.hours is None else time.time() + 3600 * limits.hours
     plan = Plan(PROTOCOL, runs, folder, limits.report_only)
-    for method in PROTOCOL.methods:
-        if not method.is_there:
-            print(f"{method.title}: no gin/methods/{method.file}.gin, left out")
     plan.refuse_strangers()
     failed: Dict[str, str] = {}
     if not limits.report_only:
@@ -71,7 +69,7 @@ def _train(plan: Plan, jobs: Sequence[Job], until: Optional[float]) -> Dict[str,
     """Trains jobs and records them; returns name -> why, of those that failed."""
     # Code and gin files may be edited while runs are trained: what records say of them
     # is read now.
-    records.commit()
+    commit()
     for job in jobs:
         plan.identity(job)
     jobs_left = [job for job in jobs if plan.take(job) is not None]

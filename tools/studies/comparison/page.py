@@ -21,17 +21,19 @@ from tools.studies.comparison.protocol import (
     TUNE,
     Method,
 )
+from tools.studies.numbers import digits_of
 from tools.studies.report import markdown_table
 
 PAGE, PICTURE = "comparison.md", "comparison.png"
 # Depth's network range is log(512 m + 1) / log(65536): errors in natural logarithms.
 _LOG_SCALE = math.log(2**16)
 _TEXT = """\
-Protocol: [protocol.md](protocol.md), written before any run. In brackets: 95 %
-intervals over seeds and rooms; those of teachers and median image are over rooms.
-Errors are lower when better. log-rmse is of natural logarithms of depth. Of rmse, the
-share of the teacher's [skill](../metrics.md) is (median image - student) / (median
-image - teacher): 0 is the median image, 1 the teacher. By
+Protocol: [protocol.md](protocol.md), written before the test rooms were opened. In
+brackets: 95 % intervals over seeds and rooms; those of teachers and median image are
+over rooms. Errors are lower when better, and geometric means over seeds. log-rmse is of
+natural logarithms of depth. Of rmse, depth's in metres, the share of the teacher's
+[skill](../metrics.md) is (median image - student) / (median image - teacher), a mean
+over seeds: 0 is the median image, 1 the teacher. By
 
     python tools/reproduce.py --study=comparison --report_only
 """
@@ -140,7 +142,7 @@ def _table(found: Outcomes, budget: int) -> Optional[str]:
         *("CPU s", "steps", "seeds"),
     ]
     rows = []
-    for method in found.plan.protocol.present():
+    for method in found.plan.protocol.methods:
         outcome = found.of(method.name, budget)
         if outcome and len(outcome.seeds):
             rows.append(_row(found, method, outcome, budget))
@@ -191,7 +193,7 @@ def _curves(found: Outcomes) -> Dict[str, list]:
     protocol, curves = found.plan.protocol, {}
     for endpoint in ENDPOINTS:
         curves[endpoint.title] = some = []
-        for method in protocol.present():
+        for method in protocol.methods:
             points = []
             for budget in protocol.budgets:
                 outcome = found.of(method.name, budget)
@@ -221,7 +223,7 @@ def _tuning(plan: Plan) -> List[str]:
     chosen = plan.chosen()
     trials = range(len(plan.protocol.trials))
     rows = []
-    for method in plan.protocol.present():
+    for method in plan.protocol.methods:
         cells = []
         for trial in trials:
             mean = plan.tuning_error(method.name, trial)
@@ -256,10 +258,10 @@ def _made(plan: Plan, found: Optional[Outcomes]) -> List[str]:
         seconds = found.reference["teachers_cpu_seconds_an_image"]
         lines.append(
             f"- the teachers of both tasks: {1000 * seconds:.1f} CPU ms an image, once "
-            "an image, and in no number above"
+            "an image; in no number above, nor are the third teacher's features"
         )
     lines += [f"- {r['run']}: {r['failed']}" for r in recorded if r["failed"]]
-    costs = {m.title: plan.cost(m.name) for m in plan.protocol.present()}
+    costs = {m.title: plan.cost(m.name) for m in plan.protocol.methods}
     shown = [f"{title} {1000 * cost:.0f}" for title, cost in costs.items() if cost]
     if shown and not plan.left(TUNE):
         lines.append(f"- CPU ms a step, by which budgets are spent: {', '.join(shown)}")
@@ -290,9 +292,7 @@ def _with_interval(value: float, low: float = math.nan, high: float = math.nan) 
     """Rounded to two digits of half the interval."""
     if not high - low > 1e-9 * abs(value):  # no interval, or one of rounding
         return f"{value:#.3g}"
-    digits = 0
-    while digits < 7 and (high - low) / 2 * 10**digits < 9.5:
-        digits += 1
+    digits = digits_of((high - low) / 2)
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 

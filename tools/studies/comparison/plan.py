@@ -17,6 +17,7 @@ from tools.studies.records import (
     FAILURE_SHAPE,
     ROOMS_FILE,
     RUN_RECORD,
+    commit,
     read_record,
 )
 from tools.studies.training import Runs, Training
@@ -31,6 +32,7 @@ _RUN_SHAPE = {
     "processor": str,
     "cores": (int, None),
     "versions": {str: str},
+    "commit?": (str, None),
 }
 
 
@@ -190,9 +192,10 @@ class Plan:
         if failure and records.NOT_FINITE in failure["failed"]:
             nothing = dict(cpu_seconds=None, seconds=None, processor="", cores=None)
             why = failure["failed"].split(".")[0] + "."
-            found = {**nothing, "versions": {}, "failed": why, "errors": None}
+            made = {"versions": {}, "commit": commit()}
+            found = {**nothing, **made, "failed": why, "errors": None}
         elif run and errors:
-            kept = {name: run[name] for name in _RUN_SHAPE}
+            kept = {name.rstrip("?"): run.get(name.rstrip("?")) for name in _RUN_SHAPE}
             found = {**kept, "failed": None, "errors": errors}
         else:
             return failure["failed"] if failure else "it has not ended"
@@ -279,7 +282,7 @@ class Plan:
         if not jobs or not all(map(self.record, jobs)) and opened is None:
             return {}
         choice = {}
-        for method in self.protocol.present():
+        for method in self.protocol.methods:
             errors = [
                 self.tuning_error(method.name, trial)
                 for trial in range(len(self.protocol.trials))
@@ -361,7 +364,7 @@ class Plan:
                 "protocol": plans.VERSION,
                 "protocol_sha256": self.protocol.digest,
                 "opened": now.isoformat(timespec="seconds"),
-                "commit": records.commit(),
+                "commit": commit(),
                 "chosen": chosen,
             },
         )

@@ -3,13 +3,10 @@
 Whatever changes a number here makes another `VERSION`, and its records others.
 """
 
-import functools
 import hashlib
 import itertools
 from typing import Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from soka_tf.errors import UserError
-from soka_tf.runs.gin_text import find_gin_file
 from tools.studies.comparison.inference import CONFIDENCE, SAME
 from tools.studies.methods import DEPTH, EDGE2D, PAIR, SCALES
 from tools.studies.training import Training
@@ -82,19 +79,6 @@ class Method(NamedTuple):
     weighted: bool = False
     soft_scale: float = 1.0
     against: str = "kd_mia"
-
-    @property
-    def is_there(self) -> bool:
-        """Whether its gin file is."""
-        return _is_there(self.file)
-
-
-@functools.cache
-def _is_there(file: str) -> bool:
-    try:
-        return bool(find_gin_file(f"gin/methods/{file}.gin"))
-    except UserError:
-        return False
 
 
 _SINGLE = SCALES["small"].single_student
@@ -189,10 +173,6 @@ class Protocol(NamedTuple):
         """Name of a method -> its title."""
         return {method.name: method.title for method in self.methods}
 
-    def present(self) -> List[Method]:
-        """The methods whose gin files are there."""
-        return [method for method in self.methods if method.is_there]
-
     def main(self) -> List[str]:
         """The methods of the tested pairs."""
         return list(dict.fromkeys(name for pair in self.pairs for name in pair))
@@ -230,7 +210,7 @@ def parts(method: Method) -> Sequence[Optional[str]]:
 def tune_jobs(protocol: Protocol) -> Iterator[Job]:
     """Every trial of every method, trial by trial."""
     trials = range(len(protocol.trials))
-    for trial, method in itertools.product(trials, protocol.present()):
+    for trial, method in itertools.product(trials, protocol.methods):
         for task in parts(method):
             yield Job(TUNE, method, task, 0, trial, protocol.tuning_seed)
 
@@ -244,7 +224,7 @@ def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
       protocol: of the study.
       chosen: name of a method -> its trial; others have no jobs.
     """
-    methods = [method for method in protocol.present() if method.name in chosen]
+    methods = [method for method in protocol.methods if method.name in chosen]
     main = [method for method in methods if method.name in protocol.main()]
     others = [method for method in methods if method not in main]
     for group in (main, others):
@@ -260,7 +240,7 @@ def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
 def all_jobs(protocol: Protocol) -> Iterator[Job]:
     """The jobs of all portions, the final ones of any trial: their names have none."""
     yield from tune_jobs(protocol)
-    yield from final_jobs(protocol, {method.name: 0 for method in protocol.present()})
+    yield from final_jobs(protocol, {method.name: 0 for method in protocol.methods})
 
 
 def trial_bindings(method: Method, values: Sequence[float]) -> List[str]:

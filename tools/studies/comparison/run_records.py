@@ -1,10 +1,8 @@
 """One small file a run: what it was, what it took, its errors room by room."""
 
-import functools
 import hashlib
 import json
 import pathlib
-import subprocess
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from soka_tf.atomic import write_text
@@ -18,7 +16,7 @@ from soka_tf.runs.gin_text import (
 )
 from tools.studies.comparison.protocol import VERSION, Job
 from tools.studies.methods import PAIR
-from tools.studies.training import ROOT, Runs, Training
+from tools.studies.training import Runs, Training
 
 _COUNT = Number(int, 0, 1e15)
 _SUM = Number(float, 0, 1e300)
@@ -111,7 +109,7 @@ def record_of(
       steps: of it.
       who: of `identity`.
       found: what the run left: "cpu_seconds", "seconds", "processor", "cores",
-        "versions", "failed" and "errors".
+        "versions", "commit", "failed" and "errors".
     """
     return {
         "protocol": VERSION,
@@ -120,7 +118,6 @@ def record_of(
         "method": job.method.name,
         "steps": steps,
         **found,
-        "commit": commit(),
         **who,
     }
 
@@ -214,31 +211,6 @@ def differing(stored: str, present: str) -> List[str]:
     base = read_gin(["base.gin"])
     new = {n for n in set(now) - set(before) if repr(now[n]) == repr(base.get(n))}
     return differing_bindings(stored, present, free={*new, *_WITHOUT_EFFECT})
-
-
-@functools.cache
-def commit() -> Optional[str]:
-    """The checkout's commit when first asked for; None where git knows none.
-
-    With "+" where code is changed.
-    """
-    code = [f":(exclude){name}" for name in ("docs", "runs")]
-    try:
-        head, changed = (
-            subprocess.run(
-                ["git", "-C", str(ROOT), *words],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout.strip()
-            for words in (
-                ("rev-parse", "HEAD"),
-                ("status", "--porcelain", "-uno", "--", ".", *code),
-            )
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + "+" * bool(changed)
 
 
 _REMEDY = (
