@@ -9,7 +9,7 @@ the page runs/demo/report.html. On other images, such as rooms that no run has s
 beside what the run has measured:
 
     python -m soka_tf.evaluate --model_dir=runs/demo --out_dir=runs/demo_unseen \
-        --gin_param="rooms.seed = 3" --gin_param="rooms.count = 20"
+        --gin_param="rooms.validation_seed = 3"
 """
 
 import os
@@ -61,9 +61,8 @@ def main() -> None:
     student = restore_student(
         model_dir, settings, settings.precision, _CHECKPOINT.value
     )
-    found = build_parts.find_teachers(settings.task_names)
-    teachers = build_parts.load_pool(found)
-    claim_teachers(model_dir, fingerprints_of(teachers, found), chief=False)
+    teachers = build_parts.load_pool(build_parts.find_teachers(settings.task_names))
+    claim_teachers(model_dir, fingerprints_of(teachers), chief=False)
     data = data_to_measure(settings, model_dir)
     step = restored_step(model_dir, _CHECKPOINT.value)
     result = evaluate_student(

@@ -226,6 +226,14 @@ def test_folders_files_and_patterns_are_taken_together_each_image_once(tmp_path)
     assert names == ["y", "a_x", "b_x", "z"]
 
 
+def test_a_folder_named_like_a_video_is_a_folder(tmp_path):
+    folder = tmp_path / "clip.mp4"
+    folder.mkdir()
+    save_image(folder / "frame.png")
+    found = inputs.find_inputs([str(folder)], str(tmp_path / "out"))
+    assert [sample.key for sample in found.images] == ["frame"] and not found.videos
+
+
 def test_same_names_in_folders_of_the_same_name_do_not_collide(tmp_path):
     for folder in ("p/photos", "q/photos"):
         save_image(tmp_path / folder / "a.png")

@@ -83,6 +83,7 @@ gin.external_configurable(UPGrad, denylist=["tasks"])
 _RULE = configurable(
     "a reference to a rule: @GradNorm, @Fixed, @Uncertainty, @UPGrad or @YourRule"
 )
+LAYERS = ("block3", "representation")
 _VARIANT = either(one_of(VARIANTS), configurable("a reference, @YourVariant,"))
 _LAYERS = list_of(
     either(TEXT, list_of(TEXT, "a pair", 2)),
@@ -98,10 +99,7 @@ def build_amalgamation(
     variant: Annotated[
         Union[None, str, Callable[[], Variant]], _VARIANT
     ] = "reconstruction",
-    layers: Annotated[Sequence[Union[str, Tuple[str, str]]], _LAYERS] = (
-        "block3",
-        "representation",
-    ),
+    layers: Annotated[Sequence[Union[str, Tuple[str, str]]], _LAYERS] = LAYERS,
     standardize: Flag = False,
     standardize_images: Count = 200,
     seed: int = 0,

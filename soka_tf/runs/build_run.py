@@ -32,7 +32,6 @@ from soka_tf.soka.schedule import Schedule
 from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.finding import TeacherFiles
 from soka_tf.teachers.pool import TeacherPool, Wanted
-from soka_tf.teachers.saved_model.manifest import FILE as TEACHER
 
 STEP = "the step to go on from"
 # Bindings that need not be the same on all workers.
@@ -73,26 +72,15 @@ class Run:
     output_dir: str
 
     @property
-    def fingerprints(self) -> Dict[str, Optional[str]]:
+    def fingerprints(self) -> Dict[str, str]:
         """Of its teachers, see `fingerprints_of`."""
-        return fingerprints_of(self.model.teachers, self.teacher_files)
+        return fingerprints_of(self.model.teachers)
 
 
-def fingerprints_of(
-    teachers: TeacherPool, files: TeacherFiles
-) -> Dict[str, Optional[str]]:
-    """Task -> fingerprint of its teacher, None of those that are one file.
-
-    Args:
-      teachers: loaded from the files.
-      files: of `find_teachers`.
-    """
+def fingerprints_of(teachers: TeacherPool) -> Dict[str, str]:
+    """Task -> fingerprint of its teacher."""
     known = {**teachers.targets, **teachers.auxiliaries}
-    paths = {**files.targets, **files.auxiliaries}
-    return {
-        name: teacher.fingerprint if paths[name].name == TEACHER else None
-        for name, teacher in known.items()
-    }
+    return {name: teacher.fingerprint for name, teacher in known.items()}
 
 
 def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None) -> Run:
@@ -264,10 +252,22 @@ def check_parts(settings: Settings) -> None:
       UserError: of the schedule, the objective, the rule or the optimizers.
     """
     build_schedule(settings)
-    as_task = _build_objective().transfer_as_task
-    build_parts.build_balancing(settings.task_names, transfer_as_task=as_task)
+    objective, names = _build_objective(), settings.task_names
+    as_task = objective.transfer_as_task
+    rule = build_parts.build_balancing(names, transfer_as_task=as_task)
+    layers = _amalgamated_layers()
+    or_user_error("objective: ", lambda: objective.check_rule(rule, len(names), layers))
     or_user_error("transfer.", build_parts.transfer)
     build_parts.build_optimizers(settings.max_steps)
+
+
+def _amalgamated_layers() -> Optional[Sequence[str]]:
+    """Layers of the student that are bound to be amalgamated; None without MIA."""
+    bound = bound_values()
+    if bound.get("build_amalgamation.variant", "") is None:
+        return None
+    layers = bound.get("build_amalgamation.layers", build_parts.LAYERS)
+    return [layer if isinstance(layer, str) else layer[-1] for layer in layers]
 
 
 def build_schedule(settings: Settings) -> Schedule:

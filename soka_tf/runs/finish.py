@@ -42,7 +42,7 @@ def complete(run: Run, model_dir: str, callbacks: Sequence[Any] = ()) -> str:
 
 def _complete(run: Run, model_dir: str, callbacks: Sequence[Any]) -> str:
     folder = run.output_dir  # the run's, but for workers beside the chief
-    writer = open_folder(model_dir, run.config, folder)
+    writer = open_folder(model_dir, run.config, run.fingerprints, folder)
     log_selection(run.selection, folder, writer)
     settings, student = run.settings, run.model.student
     panels = PanelCallback(

@@ -145,13 +145,13 @@ def refuse_differences(model_dir: str, config: str, of_both: bool = False) -> No
 
 
 def claim_teachers(
-    model_dir: str, fingerprints: Mapping[str, Optional[str]], chief: bool = True
+    model_dir: str, fingerprints: Mapping[str, str], chief: bool = True
 ) -> None:
     """Stores which teachers a run learns from (the chief does), or refuses others.
 
     Args:
       model_dir: the run's folder.
-      fingerprints: task -> fingerprint of its teacher; None where nobody asks.
+      fingerprints: task -> fingerprint of its teacher.
       chief: whether to store them, if they are not yet.
 
     Raises:
@@ -159,28 +159,25 @@ def claim_teachers(
     """
     path = os.path.join(model_dir, TEACHERS_FILE)
     if not os.path.exists(path):
-        if chief and any(fingerprints.values()):
+        if chief:
             write_json(path, {"fingerprints": dict(fingerprints)})
         return
     shape = {"fingerprints": {str: (str, None)}}
     stored: Dict[str, Optional[str]] = read_json(path, shape, "Restore it.")[
         "fingerprints"
     ]
+    # None: earlier versions did not ask for those of a single file.
     differences = [
-        f"{task} (fingerprint {_short(stored.get(task))} -> {_short(now)})"
+        f"{task} (fingerprint {stored[task][:12]} -> {now[:12]})"
         for task, now in fingerprints.items()
-        if stored.get(task) != now
+        if stored.get(task) not in (None, now)
     ]
     if differences:
         raise UserError(
             f"{model_dir} holds a run that learnt from another teacher of "
-            f"{', '.join(differences)}. Restore that teacher and its manifest, or "
+            f"{', '.join(differences)}. Restore that teacher's files, or "
             "choose another --model_dir."
         )
-
-
-def _short(fingerprint: Optional[str]) -> str:
-    return fingerprint[:12] if fingerprint else "of a file, without"
 
 
 def _raised(stored: str, config: str) -> List[str]:
@@ -195,17 +192,23 @@ def _raised(stored: str, config: str) -> List[str]:
 
 
 def open_folder(
-    model_dir: str, config: str, output_dir: str
+    model_dir: str,
+    config: str,
+    fingerprints: Mapping[str, str],
+    output_dir: str,
 ) -> tf.summary.SummaryWriter:
-    """Claims the folder for a configuration, before training writes there.
+    """Claims the folder for configuration and teachers, before a run writes there.
 
     Args:
       model_dir: the run's folder.
       config: the run's bindings.
+      fingerprints: of `claim_teachers`.
       output_dir: where this process writes: the same, but for workers beside the chief.
 
     Returns:
       TensorBoard's writer of this process.
     """
-    claim(model_dir, config, output_dir == model_dir)
+    is_first = output_dir == model_dir
+    claim(model_dir, config, is_first)
+    claim_teachers(model_dir, fingerprints, is_first)
     return tf.summary.create_file_writer(os.path.join(output_dir, "tensorboard"))

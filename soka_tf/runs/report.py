@@ -26,9 +26,16 @@ from soka_tf.runs.folder import CONFIG_FILE
 from soka_tf.runs.gin_text import bindings_of
 from soka_tf.runs.movement import MOVEMENT_FILE, StageMovement, read_movement
 from soka_tf.runs.next_command import command
-from soka_tf.runs.run_evaluation import CURVES_FILE, METRICS_FILE, fixed_batch
+from soka_tf.runs.run_evaluation import (
+    CURVES_FILE,
+    EVALUATION_FILE,
+    METRICS_FILE,
+    fixed_batch,
+)
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import raise_if_worker_lost
+from soka_tf.serving.origin import FILE as ORIGIN_FILE
+from soka_tf.serving.origin import read_origin
 from soka_tf.soka.student import Student
 from soka_tf.stack import describe_keras, versions
 from soka_tf.tasks import get_task
@@ -141,7 +148,7 @@ def _gather(
         auxiliary=auxiliary,
         similarity=similarity,
         networks=_networks(measured),
-        facts=_facts(measured, os.path.join(folder, METRICS_FILE)),
+        facts=_facts(measured, folder),
         config=measured.config.strip(),
         commands=_commands(model_dir, settings.export),
     )
@@ -283,11 +290,18 @@ def _multiply_adds(
         return None
 
 
-def _facts(measured: Measured, metrics: str) -> Tuple[Tuple[str, str], ...]:
+def _facts(measured: Measured, folder: str) -> Tuple[Tuple[str, str], ...]:
     settings, data, found = measured.settings, measured.data, versions()
-    side = settings.image_size
+    side, metrics = settings.image_size, os.path.join(folder, METRICS_FILE)
+    # What was measured on may be from elsewhere.
+    origin = _if_there(
+        os.path.join(folder, ORIGIN_FILE),
+        lambda: read_origin(folder, measured.result["step"], EVALUATION_FILE),
+    )
+    images = {"source": data.source, "train": len(data.train)}
+    images = origin.images if origin else images
     rows = [
-        ("trained on", f"{len(data.train):,} images: {data.source}"),
+        ("trained on", f"{images['train']:,} images: {images['source']}"),
         ("measured on", f"{measured.result['images']:,} images: {data.measured_on}"),
         ("image size", f"{side} x {side} pixels"),
         ("batch", f"{settings.batch_size} images a step"),

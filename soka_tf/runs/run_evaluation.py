@@ -4,14 +4,17 @@ import os
 from typing import Any, Dict, Mapping, Optional
 
 import tensorflow as tf
+from absl import logging
 
 from soka_tf.data.pipeline import Batches, labelled_dataset
 from soka_tf.data.samples import Data, spread
+from soka_tf.errors import UserError
 from soka_tf.evaluation.curves import draw_curves
 from soka_tf.evaluation.evaluator import evaluate, write_evaluation
 from soka_tf.runs.build_networks import count_trainable
 from soka_tf.runs.build_run import Run, build_schedule
 from soka_tf.runs.settings import Settings
+from soka_tf.serving.origin import without_folders
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 
@@ -64,7 +67,8 @@ def evaluate_student(
       out_dir: where both are written, made if need be; None for `model_dir`.
 
     Returns:
-      The content of evaluation.json, see `soka_tf.evaluation.evaluator.evaluate`.
+      The content of evaluation.json: of `soka_tf.evaluation.evaluator.evaluate`, and
+      "source", where the images come from, in words.
     """
     dataset = labelled_dataset(
         data.validation,
@@ -88,9 +92,13 @@ def evaluate_student(
     )
     out_dir = out_dir or model_dir
     os.makedirs(out_dir, exist_ok=True)
+    result["source"] = without_folders(data.measured_on)
     write_evaluation(os.path.join(out_dir, EVALUATION_FILE), result)
     metrics = os.path.join(model_dir, METRICS_FILE)
     if os.path.exists(metrics):
         curves = os.path.join(out_dir, CURVES_FILE)
-        draw_curves(metrics, curves, build_schedule(settings).settle_step)
+        try:
+            draw_curves(metrics, curves, build_schedule(settings).settle_step)
+        except UserError as error:  # such as of a run that was stopped very early
+            logging.warning("%s was not drawn: %s", curves, error)
     return result

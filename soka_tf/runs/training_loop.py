@@ -27,7 +27,7 @@ from soka_tf.runs.callbacks.step import FAILURES, Every, StepCallback
 from soka_tf.runs.callbacks.validate import Validation
 from soka_tf.runs.checkpoint_folder import CheckpointFolder
 from soka_tf.runs.cluster import in_cluster
-from soka_tf.runs.folder import claim_teachers, open_folder, training_in
+from soka_tf.runs.folder import open_folder, training_in
 from soka_tf.runs.strategy import (
     compare_workers,
     count_workers,
@@ -57,8 +57,9 @@ def train(
       Interrupted: after SIGINT or SIGTERM; the step is saved.
     """
     with training_in(model_dir):
-        writer = writer or open_folder(model_dir, run.config, run.output_dir)
-        claim_teachers(model_dir, run.fingerprints, chief=run.output_dir == model_dir)
+        writer = writer or open_folder(
+            model_dir, run.config, run.fingerprints, run.output_dir
+        )
         _train(run, model_dir, callbacks, writer)
 
 

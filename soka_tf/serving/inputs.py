@@ -48,8 +48,7 @@ def find_inputs(given: Sequence[str], out_dir: str) -> Inputs:
     roots = list(dict.fromkeys(root for one in given for root in _roots(one, out_dir)))
     inputs, seen = Inputs([], []), set()
     for root in roots:
-        is_video = root.lower().endswith(VIDEO_SUFFIXES)
-        found = inputs.videos if is_video else inputs.images
+        found = inputs.videos if _is_video(root) else inputs.images
         for sample in _samples(root, out_dir):
             path = os.path.abspath(sample.files[RGB])
             if path not in seen:
@@ -91,7 +90,7 @@ def _roots(given: str, out_dir: str) -> Iterator[str]:
 
 
 def _samples(root: str, out_dir: str) -> List[Sample]:
-    if root.lower().endswith(VIDEO_SUFFIXES) and not filesystem.is_folder(root):
+    if _is_video(root):
         if not filesystem.exists(root):
             raise UserError(f"There is no file or folder {root!r}.")
         key = os.path.splitext(os.path.basename(root))[0]
@@ -100,6 +99,10 @@ def _samples(root: str, out_dir: str) -> List[Sample]:
     if _is_inside(out_dir, root):
         samples = [s for s in samples if not _is_inside(s.files[RGB], out_dir)]
     return samples
+
+
+def _is_video(root: str) -> bool:
+    return root.lower().endswith(VIDEO_SUFFIXES) and not filesystem.is_folder(root)
 
 
 def _folder_name(root: str) -> str:

@@ -235,7 +235,8 @@ def _metrics(
     if origin is None or origin.metrics is None:
         return None
     measured, images = origin.metrics, origin.images
-    source = images.get("validation_source") or images["source"]
+    of_run = images.get("validation_source") or images["source"]
+    source = measured.get("source", of_run)
     names = [task.name for task in tasks if task.name in measured["tasks"]]
     return {
         "on": f"{measured['images']} {measured['split']} images ({source})",

@@ -84,6 +84,7 @@ def read_origin(folder: str, step: int, evaluation: str) -> Optional[Origin]:
     if os.path.isfile(measured):
         rows = {str: ({str: (float, None)}, None)}
         shape = {"step": int, "split": str, "images": int, "tasks": {str: rows}}
+        shape["source?"] = str  # not of earlier versions
         metrics = read_json(measured, shape, "Measure again or remove it.")
         metrics = metrics if metrics["step"] == step else None
     fields = {name: known[name] for name in _SHAPE}

@@ -158,7 +158,7 @@ class Amalgamation(tf.keras.layers.Layer):
           mixing: one of `MIXINGS`, the form of W.
           auxiliaries: how many of the teachers, the last ones, are auxiliary.
           auxiliary_weight: weight of an auxiliary's reconstruction error, those of
-            the targets' teachers being 1. Used by `reconstruction` only.
+            the targets' teachers being 1. Of the variants reconstruction and hints.
           teacher_layers: layer -> what that activation is called in every teacher of
             the pool, None for one that takes no part; None where it is called as in the
             student.

@@ -207,8 +207,9 @@ class SokaModel(tf.keras.Model):
 
         Args:
           optimizers: of "encoder", "decoders", and, where there are such players,
-            "task_weights", "amalgamation" and "discriminators". Where the networks
-            compute in float16, those that are no LossScaleOptimizer become one.
+            "task_weights", "amalgamation", "adapter" and "discriminators". Where the
+            networks compute in float16, those that are no LossScaleOptimizer become
+            one.
           jit_compile: whether XLA compiles every stage's step, for one replica.
           **kwargs: of `tf.keras.Model.compile`, such as `run_eagerly`.
         """

@@ -143,9 +143,9 @@ class Counting(tf.keras.Model):
         return {"loss": self.weight}
 
 
-def run(tmp_path, every, steps=7, first=0, epochs=1, writer=None, **compile_arguments):
+def run(tmp_path, every, steps=7, first=0, epochs=1, writer=None):
     model = Counting(first)
-    model.compile(**compile_arguments)
+    model.compile()
     callback = PanelCallback(
         student, TEACHERS, make_batch(), TASKS, str(tmp_path), every, writer
     )
@@ -168,11 +168,6 @@ def test_callback_draws_every_n_steps_and_at_the_end(tmp_path):
 def test_callback_counts_on_over_epochs_and_after_a_resume(tmp_path):
     names = run(tmp_path, every=10, first=15, steps=3, epochs=3)
     assert names == ["step_0000020.png", "step_0000024.png"]
-
-
-def test_callback_sees_crossings_with_several_steps_per_execution(tmp_path):
-    names = run(tmp_path, every=3, steps=8, steps_per_execution=4)
-    assert names == ["step_0000004.png", "step_0000008.png"]
 
 
 def test_callback_without_a_period_draws_only_at_the_end(tmp_path):

@@ -245,6 +245,36 @@ def test_dry_run_tells_what_cached_teachers_will_take(tiny, tmp_path):
     assert "Its size is known once the teachers are there." in describe("no run")
 
 
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        (["objective.weighted_collaboration = True"], "weights the encoder's losses"),
+        (
+            [
+                "objective.transfer_as_task = True",
+                "build_amalgamation.variant = None",
+            ],
+            "Received: no amalgamation",
+        ),
+        (
+            [
+                "objective.transfer_as_task = True",
+                "build_amalgamation.layers = ['block3']",
+            ],
+            "build_amalgamation.layers = ",
+        ),
+    ],
+)
+def test_dry_run_refuses_a_rule_that_does_not_fit_the_objective(
+    params, message, tiny, tmp_path
+):
+    parse_gin(
+        ["gin/rooms/soka.gin"], tiny.params("build_balancing.rule = @UPGrad", *params)
+    )
+    with pytest.raises(UserError, match=message):
+        describe(str(tmp_path / "run"))
+
+
 def test_dry_run_of_a_misspelt_task_is_refused(tiny):
     with pytest.raises(UserError, match="depth_zbuffer") as error:
         parse_gin(["gin/rooms/soka.gin"], tiny.params("tasks = ['depht_zbuffer']"))

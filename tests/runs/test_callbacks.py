@@ -141,6 +141,15 @@ def test_metric_log_resumed_drops_rows_it_makes_again_and_keeps_time(log, tmp_pa
     assert float(rows[2]["seconds"]) >= 100.0
 
 
+def test_metric_log_resumed_keeps_columns_that_are_not_measured_any_more(log, tmp_path):
+    text = "step,stage,seconds,loss,validation/mean\n2,joint,1.0,0.5,0.25\n"
+    (tmp_path / "metrics.csv").write_text(text)
+    model = Model(step=2)
+    run(log(model), model, 2)
+    rows = [(row["step"], row["validation/mean"]) for row in rows_of(tmp_path)]
+    assert rows == [("2", "0.25"), ("4", "")]
+
+
 def test_metric_log_resumed_drops_a_line_cut_off(log, tmp_path):
     model = Model()
     run(log(model), model, 4)
@@ -295,6 +304,13 @@ def test_not_finite_names_the_first_term_its_task_phase_and_step():
         "last good checkpoint is that of step 3: the same command goes on from there. "
         "Replace that teacher's file first."
     )
+
+
+def test_not_finite_cosine_of_a_step_left_out_stops_nothing():
+    check = NotFinite(Model(step=3)).check
+    check(3, {"loss": 1.0, "cosine/normal/depth_zbuffer": np.nan})
+    with pytest.raises(UserError, match="term loss was NaN"):
+        check(3, {"loss": np.nan, "cosine/normal/depth_zbuffer": np.nan})
 
 
 def test_not_finite_without_cause_or_checkpoint_says_what_to_change():

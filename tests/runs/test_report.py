@@ -16,7 +16,9 @@ from soka_tf import tasks
 from soka_tf.evaluation import panels, report_page
 from soka_tf.evaluation.table import evaluation_table
 from soka_tf.runs import finish, report
-from soka_tf.runs.run_evaluation import fixed_batch
+from soka_tf.runs.run_evaluation import evaluate_student, fixed_batch
+from soka_tf.serving import origin
+from soka_tf.serving.origin import without_folders
 from tests.browser import NARROW_PX, WIDE_PX, overflow_px, violations, visit
 
 TITLE = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}</script><b>"
@@ -281,6 +283,30 @@ def test_what_a_run_does_not_have_is_left_out_with_a_sentence(
     assert "auxiliary = &#39;none&#39;" in text and not caplog.text
     named = again(trained, tmp_path, config="auxiliary = ['keypoints3d']")
     assert "Named in the configuration: 3D keypoints." in named
+
+
+def test_page_tells_what_was_trained_on_and_what_was_measured_on(trained, tmp_path):
+    folder, _, measured = trained
+    images = len(measured.data.train)
+    others = measured.data._replace(train=[], source="others")
+    report.write_report(
+        measured._replace(data=others), str(folder), str(folder), str(tmp_path)
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    known = origin.read_origin(str(folder), 3, "evaluation.json")
+    assert f"{images} images: {known.images['source']}" in page
+    assert f"{measured.result['images']} images: others" in page
+    assert known.metrics["source"] == without_folders(measured.data.measured_on)
+
+
+def test_evaluation_without_a_row_of_metrics_has_no_curves(trained, tmp_path, caplog):
+    _, _, measured = trained
+    (tmp_path / "metrics.csv").write_text("step,stage,seconds,loss/soft/normal\n")
+    parts = (measured.student, measured.teachers, measured.data, measured.settings)
+    found = evaluate_student(*parts, 3, str(tmp_path))
+    assert found["images"] == measured.result["images"]
+    assert (tmp_path / "evaluation.json").exists()
+    assert "curves.png was not drawn" in caplog.text
 
 
 def test_run_without_labels_says_that_there_is_no_truth(trained, tmp_path):

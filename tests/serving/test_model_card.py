@@ -224,6 +224,10 @@ def test_card_keeps_apart_what_was_trained_on_and_what_was_measured_on(
     assert card["metrics"]["on"] == (
         "3 validation images (other procedural rooms, of seed 6)"
     )
+    measured = {**METRICS, "source": "the folder others"}
+    elsewhere = dataclasses.replace(ORIGIN, images=images, metrics=measured)
+    card = written(tmp_path / "elsewhere", student, elsewhere)
+    assert card["metrics"]["on"] == "3 validation images (the folder others)"
     page = (tmp_path / model_card.PAGE).read_text()
     assert (
         "Trained on 10 images without labels: procedural rooms of seed 2. Held back to "

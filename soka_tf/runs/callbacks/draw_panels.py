@@ -1,7 +1,7 @@
 """The panel of a run, drawn now and then while it trains."""
 
 import os
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 import tensorflow as tf
 from absl import logging
@@ -9,17 +9,16 @@ from absl import logging
 from soka_tf.errors import reason
 from soka_tf.evaluation.panels import compute_panel, draw_panel
 from soka_tf.runs.callbacks.events import tag
-from soka_tf.runs.callbacks.step import FAILURES
+from soka_tf.runs.callbacks.step import FAILURES, StepCallback
 from soka_tf.runs.strategy import raise_if_worker_lost
 from soka_tf.tasks import Task
 
 
-class PanelCallback(tf.keras.callbacks.Callback):
+class PanelCallback(StepCallback):
     """Draws the panel every N steps and at the end of training.
 
     Writes `<out_dir>/step_0000700.png` and one TensorBoard image a task,
-    "2_panels/<task>". The trained model must carry its step in an integer variable
-    `step`, so that a resumed run goes on counting.
+    "2_panels/<task>".
     """
 
     def __init__(
@@ -51,29 +50,16 @@ class PanelCallback(tf.keras.callbacks.Callback):
         self._out_dir = out_dir
         self._every_steps = every_steps
         self._writer = writer
-        self._step_of_batch_0: Optional[int] = None
-        self._last_step = 0
         self._drawn_step: Optional[int] = None
 
-    def on_epoch_begin(self, epoch, logs=None):  # noqa: D102
-        self._step_of_batch_0 = None
+    def on_step(self, logs: Mapping[str, Any]) -> None:
+        """Draws every N steps."""
+        if self._every_steps and self.step % self._every_steps == 0:
+            self.draw(self.step)
 
-    def on_train_batch_begin(self, batch, logs=None):  # noqa: D102
-        # The variable is read once an epoch: reading waits for the device.
-        if self._step_of_batch_0 is None:
-            self._last_step = self._model_step()
-            self._step_of_batch_0 = self._last_step - batch
-
-    def on_train_batch_end(self, batch, logs=None):  # noqa: D102
-        step = self._step_of_batch_0 + batch + 1
-        # With steps_per_execution > 1 not every step is seen.
-        every, last = self._every_steps, self._last_step
-        if every and step // every > last // every:
-            self.draw(step)
-        self._last_step = step
-
-    def on_train_end(self, logs=None):  # noqa: D102
-        self.draw(self._model_step())
+    def on_train_end(self, logs: Any = None) -> None:
+        """Draws the end, unless that was just done."""
+        self.draw(self.step)
 
     def draw(self, step: int) -> Optional[str]:
         """Draws the present state; returns the new picture's path, if there is one."""
@@ -103,6 +89,3 @@ class PanelCallback(tf.keras.callbacks.Callback):
                     drawn = draw_panel(panel, [task])
                     tf.summary.image(tag(f"panels/{task.name}"), drawn[None])
         return path
-
-    def _model_step(self) -> int:
-        return int(self.model.step.numpy())

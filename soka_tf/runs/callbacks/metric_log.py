@@ -69,6 +69,9 @@ class MetricLog(StepCallback):
             wrong = "not the metrics of a run"
             found = read_csv(self._path, ["step", "seconds"], remedy, wrong)
             steps = [finite(row["step"]) for row in found]
+            # What is not measured any more stays there.
+            before = [name for row in found[:1] for name in row]
+            self._columns += [name for name in before if name not in self._columns]
             rows = [r for r, s in zip(found, steps) if s is not None and s <= self.step]
         self._seconds_before = (rows and finite(rows[-1]["seconds"])) or 0.0
         content = self._lines(rows, header=True)
@@ -92,7 +95,7 @@ class MetricLog(StepCallback):
         if moved is not None:
             write_texts(self._writer, {"movement": as_markdown(moved)}, self.step)
         further = dict(self._further(self.step))
-        # Not losses: they may overflow by a loss scale, and stop nothing.
+        # Measured now and then, not a mean of steps.
         further.update(
             {k: float(v) for k, v in logs.items() if k.startswith("cosine/")}
         )

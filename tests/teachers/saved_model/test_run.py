@@ -15,12 +15,16 @@ from soka_tf.errors import UserError, plain_message
 from soka_tf.runs.auxiliary import select_auxiliary
 from soka_tf.runs.build_run import build_run
 from soka_tf.runs.config import bound_values, operative_config, parse_gin
+from soka_tf.runs.finish import complete
+from soka_tf.runs.folder import claim_teachers
 from soka_tf.runs.training_loop import train
 from soka_tf.tasks import register_task
 from soka_tf.teachers import load_teacher
 from soka_tf.teachers.cache import TeacherCache
 from soka_tf.teachers.finding import find_teachers, load_pool
 from soka_tf.teachers.pool import TeacherPool
+from soka_tf.teachers.taskonomy.teacher_file import save_teacher
+from tests import tiny_runs
 from tests.teachers.saved_model import folders
 from tests.tools import run_command, run_tool
 
@@ -55,7 +59,7 @@ def test_run_learns_from_a_folder_and_refuses_to_go_on_with_another(
     assert max(moved) > 0
     assert f"[{str(caffe)!r}]" in operative_config()
     stored = json.loads((tmp_path / "run" / "teachers.json").read_text())
-    assert stored["fingerprints"]["depth_zbuffer"] is None
+    assert stored["fingerprints"] == run.fingerprints
     kept = stored["fingerprints"]["my_edges"]
     assert kept == run.fingerprints["my_edges"] and len(kept) == 64
 
@@ -68,6 +72,26 @@ def test_run_learns_from_a_folder_and_refuses_to_go_on_with_another(
     message = str(refused.value)
     assert f"another teacher of my_edges (fingerprint {kept[:12]} ->" in message
     assert "\n" not in message
+
+
+def test_run_refuses_another_file_and_keeps_what_it_comes_from(tiny, tmp_path):
+    teachers = tmp_path / "teachers"
+    shutil.copytree(tiny.teachers, teachers)
+    folder, bound = tmp_path / "run", ("max_steps = 1", f"teachers_dir = '{teachers}'")
+    bound += ("run.export = False", "schedule.joint_steps = 1")
+    complete(tiny.build(folder, *bound), str(folder))
+    before = (folder / "origin.json").read_bytes()
+    teacher = load_teacher(str(teachers / "depth_zbuffer.safetensors"))
+    kernel = teacher.decoder.weights[0]
+    kernel.assign(kernel + 1.0)
+    save_teacher(teacher, str(teachers / "depth_zbuffer.safetensors"))
+    tiny_runs.forget_teachers()
+    with pytest.raises(UserError, match="another teacher of depth_zbuffer"):
+        complete(tiny.build(folder, *bound, "max_steps = 2"), str(folder))
+    assert (folder / "origin.json").read_bytes() == before
+    # Of earlier versions, which did not ask.
+    (folder / "teachers.json").write_text('{"fingerprints": {"depth_zbuffer": null}}')
+    claim_teachers(str(folder), {"depth_zbuffer": "another"})
 
 
 def test_replicas_learn_from_a_folder(tiny, tmp_path, caffe):
