@@ -58,7 +58,7 @@ class Settings:
       keep_checkpoints: how many of the last ones are kept.
       validate_every_steps: steps between two comparisons with the teachers on
         validation images, and after the last; 0 for none.
-      validation_images: how many of them.
+      validation_images: how many of them, in whole batches, at most.
       movement_every_steps: steps between two measurements of who moves; 0 for none.
       conflict_every_steps: steps between two measurements of the cosines between the
         pulls of the tasks, and of L_A, at the representation, which a row of
