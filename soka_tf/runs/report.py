@@ -26,12 +26,7 @@ from soka_tf.runs.folder import CONFIG_FILE
 from soka_tf.runs.gin_text import bindings_of
 from soka_tf.runs.movement import MOVEMENT_FILE, StageMovement, read_movement
 from soka_tf.runs.next_command import command
-from soka_tf.runs.run_evaluation import (
-    CURVES_FILE,
-    EVALUATION_FILE,
-    METRICS_FILE,
-    fixed_batch,
-)
+from soka_tf.runs.run_evaluation import CURVES_FILE, METRICS_FILE, fixed_batch
 from soka_tf.runs.settings import Settings
 from soka_tf.runs.strategy import raise_if_worker_lost
 from soka_tf.serving.origin import FILE as ORIGIN_FILE
@@ -296,7 +291,7 @@ def _facts(measured: Measured, folder: str) -> Tuple[Tuple[str, str], ...]:
     # What was measured on may be from elsewhere.
     origin = _if_there(
         os.path.join(folder, ORIGIN_FILE),
-        lambda: read_origin(folder, measured.result["step"], EVALUATION_FILE),
+        lambda: read_origin(folder, measured.result["step"]),
     )
     images = {"source": data.source, "train": len(data.train)}
     images = origin.images if origin else images

@@ -14,7 +14,7 @@ from soka_tf.evaluation.evaluator import evaluate, write_evaluation
 from soka_tf.runs.build_networks import count_trainable
 from soka_tf.runs.build_run import Run, build_schedule
 from soka_tf.runs.settings import Settings
-from soka_tf.serving.origin import without_folders
+from soka_tf.serving.origin import read_origin, without_folders
 from soka_tf.soka.student import Student
 from soka_tf.teachers.pool import TeacherPool
 
@@ -68,8 +68,9 @@ def evaluate_student(
 
     Returns:
       The content of evaluation.json: of `soka_tf.evaluation.evaluator.evaluate`, and
-      "source", where the images come from, in words.
+      "source", where the images come from, in words, if they are not the run's own.
     """
+    origin = read_origin(model_dir, step)  # what is damaged is refused before minutes
     dataset = labelled_dataset(
         data.validation,
         settings.targets,
@@ -92,7 +93,9 @@ def evaluate_student(
     )
     out_dir = out_dir or model_dir
     os.makedirs(out_dir, exist_ok=True)
-    result["source"] = without_folders(data.measured_on)
+    source = without_folders(data.measured_on)
+    if origin is not None and source != origin.measured_on:
+        result["source"] = source
     write_evaluation(os.path.join(out_dir, EVALUATION_FILE), result)
     metrics = os.path.join(model_dir, METRICS_FILE)
     if os.path.exists(metrics):

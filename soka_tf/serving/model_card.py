@@ -234,9 +234,8 @@ def _metrics(
 ) -> Optional[Dict[str, Any]]:
     if origin is None or origin.metrics is None:
         return None
-    measured, images = origin.metrics, origin.images
-    of_run = images.get("validation_source") or images["source"]
-    source = measured.get("source", of_run)
+    measured = origin.metrics
+    source = measured.get("source", origin.measured_on)
     names = [task.name for task in tasks if task.name in measured["tasks"]]
     return {
         "on": f"{measured['images']} {measured['split']} images ({source})",

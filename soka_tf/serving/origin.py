@@ -56,6 +56,11 @@ class Origin:
     step: Optional[int] = None
     metrics: Optional[Dict[str, Any]] = None
 
+    @property
+    def measured_on(self) -> str:
+        """Where the run's own images to measure on come from, in words."""
+        return self.images.get("validation_source") or self.images["source"]
+
 
 def write_origin(origin: Origin, folder: str) -> None:
     """Keeps it in a run's folder, for exports to come."""
@@ -63,14 +68,16 @@ def write_origin(origin: Origin, folder: str) -> None:
     write_json(os.path.join(folder, FILE), known)
 
 
-def read_origin(folder: str, step: int, evaluation: str) -> Optional[Origin]:
+def read_origin(
+    folder: str, step: int, evaluation: Optional[str] = None
+) -> Optional[Origin]:
     """What a run's folder tells of the student of a step; None of earlier versions'.
 
     Args:
       folder: the run's.
       step: of the student.
-      evaluation: name of the file that `evaluate` writes; left out where it is of
-        another step.
+      evaluation: name of the file that `evaluate` writes, None to leave it out, as
+        it is where it is of another step.
 
     Raises:
       UserError: if a file there is damaged.
@@ -79,12 +86,12 @@ def read_origin(folder: str, step: int, evaluation: str) -> Optional[Origin]:
     if not os.path.isfile(path):
         return None
     known = read_json(path, _SHAPE, _REMEDY, "not the origin of a student")
-    measured = os.path.join(folder, evaluation)
+    measured = evaluation and os.path.join(folder, evaluation)
     metrics = None
-    if os.path.isfile(measured):
+    if measured and os.path.isfile(measured):
         rows = {str: ({str: (float, None)}, None)}
         shape = {"step": int, "split": str, "images": int, "tasks": {str: rows}}
-        shape["source?"] = str  # not of earlier versions
+        shape["source?"] = str
         metrics = read_json(measured, shape, "Measure again or remove it.")
         metrics = metrics if metrics["step"] == step else None
     fields = {name: known[name] for name in _SHAPE}

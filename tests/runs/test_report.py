@@ -18,7 +18,6 @@ from soka_tf.evaluation.table import evaluation_table
 from soka_tf.runs import finish, report
 from soka_tf.runs.run_evaluation import evaluate_student, fixed_batch
 from soka_tf.serving import origin
-from soka_tf.serving.origin import without_folders
 from tests.browser import NARROW_PX, WIDE_PX, overflow_px, violations, visit
 
 TITLE = "<img src=x onerror=alert(1)>\"'&{{ 7 * 7 }}</script><b>"
@@ -293,20 +292,27 @@ def test_page_tells_what_was_trained_on_and_what_was_measured_on(trained, tmp_pa
         measured._replace(data=others), str(folder), str(folder), str(tmp_path)
     )
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    known = origin.read_origin(str(folder), 3, "evaluation.json")
+    known = origin.read_origin(str(folder), 3)
     assert f"{images} images: {known.images['source']}" in page
     assert f"{measured.result['images']} images: others" in page
-    assert known.metrics["source"] == without_folders(measured.data.measured_on)
 
 
 def test_evaluation_without_a_row_of_metrics_has_no_curves(trained, tmp_path, caplog):
-    _, _, measured = trained
+    folder, _, measured = trained
     (tmp_path / "metrics.csv").write_text("step,stage,seconds,loss/soft/normal\n")
     parts = (measured.student, measured.teachers, measured.data, measured.settings)
     found = evaluate_student(*parts, 3, str(tmp_path))
     assert found["images"] == measured.result["images"]
     assert (tmp_path / "evaluation.json").exists()
     assert "curves.png was not drawn" in caplog.text
+    # Of a run that knows its images: whether these are its own.
+    shutil.copy(folder / origin.FILE, tmp_path)
+    assert "source" not in evaluate_student(*parts, 3, str(tmp_path))
+    elsewhere = measured.data._replace(source="images of /some/where/else")
+    parts = (measured.student, measured.teachers, elsewhere, measured.settings)
+    found = evaluate_student(*parts, 3, str(tmp_path))
+    assert found["source"] == "images of else"
+    assert origin.read_origin(str(tmp_path), 3, "evaluation.json").metrics == found
 
 
 def test_run_without_labels_says_that_there_is_no_truth(trained, tmp_path):
