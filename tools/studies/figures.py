@@ -13,7 +13,7 @@ from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
 from tools.studies.results import MEDIAN, ResultRow, ResultTable
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#777777"
 
 
@@ -146,14 +146,14 @@ def draw_costs(
     for axis, (title, curves) in zip(axes, panels.items()):
         for style, (name, level) in zip((":", "--"), levels[title].items()):
             axis.axhline(level, color=_GREY, linestyle=style, linewidth=1.2, label=name)
-        for number, curve in enumerate(curves):
+        for number, curve in enumerate(sorted(curves, key=lambda c: not c.is_main)):
             x, value, low, high = np.array(curve.points, float).T
             axis.errorbar(
                 x * 1.02 ** (number - len(curves) / 2),  # or intervals hide each other
                 value,
                 np.array([value - low, high - value]),
                 color=_COLOURS[number % len(_COLOURS)],
-                linestyle="-" if curve.is_main else ("--", ":", "-.")[number // 4 % 3],
+                linestyle="-" if curve.is_main else ("--", ":", "-.")[number // 6 % 3],
                 marker="os^Dv*"[number % 6],
                 linewidth=2.0 if curve.is_main else 1.0,
                 markersize=5,
