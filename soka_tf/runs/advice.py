@@ -7,10 +7,10 @@ from typing import Any, List, Mapping
 
 from soka_tf.errors import counted
 from soka_tf.runs.declared import followed
+from soka_tf.runs.gin_text import LAST_STEP
 
 FEW_IMAGES = 100  # to train on
 FEW_COMPARED = 30  # of teachers; their RDMs have 435 pairs of so many images
-_LAST_STEP = ("max_steps", "run.max_steps")
 
 
 def of_steps(bound: Mapping[str, Any]) -> List[str]:
@@ -29,7 +29,7 @@ def of_steps(bound: Mapping[str, Any]) -> List[str]:
         return []
     found = []
     of_run = followed("schedule.joint_steps", bound["schedule.joint_steps"], bound)[0]
-    if joint >= last and of_run not in _LAST_STEP:
+    if joint >= last and of_run not in LAST_STEP:
         found.append(
             f"schedule.joint_steps = {joint} leaves no step for competition and "
             f"collaboration: max_steps = {last}. Bind fewer joint steps, or "

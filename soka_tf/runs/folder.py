@@ -12,7 +12,7 @@ from soka_tf.atomic import locked, remove_leftovers, write_json, write_text
 from soka_tf.data.documents import read_json
 from soka_tf.errors import UserError
 from soka_tf.runs.cluster import is_chief
-from soka_tf.runs.gin_text import bindings_of, differing_bindings, read_text
+from soka_tf.runs.gin_text import LAST_STEP, bindings_of, differing_bindings, read_text
 
 CONFIG_FILE = "operative_config.gin"
 TEACHERS_FILE = "teachers.json"
@@ -42,8 +42,6 @@ FREE_BINDINGS = (
     "build_strategy.logical_cpus",
     "strategy",
 )
-# May be raised, to train longer.
-_LAST_STEP = ("max_steps", "run.max_steps")
 
 
 @contextlib.contextmanager
@@ -134,7 +132,7 @@ def refuse_differences(model_dir: str, config: str, of_both: bool = False) -> No
     if not os.path.exists(path):
         return
     stored = read_text(path)
-    free = FREE_BINDINGS + (_LAST_STEP if _raised(stored, config) else ())
+    free = FREE_BINDINGS + (LAST_STEP if _raised(stored, config) else ())
     differences = differing_bindings(stored, config, of_both, free)
     if differences:
         raise UserError(
@@ -185,7 +183,7 @@ def _raised(stored: str, config: str) -> List[str]:
     before, now = (bindings_of(text, "configuration") for text in (stored, config))
     numbers = [
         (name, before[name], now[name])
-        for name in _LAST_STEP
+        for name in LAST_STEP
         if all(isinstance(of.get(name), (int, float)) for of in (before, now))
     ]
     return [f"{name} {old} -> {new}" for name, old, new in numbers if new > old]

@@ -21,6 +21,8 @@ except ImportError as error:  # some folder named gin is accepted by Python, too
 
 # Where it stands, for messages, and gin's statement: of a binding or an import.
 Placed = Tuple[str, Any]
+# What binds how many steps a run has: the macro, and what it is bound to.
+LAST_STEP = ("max_steps", "run.max_steps")
 _QUOTES_HINT = "; a text needs quotes: name = 'text'"
 
 

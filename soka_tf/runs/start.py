@@ -9,10 +9,8 @@ from soka_tf.errors import UserError
 from soka_tf.runs import build_run, config
 from soka_tf.runs.finish import complete
 from soka_tf.runs.folder import CONFIG_FILE, training_in
-from soka_tf.runs.gin_text import read_gin
+from soka_tf.runs.gin_text import LAST_STEP, read_gin
 from soka_tf.runs.strategy import lost_workers
-
-_LENGTH = {"max_steps", "run.max_steps"}
 
 
 def bind_run(
@@ -32,7 +30,7 @@ def bind_run(
     stored = os.path.join(model_dir, CONFIG_FILE)
     resumed = stored if os.path.isfile(stored) else None
     config.parse_gin(gin_files, gin_params, stored=resumed)
-    if not (resumed or gin_files or _LENGTH.intersection(read_gin((), gin_params))):
+    if not (resumed or gin_files or set(LAST_STEP) & set(read_gin((), gin_params))):
         steps, side = map(config.bound_value, ("run.max_steps", "run.image_size"))
         raise UserError(
             f"{model_dir} holds no run to go on with, and a new one needs a gin file: "
