@@ -14,7 +14,7 @@ from soka_tf.errors import UserError
 from soka_tf.tasks import get_task
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _TRANSFER = "representation transfer"
 _TRANSFER_STYLE = {"color": "#777777", "linestyle": "--"}
 _LINES = ("-", "--", "-.", ":")
@@ -145,7 +145,7 @@ def _title(task: str) -> str:
 
 def _styles(index: int) -> Dict[str, Any]:
     return {
-        "color": _COLOURS[index % len(_COLOURS)],
+        "color": COLOURS[index % len(COLOURS)],
         # Two weights mirror each other, or are the same: both shall be seen.
         "linestyle": _LINES[index % len(_LINES)],
     }

@@ -183,7 +183,7 @@ def test_curves_show_every_loss_every_weight_and_the_stage(metrics_csv, tmp_path
     pixels = np.asarray(Image.open(out).convert("RGB"))
     height, width = pixels.shape[:2]
     assert width >= 1000
-    for colour in curves._COLOURS[:2]:
+    for colour in curves.COLOURS[:2]:
         mine = near(pixels, colour)
         losses, weights = mine[: height * 11 // 20], mine[height * 7 // 12 :]
         # A curve spans the panel: its colour is in nearly every column of pixels.
@@ -191,7 +191,7 @@ def test_curves_show_every_loss_every_weight_and_the_stage(metrics_csv, tmp_path
         # (Equal weights of the joint stage hide one another.)
         assert weights.any(axis=0).mean() > 0.55
     # Falling losses: the first curve is lower (a larger row) at the right end.
-    rows, columns = np.nonzero(near(pixels, curves._COLOURS[0])[: height * 11 // 20])
+    rows, columns = np.nonzero(near(pixels, curves.COLOURS[0])[: height * 11 // 20])
     left, right = columns < width * 0.2, columns > width * 0.9
     assert rows[right].mean() > rows[left].mean() + 50
 

@@ -8,12 +8,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from soka_tf.atomic import replacing
-from soka_tf.evaluation.curves import read_columns
+from soka_tf.evaluation.curves import COLOURS, read_columns
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
 from tools.studies.results import MEDIAN, ResultRow, ResultTable
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#777777"
 
 
@@ -52,7 +51,7 @@ def _draw_estimates(
             continue
         if row.steps is None:  # a teacher
             axis.axvline(estimate.mean, color=_GREY, linestyle=":", linewidth=1.2)
-        colour = _GREY if row.steps is None else _COLOURS[0]
+        colour = _GREY if row.steps is None else COLOURS[0]
         axis.plot(
             estimate.values,
             [place] * len(estimate.values),
@@ -99,7 +98,7 @@ def draw_curves(runs: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) 
         columns = [read_columns(str(file))[0] for file in files]
         names = [n[len("loss/soft/") :] for n in columns[0] if "loss/soft/" in n]
         for number, task in enumerate(names):
-            colour = _COLOURS[number % len(_COLOURS)]
+            colour = COLOURS[number % len(COLOURS)]
             for axis, kind in ((losses, "loss/soft/"), (weights, "task_weight/")):
                 steps, values = _together(columns, kind + task)
                 axis.fill_between(
@@ -152,8 +151,10 @@ def draw_costs(
                 x * 1.02 ** (number - len(curves) / 2),  # or intervals hide each other
                 value,
                 np.array([value - low, high - value]),
-                color=_COLOURS[number % len(_COLOURS)],
-                linestyle="-" if curve.is_main else ("--", ":", "-.")[number // 6 % 3],
+                color=COLOURS[number % len(COLOURS)],
+                linestyle="-"
+                if curve.is_main
+                else ("--", ":", "-.")[number // len(COLOURS) % 3],
                 marker="os^Dv*"[number % 6],
                 linewidth=2.0 if curve.is_main else 1.0,
                 markersize=5,
