@@ -10,6 +10,10 @@ from soka_tf.runs.declared import followed
 from soka_tf.runs.gin_text import LAST_STEP
 
 FEW_IMAGES = 100  # to train on
+_OF_LAST_STEPS = {
+    "schedule.settle_share": "BatchNorm never settles",
+    "schedule.tail_share": "the decoders never go on alone",
+}
 FEW_COMPARED = 30  # of teachers; their RDMs have 435 pairs of so many images
 
 
@@ -35,11 +39,20 @@ def of_steps(bound: Mapping[str, Any]) -> List[str]:
             f"collaboration: max_steps = {last}. Bind fewer joint steps, or "
             "schedule.joint_steps = %max_steps if that is meant."
         )
-    share = _number("schedule.settle_share", bound)
-    if share and round(last * (1.0 - share)) >= last:  # as Schedule.settle_step
+    for name, effect in _OF_LAST_STEPS.items():
+        share = _number(name, bound)
+        if share and round(last * (1.0 - share)) >= last:  # as Schedule.settle_step
+            found.append(
+                f"{name} = {share} is less than a step of max_steps = {last}: "
+                f"{effect}. Bind 0, or a larger share."
+            )
+    share = _number("schedule.tail_share", bound) or 0.0
+    first = round(last * (1.0 - share))
+    if 0 < first <= joint < last:  # 0: a frozen encoder is meant
         found.append(
-            f"schedule.settle_share = {share} is less than a step of max_steps = "
-            f"{last}: BatchNorm never settles. Bind 0, or a larger share."
+            f"schedule.tail_share = {share} leaves no step for competition and "
+            f"collaboration: the tail begins at step {first}, the joint start has "
+            f"{joint}. Bind a smaller share, or fewer joint steps."
         )
     return found + _of_gan(bound, joint, last) + _of_gradnorm(bound, joint, last)
 

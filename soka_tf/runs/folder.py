@@ -19,7 +19,8 @@ TEACHERS_FILE = "teachers.json"
 _LOCK_FILE = "lock"
 _held: Set[str] = set()  # by this process
 # A run may be continued with other values of these: they change no result.
-# run.teacher_cache is none of them: what it keeps is rounded to float16.
+# None of them are run.teacher_cache, which keeps what is rounded to float16, and
+# run.validation_images, by which students are compared and the best one is kept.
 FREE_BINDINGS = (
     "run.checkpoint_every_steps",
     "run.conflict_every_steps",
@@ -34,7 +35,6 @@ FREE_BINDINGS = (
     "run.panel_images",
     "run.teacher_cache_dir",
     "run.validate_every_steps",
-    "run.validation_images",
     "build_data.check_files",
     "rooms.dir",
     "load_pool.trust_saved_model",

@@ -59,6 +59,14 @@ def test_shipped_configurations_bind_no_step_that_never_comes(file):
             "settle_share = 0.001 is less than a step of max_steps = 100",
         ),
         (
+            ["max_steps = 100", "schedule.tail_share = 0.001"],
+            "tail_share = 0.001 is less than a step of max_steps = 100: the decoders",
+        ),
+        (
+            ["max_steps = 100", "schedule.tail_share = 0.8"],
+            "tail_share = 0.8 leaves no step .* begins at step 20, .* has 20. Bind a",
+        ),
+        (
             ["schedule.initial_losses_step = 20"],
             "initial_losses_step = 20 is no step of the 20 joint ones: L_i.0. is that",
         ),
@@ -83,6 +91,8 @@ def test_step_that_never_comes_is_one_sentence_naming_the_binding(params, words)
         ["max_steps = 21", "schedule.initial_losses_step = 19"],
         ["build_adversary.enabled = True", "max_steps = 751"],
         ["schedule.joint_steps = 0"],
+        ["schedule.tail_share = 1.0"],
+        ["max_steps = 100", "schedule.tail_share = 0.79"],
         ["schedule.initial_losses_step = 40", "GradNorm.adaptive = False"],
         ["schedule.initial_losses_step = 40", "build_balancing.rule = @Fixed"],
         ["schedule.joint_steps = %max_steps", "schedule.initial_losses_step = 9000"],

@@ -3,6 +3,7 @@
 import collections
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -501,6 +502,9 @@ def test_run_bindings_that_change_no_result_may_differ(plain, finished):
     assert changed.count("\n") == config.count("\n") and changed != config
     assert differing_bindings(config, changed, free=FREE_BINDINGS) == []
     claim(str(finished), changed)
+    fewer = re.sub(r"(run.validation_images = )\d+", r"\g<1>1", config)
+    with pytest.raises(UserError, match="run.validation_images"):
+        claim(str(finished), fewer)
 
 
 def test_settings_of_an_unknown_export_precision_are_refused():
