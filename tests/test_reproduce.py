@@ -620,18 +620,21 @@ def test_reproduce_report_measures_nothing_and_keeps_what_is_not_its_own(
     pages.mkdir(parents=True)
     for name in ("long_notes.png", "table5.png", "mia.md", "mia.png"):
         (pages / name).write_bytes(b"old")
-    said = "Whole over KD + MIA: 0.98 (lower)."
-    (pages / "comparison.md").write_text(f"# Comparison\n\n{said}\n\nProtocol\n")
+    said = "What each part is worth:\n\n| 0.98: lower |"
+    (pages / "comparison.md").write_text(f"# Comparison\n\n{said}\n\nProtocol: no\n")
     (pages / "comparison.png").write_bytes(b"old")
     result = _report_all(tmp_path / "a b", tmp_path / "docs", capsys)
     assert result.code == 0, result.err
     page = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
-    assert page.startswith(f"# Results\n\nAt equal measured cost. {said} [All")
-    assert "![error against cost](study/comparison.png)\n" in page
+    picture = "![error against cost](study/comparison.png)"
+    assert page.startswith(f"# Results\n\n{said}\n\n{picture}\n\nAll of the comparison")
+    assert "](study/fig5.md)" in page and "](study/fig1.md)" in page
+    assert "no run" in (pages / "fig5.md").read_text(encoding="utf-8")
     assert "1 runs" in page and "246.460" in page  # Table 2 needs no run
     assert page.count("--docs_dir=docs --report_only\n") == 1
     assert page.count("--report_only\n") == 1  # the studies' own commands train
-    assert page.count("Not run: with --report_only") == 2  # supp3, fig1
+    assert page.count("Not run: with --report_only") == 1  # supp3
+    assert "with --report_only" in (pages / "fig1.md").read_text(encoding="utf-8")
     assert "Not run yet: " in page and "(`mia`)" in page
     # Of what an earlier call wrote, what no run of this one has goes; no more.
     left = {path.name for path in pages.iterdir()}

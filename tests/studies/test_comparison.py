@@ -382,6 +382,17 @@ def _page(study):
     return page.write(again, study.folder.parent).read_text(encoding="utf-8")
 
 
+def _answered(text, title):
+    """The rows of this title in the answer, without it."""
+    found = re.findall(r"(?m)^\|([^|]+)\|(.*)\|$", page.answer_of(text))
+    return [row.strip() for first, row in found if first.strip() == title]
+
+
+def _reading(study):
+    (row,) = _answered(_page(study), "KD + MIA / KD")
+    return row
+
+
 def _section(text, title):
     return text[text.index(title) :].split("\n## ")[0]
 
@@ -405,9 +416,11 @@ def test_page_before_the_end_says_how_far_it_is(study):
 def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
     _finished(study)
     text = _page(study)
-    first = text.splitlines()[2]
-    assert first.startswith("KD + MIA over KD: geometric mean of the tasks' rmse 0.800")
-    assert first.count("(lower)") == 3 and first.endswith("36 of 36 runs.")
+    (first,) = _answered(text, "KD + MIA / KD")
+    assert first.startswith("0.800") and first.count(": lower") == 3
+    (of_teachers,) = _answered(text, "KD + MIA, budget 4")
+    assert of_teachers.startswith("1.20") and "36 of 36 runs." in text
+    assert [row[:4] for row in _answered(text, "median image")] == ["3.00"]
     budget = _section(text, "## Budget 4")
     (median,) = re.findall(r"(?m)^\| median image .*$", budget)
     cells = [cell.strip() for cell in median.split("|")]
@@ -427,11 +440,11 @@ def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
 
 def test_page_does_not_say_that_undecided_errors_are_the_same(study):
     _finished(study, kd_mia=1.5, kd=1.5)
-    assert _page(study).splitlines()[2].count("(the same within 1 %)") == 3
+    assert _reading(study).count(": the same within 1 %") == 3
     for job in study.jobs(FINAL):
         if job.method.name == "kd":
             _write(study, job, 1.5 * (1 + 0.05 * (job.seed - 1)))
-    assert _page(study).splitlines()[2].count("(undecided)") == 3
+    assert _reading(study).count(": undecided") == 3
 
 
 def test_page_names_runs_that_were_not_finite_and_leaves_their_seeds_out(study):
@@ -444,7 +457,7 @@ def test_page_names_runs_that_were_not_finite_and_leaves_their_seeds_out(study):
     text = _page(study)
     assert "final-kd-x4-seed1: loss was NaN or infinite." in text
     # Seeds that are left are not chosen by chance: nothing is read from them.
-    assert text.splitlines()[2].count("(undecided, 1 not finite)") == 3
+    assert _reading(study).count(": undecided, 1 not finite") == 3
     (row,) = re.findall(r"(?m)^\| KD  .*$", _section(text, "## Budget 4"))
     assert "2, 1 not finite" in row
     assert not text.startswith("# Comparison\n\nNo answer")

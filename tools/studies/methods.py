@@ -51,7 +51,7 @@ class Scale(NamedTuple):
 SCALES = {
     "small": Scale(
         files=("gin/rooms/study.gin",),
-        steps=500,
+        steps=1000,
         single_student=(
             "Encoder.units = (1, 1, 1, 1)",
             "Encoder.width = 0.085",

@@ -20,7 +20,7 @@ _SIMULTANEOUS = "schedule.order = 'simultaneous'"
 _STANDARDIZED = "build_amalgamation.standardize = True"
 _ADAPTED = "transfer.adapter = True"
 _EQUAL_LAYERS = "transfer.layer_weights = 'equal'"
-_GAN_START = "Adversary.start_step = {half}"
+_GAN_START = "Adversary.start_step = {quarter}"
 _LEARNING = (
     "build_optimizers.discriminator_optimizer = 'adam'",
     "build_optimizers.discriminator_rate = 1e-4",
@@ -91,8 +91,8 @@ def _long_runs(scale: Scale) -> Study:
             (method_run(PAIR, "soka", auxiliary, *params, name=name, share=share),),
         )
         for title, name, share, params in (
-            ("random start", "soka_long", 4, ()),
-            ("started from teachers", "soka_lent", 10, lent),
+            ("random start", "soka_long", 2, ()),
+            ("started from teachers", "soka_lent", 5, lent),
         )
     ]
     return Study(
@@ -115,7 +115,7 @@ class _Question(NamedTuple):
       text: which bindings are varied.
       default: title of the method as bound.
       variants: title -> name of the runs, after "soka_", and bindings, in which
-        "{half}" is half of the steps.
+        "{quarter}" is a quarter of the scale's steps.
       method: gin file of the variants; None: the scale's.
       share: of the scale's steps, for all rows.
       others: title -> method of gin/methods/ that is a row, too.
@@ -143,7 +143,7 @@ def _question(scale: Scale, question: _Question) -> Study:
     rows = [Row("teacher"), row(f"{question.default} (default)", soka_run(scale))]
     on_pair = scale._replace(ours=question.method or scale.ours)
     for title, (name, *params) in question.variants.items():
-        bound = [param.format(half=scale.steps // 2) for param in params]
+        bound = [param.format(quarter=scale.steps // 4) for param in params]
         rows.append(row(title, variant_run(on_pair, name, *bound)))
     for title, method in question.others.items():
         rows.append(row(title, method_run(PAIR, method)))
@@ -181,7 +181,7 @@ _QUESTIONS = (
     _Question(
         "mends",
         "What mends the amalgamation and the schedule",
-        "One thing at a time on top of the simultaneous cycle, at four times the "
+        "One thing at a time on top of the simultaneous cycle, at twice the "
         "steps: fixed statistics of the teachers' features, a linear map on the "
         "student's side, layers of equal weight, teachers left out at random; losses "
         "of one scale from the joint start on, a soft_weight that grows twenty-fold "
@@ -233,7 +233,7 @@ _QUESTIONS = (
                 *(_SIMULTANEOUS, "objective.transfer_as_task = True"),
             ),
         },
-        share=4.0,
+        share=2.0,
         others={"KD": "kd", "KD + MIA": "kd_mia"},
     ),
     _Question(
@@ -321,8 +321,8 @@ _QUESTIONS = (
     _Question(
         "cgan",
         "With the adversarial term or without",
-        "`build_adversary.enabled`, from an eighth of the steps on, which are four "
-        "times the other studies', with the original's plain SGD of rate 1e-5 for the "
+        "`build_adversary.enabled`, from an eighth of the steps on, which are twice "
+        "the other studies', with the original's plain SGD of rate 1e-5 for the "
         "discriminators, and with Adam.",
         "without",
         {
@@ -334,7 +334,7 @@ _QUESTIONS = (
             ),
         },
         method="soka_gan",
-        share=4.0,
+        share=2.0,
         command="discriminators",
     ),
     _Question(

@@ -18,8 +18,6 @@ from tools.studies.methods import (
 )
 from tools.studies.study import Column, Row, Study, Table
 
-# Of the scale's steps.
-_LONGER = 2.0
 UNLIKE = (DEPTH, EDGE2D, NORMAL, CLASSES)
 _HALF_AS_WIDE = ("Encoder.width = 0.0625",)
 _REGIMES: Mapping[str, Tuple[Sequence[str], Sequence[str]]] = {
@@ -64,8 +62,7 @@ def _factorial(scale: Scale) -> Study:
         title = _cell(mia, order, adaptive)
         name = "factorial_" + title.replace(", ", "_").replace(" ", "_")
         params = (*features[mia], *orders[order], *weights)
-        run = soka_run(scale, PAIR, *params, name=name)
-        rows.append(Row(title, (run._replace(steps_share=_LONGER),)))
+        rows.append(Row(title, (soka_run(scale, PAIR, *params, name=name),)))
     fixed, joint = _cell("MIA", "joint", False), _cell("no MIA", "joint", False)
     comparisons = [(fixed, joint)]
     comparisons += [(_cell("MIA", o, False), fixed) for o in list(orders)[1:]]
@@ -77,8 +74,8 @@ def _factorial(scale: Scale) -> Study:
         "(`schedule.joint_steps`) or cycles (`schedule.order`); weights of 1 / n or "
         "GradNorm's (`GradNorm.adaptive`). In cycles the weights enter the decoders' "
         "losses, as printed, in joint steps those of all players "
-        "(`schedule.joint_weighting`). Twice the other studies' steps, the same for "
-        "every cell; the last column is what they cost.",
+        "(`schedule.joint_weighting`). All cells have the same steps; the last column "
+        "is what they cost.",
         [Table(TITLE, RMSES, rows, comparisons)],
     )
 
@@ -100,7 +97,6 @@ def _conflict() -> Study:
                 "run.conflict_every_steps = 25",
                 *(*params, *bound),
                 name=name,
-                share=_LONGER,
             )
             rows.append(Row(rule, (run,)))
         comparisons = [(rule, EQUAL) for rule in list(_RULES)[1:]]
@@ -112,7 +108,7 @@ def _conflict() -> Study:
         "the encoder of all studies and with one half as wide; gin/methods/"
         "soka_mended.gin, so that nothing but the rule differs: weights of 1 / n, "
         "GradNorm and learnt uncertainty that weigh the encoder's losses, too, and "
-        "UPGrad. Twice the other studies' steps.",
+        "UPGrad.",
         tables,
         command="conflict",
     )

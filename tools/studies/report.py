@@ -184,8 +184,7 @@ def verdicts(sections: Sequence[Section]) -> str:
 
 def results_page(
     paper: Sequence[Section],
-    questions: Sequence[Section],
-    unasked: Sequence[Section],
+    others: Mapping[str, Sequence[Section]],
     command: str,
     total: Mapping[str, Any],
     answer: str = "",
@@ -193,9 +192,9 @@ def results_page(
     """docs/results.md: the answer, the paper's studies, and where the others are.
 
     Args:
-      paper: of the paper's tables and figures; pictures relative to the page.
-      questions: of the open questions, each with a page in study/.
-      unasked: those of them that have no runs yet.
+      paper: of the paper's tables; pictures relative to the page.
+      others: "figures" of the paper and open "questions", each with a page in study/,
+        and "unasked", the questions that have no runs yet.
       command: that makes the page.
       total: "machines" (sentences), CPU "hours" and number of "runs", of which
         "unknown" have no time.
@@ -228,24 +227,25 @@ def results_page(
         "run.",
     ]
     parts = [f"## {part.study.title}\n\n{section(part)}" for part in paper]
-    if questions:
-        parts.append(_list_questions(questions))
-    if unasked:
-        names = "; ".join(f"{u.study.title} (`{u.study.name}`)" for u in unasked)
+    for title, name, text in (
+        ("The paper's figures", "figures", "Each on a page of its own."),
+        ("Open questions", "questions", "What the paper leaves open, and our choices."),
+    ):
+        if others[name]:
+            parts.append(f"## {title}\n\n{text}\n\n{_list_pages(others[name])}\n")
+    if others["unasked"]:
+        unasked = (part.study for part in others["unasked"])
+        names = "; ".join(f"{study.title} (`{study.name}`)" for study in unasked)
         parts.append(f"Not run yet: {names}.\n")
     return page("Results", lead, parts)
 
 
-def _list_questions(questions: Sequence[Section]) -> str:
+def _list_pages(parts: Sequence[Section]) -> str:
     rows = [
         [f"[{part.study.title}]({PAGES}/{part.study.name}.md)", _summary(part)]
-        for part in questions
+        for part in parts
     ]
-    return (
-        "## Open questions\n\n"
-        "What the paper leaves open, and what our choice rests on.\n\n"
-        f"{tabulate(rows, ['question', 'means'], tablefmt='pipe')}\n"
-    )
+    return tabulate(rows, ["page", "error / teacher's, means"], tablefmt="pipe")
 
 
 def _summary(part: Section) -> str:

@@ -27,8 +27,9 @@ from tools.studies.report import markdown_table
 PAGE, PICTURE = "comparison.md", "comparison.png"
 # Depth's network range is log(512 m + 1) / log(65536): errors in natural logarithms.
 _LOG_SCALE = math.log(2**16)
-_TEXT = """\
-Protocol: [protocol.md](protocol.md), written before the test rooms were opened. In
+_HOW = "Protocol: "
+_TEXT = f"""\
+{_HOW}[protocol.md](protocol.md), written before the test rooms were opened. In
 brackets: 95 % intervals over seeds and rooms; those of teachers and median image are
 over rooms. Errors are lower when better, and geometric means over seeds. log-rmse is of
 natural logarithms of depth. Of rmse, depth's in metres, the share of the teacher's
@@ -56,11 +57,11 @@ def write(plan: Plan, folder: pathlib.Path) -> pathlib.Path:
         found = Outcomes(plan)
     tested = outcomes.differences(found) if found else []
     titles = plan.protocol.titles
-    lines = ["# Comparison", "", _answer(tested, titles, done, there), "", _TEXT]
+    lines = ["# Comparison", "", _answer(found, tested, done, there), "", _TEXT]
     if opened:
         lines += [f"Test rooms opened {opened['opened']}, {_of(opened)}.", ""]
     if tested:
-        lines += ["## Endpoints", "", _endpoints(tested, titles, plan), ""]
+        lines += ["## Tests", "", _tests(tested, titles, plan), ""]
     if found:
         from tools.studies import figures
 
@@ -86,47 +87,70 @@ def write(plan: Plan, folder: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def answer_of(text: str) -> str:
+    """The answer of the page's text: all between its title and how it is read."""
+    _, said = text.split(f"\n\n{_HOW}", 1)[0].split("\n\n", 1)
+    return said.strip()
+
+
 def _answer(
-    tested: Sequence[Difference], titles: Mapping[str, str], done: int, there: int
+    found: Optional[Outcomes], tested: Sequence[Difference], done: int, there: int
 ) -> str:
     if not tested:
         return f"No answer yet: {done} of {there} runs."
-    parts: Dict[str, List[str]] = {}
+    protocol, head = found.plan.protocol, [e.title for e in ENDPOINTS]
+    pairs: Dict[str, List[str]] = {}
     for difference in tested:
-        pair = " over ".join(titles[name] for name in difference.pair)
-        ratio = _ratio(difference.ratio)
-        parts.setdefault(pair, []).append(
-            f"{difference.endpoint.title} {ratio} ({difference.reading})"
-        )
-    text = ". ".join(f"{pair}: {'; '.join(found)}" for pair, found in parts.items())
-    return f"{text}. {done} of {there} runs."
+        pair = " / ".join(protocol.titles[name] for name in difference.pair)
+        cell = f"{_ratio(difference.ratio)}: {difference.reading}"
+        pairs.setdefault(pair, []).append(cell)
+    rows = [[pair, *cells] for pair, cells in pairs.items()]
+    text = (
+        f"What each part is worth at equal measured cost, a budget of "
+        f"{protocol.budgets[-1]}: errors of the first method over those of the second, "
+        "with 95 % intervals over seeds and rooms; below 1 the first is better. After "
+        "the colon what the tests of the protocol allow one to say."
+    )
+    levels = (
+        "The errors over the teachers', from random weights, at the largest budgets of "
+        f"the tested methods, and those of the median image. {done} of {there} runs."
+    )
+    of_teachers = markdown_table(["error / teachers'", *head], _over_teachers(found))
+    answer = markdown_table(["error / error", *head], rows)
+    return "\n\n".join([text, answer, levels, of_teachers])
 
 
-def _endpoints(
-    tested: Sequence[Difference], titles: Mapping[str, str], plan: Plan
-) -> str:
-    head = [
-        "of",
-        "endpoint",
-        "ratio",
-        "p, Holm",
-        "p same, Holm",
-        "reading",
+def _over_teachers(found: Outcomes) -> List[List[str]]:
+    """The tested methods at their largest budgets, and the median image."""
+    protocol = found.plan.protocol
+    shown = [
+        (f"{protocol.titles[name]}, budget {budget}", found.of(name, budget))
+        for budget in (protocol.budgets[-1], protocol.confirmation[0])
+        for name in protocol.main()
     ]
+    shown.append(("median image", found.median))
+    rows = []
+    for title, outcome in shown:
+        if outcome and outcome.seeds:
+            ratios = (found.ratio(outcome, found.teacher, e.parts) for e in ENDPOINTS)
+            rows.append([title, *map(_ratio, ratios)])
+    return rows
+
+
+def _tests(tested: Sequence[Difference], titles: Mapping[str, str], plan: Plan) -> str:
+    head = ["of", "endpoint", "p, Holm", "p same, Holm"]
     rows = [
         [
             " / ".join(titles[name] for name in d.pair),
             d.endpoint.title,
-            _ratio(d.ratio),
             _p(d.p_different),
             _p(d.p_same),
-            d.reading,
         ]
         for d in tested
     ]
     low, high = inference.SAME
     text = (
-        f"Errors over errors, budget {plan.protocol.budgets[-1]}. Same: two one-sided "
+        f"Of the ratios above, budget {plan.protocol.budgets[-1]}. Same: two one-sided "
         f"tests of a ratio in [{low}, {high}]. Holm over the {len(tested)} tests of a "
         "difference, and over those of being the same, each family at 5 %; the "
         "intervals are not adjusted. Both may hold: a difference below 1 %."
