@@ -376,7 +376,7 @@ def hours(plan: Plan, jobs: Iterable[Job]) -> float:
 
 
 def batches(
-    plan: Plan, jobs: Sequence[Job], most_seconds: float = 600.0
+    plan: Plan, jobs: Sequence[Job], most_seconds: float = 1800.0
 ) -> List[Tuple[Training, List[Job]]]:
     """Jobs of one training together, for one process each, but not too long ones."""
     found: List[Tuple[Training, List[Job]]] = []
