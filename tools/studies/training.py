@@ -309,7 +309,8 @@ class Runs:
         folders = {seed: self.folder_of(training, seed) for seed in seeds}
         parent = folders[seeds[0]].parent
         parent.mkdir(parents=True, exist_ok=True)
-        write_text(parent / _CONFIG, self._config_of(training))
+        with self._lock:  # several processes may train one configuration
+            write_text(parent / _CONFIG, self._config_of(training))
         job = {
             "config": str(parent / _CONFIG),
             "runs": [(seed, str(folder)) for seed, folder in folders.items()],
