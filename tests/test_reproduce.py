@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import time
 
 import pytest
 
@@ -471,6 +472,29 @@ def test_folder_of_a_run_differs_with_its_bindings_but_not_with_its_seed(tmp_pat
         one.folder_of(longer, 0).parent,
     }
     assert len(folders) == 3
+
+
+def test_two_processes_of_one_training_do_not_write_its_bindings_at_once(
+    tmp_path, monkeypatch
+):
+    training = Training("pair/kd", ("normal",), ("gin/methods/kd.gin",))
+    writers, most = [], []
+
+    def write(path, text):
+        writers.append(path)
+        most.append(len(writers))
+        time.sleep(0.2)
+        writers.pop()
+
+    def start(*arguments, **options):
+        raise UserError("no process")
+
+    monkeypatch.setattr(training_module, "write_text", write)
+    monkeypatch.setattr(training_module.subprocess, "Popen", start)
+    runs = Runs(tmp_path, Setting(("gin/rooms/soka.gin",), 600), 2)
+    with pytest.raises(UserError, match="no process"):
+        runs.train_missing([(training, [0]), (training, [1])])
+    assert most == [1, 1]
 
 
 def test_folder_of_a_run_follows_its_files_bindings_but_not_their_comments(tmp_path):
