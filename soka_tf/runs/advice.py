@@ -8,13 +8,14 @@ from typing import Any, List, Mapping
 from soka_tf.errors import counted
 from soka_tf.runs.declared import followed
 from soka_tf.runs.gin_text import LAST_STEP
+from soka_tf.soka.schedule import first_of_last
 
 FEW_IMAGES = 100  # to train on
-_OF_LAST_STEPS = {
+FEW_COMPARED = 30  # of teachers; their RDMs have 435 pairs of so many images
+_SHARES = {  # of the last steps -> what does not happen without any
     "schedule.settle_share": "BatchNorm never settles",
     "schedule.tail_share": "the decoders never go on alone",
 }
-FEW_COMPARED = 30  # of teachers; their RDMs have 435 pairs of so many images
 
 
 def of_steps(bound: Mapping[str, Any]) -> List[str]:
@@ -39,22 +40,9 @@ def of_steps(bound: Mapping[str, Any]) -> List[str]:
             f"collaboration: max_steps = {last}. Bind fewer joint steps, or "
             "schedule.joint_steps = %max_steps if that is meant."
         )
-    for name, effect in _OF_LAST_STEPS.items():
-        share = _number(name, bound)
-        if share and round(last * (1.0 - share)) >= last:  # as Schedule.settle_step
-            found.append(
-                f"{name} = {share} is less than a step of max_steps = {last}: "
-                f"{effect}. Bind 0, or a larger share."
-            )
-    share = _number("schedule.tail_share", bound) or 0.0
-    first = round(last * (1.0 - share))
-    if 0 < first <= joint < last:  # 0: a frozen encoder is meant
-        found.append(
-            f"schedule.tail_share = {share} leaves no step for competition and "
-            f"collaboration: the tail begins at step {first}, the joint start has "
-            f"{joint}. Bind a smaller share, or fewer joint steps."
-        )
-    return found + _of_gan(bound, joint, last) + _of_gradnorm(bound, joint, last)
+    for judge in (_of_last_steps, _of_gan, _of_gradnorm):
+        found += judge(bound, joint, last)
+    return found
 
 
 def of_images(count: int, batch_size: int) -> List[str]:
@@ -91,6 +79,26 @@ def of_comparison(count: int) -> List[str]:
         f"chance decides. Give {FEW_COMPARED} or more, or name it, "
         "auxiliary = ['normal']."
     ]
+
+
+def _of_last_steps(bound: Mapping[str, Any], joint: int, last: int) -> List[str]:
+    found = []
+    for name, effect in _SHARES.items():
+        share = _number(name, bound)
+        if share and first_of_last(share, last) >= last:
+            found.append(
+                f"{name} = {share} is less than a step of max_steps = {last}: "
+                f"{effect}. Bind 0, or a larger share."
+            )
+    share = _number("schedule.tail_share", bound) or 0.0
+    first = first_of_last(share, last)
+    if 0 < first <= joint < last:  # 0: a frozen encoder is meant
+        found.append(
+            f"schedule.tail_share = {share} leaves no step for competition and "
+            f"collaboration: the tail begins at step {first}, the joint start has "
+            f"{joint}. Bind a smaller share, or fewer joint steps."
+        )
+    return found
 
 
 def _of_gan(bound: Mapping[str, Any], joint: int, last: int) -> List[str]:

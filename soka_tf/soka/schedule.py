@@ -11,6 +11,11 @@ JOINT_LOSSES = ("shared", "of_cycle")
 FROZEN_STATISTICS = ("batch", "moving")
 
 
+def first_of_last(share: float, max_steps: int) -> int:
+    """The first of the last steps of a run that are this share of them."""
+    return round(max_steps * (1.0 - share))
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
     """Which phases a step has, and what they see (section 3.4).
@@ -80,11 +85,11 @@ class Schedule:
         """The first step with the moving statistics; None for never."""
         if not self.settle_share:
             return None
-        return round(self.max_steps * (1.0 - self.settle_share))
+        return first_of_last(self.settle_share, self.max_steps)
 
     @property
     def tail_step(self) -> Optional[int]:
         """The first step of the tail; None for never."""
         if not self.tail_share:
             return None
-        return round(self.max_steps * (1.0 - self.tail_share))
+        return first_of_last(self.tail_share, self.max_steps)

@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from tools.studies.comparison.protocol import (
     PORTIONS,
     TUNE,
     Method,
+    Protocol,
 )
 from tools.studies.numbers import digits_of
 from tools.studies.report import markdown_table
@@ -56,12 +57,11 @@ def write(plan: Plan, folder: pathlib.Path) -> pathlib.Path:
     if opened and any(plan.record(job) for job in plan.jobs(FINAL)):
         found = Outcomes(plan)
     tested = outcomes.differences(found) if found else []
-    titles = plan.protocol.titles
     lines = ["# Comparison", "", _answer(found, tested, done, there), "", _TEXT]
     if opened:
         lines += [f"Test rooms opened {opened['opened']}, {_of(opened)}.", ""]
     if tested:
-        lines += ["## Tests", "", _tests(tested, titles, plan), ""]
+        lines += ["## Tests", "", _tests(tested, plan.protocol), ""]
     if found:
         from tools.studies import figures
 
@@ -101,12 +101,12 @@ def _answer(
     protocol, head = found.plan.protocol, [e.title for e in ENDPOINTS]
     pairs: Dict[str, List[str]] = {}
     for difference in tested:
-        pair = " / ".join(protocol.titles[name] for name in difference.pair)
+        pair = _of_pair(difference, protocol)
         cell = f"{_ratio(difference.ratio)}: {difference.reading}"
         pairs.setdefault(pair, []).append(cell)
     rows = [[pair, *cells] for pair, cells in pairs.items()]
     text = (
-        f"What each part is worth at equal measured cost, a budget of "
+        "What each part is worth at equal measured cost, a budget of "
         f"{protocol.budgets[-1]}: errors of the first method over those of the second, "
         "with 95 % intervals over seeds and rooms; below 1 the first is better. After "
         "the colon what the tests of the protocol allow one to say."
@@ -137,11 +137,15 @@ def _over_teachers(found: Outcomes) -> List[List[str]]:
     return rows
 
 
-def _tests(tested: Sequence[Difference], titles: Mapping[str, str], plan: Plan) -> str:
+def _of_pair(difference: Difference, protocol: Protocol) -> str:
+    return " / ".join(protocol.titles[name] for name in difference.pair)
+
+
+def _tests(tested: Sequence[Difference], protocol: Protocol) -> str:
     head = ["of", "endpoint", "p, Holm", "p same, Holm"]
     rows = [
         [
-            " / ".join(titles[name] for name in d.pair),
+            _of_pair(d, protocol),
             d.endpoint.title,
             _p(d.p_different),
             _p(d.p_same),
@@ -150,7 +154,7 @@ def _tests(tested: Sequence[Difference], titles: Mapping[str, str], plan: Plan) 
     ]
     low, high = inference.SAME
     text = (
-        f"Of the ratios above, budget {plan.protocol.budgets[-1]}. Same: two one-sided "
+        f"Of the ratios above, budget {protocol.budgets[-1]}. Same: two one-sided "
         f"tests of a ratio in [{low}, {high}]. Holm over the {len(tested)} tests of a "
         "difference, and over those of being the same, each family at 5 %; the "
         "intervals are not adjusted. Both may hold: a difference below 1 %."
