@@ -602,7 +602,9 @@ def test_comparison_from_the_first_run_to_the_page(
     assert "Left: nothing." in found
     before, made = contents(), (records.parent / "comparison.md").read_text()
     assert len(before) == 3 + 4 + 2 + 2  # and two long runs
-    assert made.splitlines()[2].endswith("8 of 8 runs.")
+    # The answer stands first, what it rests on next.
+    assert made.splitlines()[2].startswith("What each part is worth")
+    assert any(line.endswith(" 8 of 8 runs.") for line in made.splitlines())
     for text in before.values():
         assert len(text) < 12000 and str(tmp_path) not in text
 
