@@ -636,3 +636,34 @@ def test_comparison_from_the_first_run_to_the_page(
     reference = json.loads(before["reference-test.json"])
     assert reference["rooms"] == [f"rooms/point_{i}" for i in range(3)]
     assert reference["pixels"][EDGES] == [16 * 16] * 3
+
+
+# The beginning of a row of the README, and the rows of the page it is from.
+README_ROWS = {
+    "the cycle as the paper has it": ["the whole method / KD + MIA"],
+    "KD + MIA / soft targets alone": ["KD + MIA / KD"],
+    "KD + MIA, [mended]": ["KD + MIA, mended / KD + MIA"],
+    "the cycle, mended": ["whole, mended / KD + MIA, mended"],
+    "KD + MIA, mended (": ["KD + MIA, mended, budget 16", "median image"],
+}
+
+
+def test_readme_has_the_numbers_of_the_comparison():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "study" / "comparison.md").read_text(encoding="utf-8")
+    page = page[: page.index("## Tests")]
+    section = readme[readme.index("## Results") : readme.index("## Documents")]
+    decimal = r"\d+\.\d+"
+    rows = re.findall(r"(?m)^\| (?!error)(.*)$", section)
+    assert len(rows) == len(README_ROWS)
+    for row, (beginning, titles) in zip(rows, README_ROWS.items()):
+        assert row.startswith(beginning)
+        lines = re.findall(
+            rf"(?m)^\| (?:{'|'.join(map(re.escape, titles))}) +\|.*$", page
+        )
+        assert len(lines) == len(titles)
+        shown, found = re.findall(decimal, row), re.findall(decimal, " ".join(lines))
+        assert len(shown) >= 3
+        for text in shown:
+            digits = len(text.split(".")[1])
+            assert any(f"{float(one):.{digits}f}" == text for one in found), text
