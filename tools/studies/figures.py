@@ -120,6 +120,11 @@ def draw_curves(runs: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) 
     _save(figure, path)
 
 
+# Methods of one cost are drawn beside each other, or intervals hide each other.
+_APART = 1.015
+_MARKERS = "os^Dv*PX<>dhp8"
+
+
 class CostCurve(NamedTuple):
     """A method's error against its cost: points (x, value, low, high), by cost."""
 
@@ -148,16 +153,17 @@ def draw_costs(
         for number, curve in enumerate(sorted(curves, key=lambda c: not c.is_main)):
             x, value, low, high = np.array(curve.points, float).T
             axis.errorbar(
-                x * 1.02 ** (number - len(curves) / 2),  # or intervals hide each other
+                x * _APART ** (number - len(curves) / 2),
                 value,
                 np.array([value - low, high - value]),
                 color=COLOURS[number % len(COLOURS)],
                 linestyle="-"
                 if curve.is_main
                 else ("--", ":", "-.")[number // len(COLOURS) % 3],
-                marker="os^Dv*"[number % 6],
+                marker=_MARKERS[number % len(_MARKERS)],
                 linewidth=2.0 if curve.is_main else 1.0,
                 markersize=5,
+                fillstyle="full" if curve.is_main else "none",
                 capsize=2,
                 label=curve.title,
             )
@@ -165,7 +171,9 @@ def draw_costs(
         costs = [x for x, *_ in curves[0].points]
         axis.set_xticks(costs, [f"{x:.0f}" for x in costs])
         axis.minorticks_off()
-        axis.set_xlabel("CPU seconds of the steps, teachers given")
+        axis.set_xlabel(
+            "CPU seconds of the steps, teachers given\n(points moved apart)"
+        )
         axis.set_title(f"{title} / teachers'", fontsize=10)
         axis.grid(color="#e5e5e5", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)

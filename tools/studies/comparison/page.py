@@ -21,6 +21,7 @@ from tools.studies.comparison.protocol import (
     TUNE,
     Method,
     Protocol,
+    trial_bindings,
 )
 from tools.studies.numbers import digits_of
 from tools.studies.report import markdown_table
@@ -28,9 +29,14 @@ from tools.studies.report import markdown_table
 PAGE, PICTURE = "comparison.md", "comparison.png"
 # Depth's network range is log(512 m + 1) / log(65536): errors in natural logarithms.
 _LOG_SCALE = math.log(2**16)
+# What a reader of the tested pairs asks next: intervals without tests.
+_ASKED = (("kd_mia_mended", "kd"), ("kd_mia_mended", "kd_hints"))
+# What the protocol knows costs by.
+_COST_ERROR = 1.05
 _HOW = "Protocol: "
 _TEXT = f"""\
-{_HOW}[protocol.md](protocol.md), written before the test rooms were opened. In
+{_HOW}[protocol.md](protocol.md), decided before the test rooms were opened. All is
+conditional on one choice of settings a method, each trial of which is a single run. In
 brackets: 95 % intervals over seeds and rooms; those of teachers and median image are
 over rooms. Errors are lower when better, and geometric means over seeds. log-rmse is of
 natural logarithms of depth. Of rmse, depth's in metres, the share of the teacher's
@@ -101,15 +107,16 @@ def _answer(
     protocol, head = found.plan.protocol, [e.title for e in ENDPOINTS]
     pairs: Dict[str, List[str]] = {}
     for difference in tested:
-        pair = _of_pair(difference, protocol)
+        pair = _of_pair(difference.pair, protocol)
         cell = f"{_ratio(difference.ratio)}: {difference.reading}"
         pairs.setdefault(pair, []).append(cell)
-    rows = [[pair, *cells] for pair, cells in pairs.items()]
+    rows = [[pair, *cells] for pair, cells in pairs.items()] + _asked(found)
     text = (
-        "What each part is worth at equal measured cost, a budget of "
-        f"{protocol.budgets[-1]}: errors of the first method over those of the second, "
-        "with 95 % intervals over seeds and rooms; below 1 the first is better. After "
-        "the colon what the tests of the protocol allow one to say."
+        f"What each part is worth at equal cost, a budget of {protocol.budgets[-1]} in "
+        "measured CPU seconds of the steps, teachers' outputs read from disk: errors "
+        "of the first method over those of the second, with 95 % intervals over seeds "
+        "and rooms; below 1 the first is better. After the colon what the tests of the "
+        f"protocol allow one to say.{_cost_error(found)}"
     )
     levels = (
         "The errors over the teachers', from random weights, at the largest budgets of "
@@ -137,15 +144,48 @@ def _over_teachers(found: Outcomes) -> List[List[str]]:
     return rows
 
 
-def _of_pair(difference: Difference, protocol: Protocol) -> str:
-    return " / ".join(protocol.titles[name] for name in difference.pair)
+def _asked(found: Outcomes) -> List[List[str]]:
+    """Rows of pairs that were not to be tested, where all runs of both are there."""
+    protocol, rows = found.plan.protocol, []
+    for pair in _ASKED:
+        one, other = (found.of(name, protocol.budgets[-1]) for name in pair)
+        if one and other and not (one.missing or other.missing):
+            ratios = (found.ratio(one, other, e.parts) for e in ENDPOINTS)
+            cells = (f"{_ratio(ratio)}: not tested" for ratio in ratios)
+            rows.append([_of_pair(pair, protocol), *cells])
+    return rows
+
+
+def _cost_error(found: Outcomes) -> str:
+    """By how much ratios may be wrong because costs are; "" of a single budget."""
+    protocol = found.plan.protocol
+    budgets = protocol.budgets[-2:]
+    ends = [[found.of(name, b) for b in budgets] for name in protocol.main()]
+    falls = [
+        found.ratio(before, after, endpoint.parts)
+        for before, after in (pair for pair in ends if len(pair) == 2)
+        for endpoint in ENDPOINTS
+    ]
+    if not falls or None in falls:
+        return ""
+    steepest = max(fall.value for fall in falls) / math.log(budgets[1] / budgets[0])
+    moved = math.expm1(steepest * math.log(_COST_ERROR))
+    return (
+        f" Costs are known to some {_COST_ERROR - 1:.0%}, which by the errors at "
+        f"budgets of {budgets[0]} and {budgets[1]} moves a ratio by up to {moved:.1%}: "
+        "nearer to 1, neither method is shown to gain."
+    ).replace("%", " %")
+
+
+def _of_pair(pair: Sequence[str], protocol: Protocol) -> str:
+    return " / ".join(protocol.titles[name] for name in pair)
 
 
 def _tests(tested: Sequence[Difference], protocol: Protocol) -> str:
     head = ["of", "endpoint", "p, Holm", "p same, Holm"]
     rows = [
         [
-            _of_pair(d, protocol),
+            _of_pair(d.pair, protocol),
             d.endpoint.title,
             _p(d.p_different),
             _p(d.p_same),
@@ -154,9 +194,9 @@ def _tests(tested: Sequence[Difference], protocol: Protocol) -> str:
     ]
     low, high = inference.SAME
     text = (
-        f"Of the ratios above, budget {protocol.budgets[-1]}. Same: two one-sided "
-        f"tests of a ratio in [{low}, {high}]. Holm over the {len(tested)} tests of a "
-        "difference, and over those of being the same, each family at 5 %; the "
+        f"Of the tested ratios above, budget {protocol.budgets[-1]}. Same: two "
+        f"one-sided tests of a ratio in [{low}, {high}]. Holm over the {len(tested)} "
+        "tests of a difference, and over those of being the same, each at 5 %; the "
         "intervals are not adjusted. Both may hold: a difference below 1 %."
     )
     return f"{text}\n\n{markdown_table(head, rows)}"
@@ -186,7 +226,9 @@ def _row(found: Outcomes, method: Method, outcome: Outcome, budget: int) -> List
     if against and method.against != method.name:
         ratio = found.ratio(outcome, against, ENDPOINTS[0].parts)
         title = found.plan.protocol.titles[method.against]
-        over = f"{title}: {_ratio(ratio)}" if ratio else "-"
+        both = len(set(outcome.seeds) & set(against.seeds))
+        some = f" ({both} seeds)" if both < method.seeds else ""
+        over = f"{title}: {_ratio(ratio)}{some}" if ratio else "-"
     relative = found.ratio(outcome, found.teacher, ENDPOINTS[0].parts)
     seeds = [f"{len(outcome.seeds)}"]
     seeds += [f"{outcome.failed} not finite"] * bool(outcome.failed)
@@ -260,7 +302,20 @@ def _tuning(plan: Plan) -> List[str]:
         rows.append([method.title, *cells])
     head = ["rmse / teachers', tuning rooms", *(f"trial {t}" for t in trials)]
     text = "One seed each; in bold the choice. The trials are in the protocol."
-    return ["## Tuning", "", text, "", markdown_table(head, rows), ""]
+    weights = [
+        f"{m.title}: `{trial_bindings(m, plan.protocol.trials[chosen[m.name]])[-1]}`, "
+        "amalgamation's the last."
+        for m in plan.protocol.methods
+        if m.weighted and m.name in chosen
+    ]
+    return [
+        "## Tuning",
+        "",
+        " ".join([text, *weights]),
+        "",
+        markdown_table(head, rows),
+        "",
+    ]
 
 
 def _made(plan: Plan, found: Optional[Outcomes]) -> List[str]:
