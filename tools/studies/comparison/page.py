@@ -33,15 +33,17 @@ _LOG_SCALE = math.log(2**16)
 _ASKED = (("kd_mia_mended", "kd"), ("kd_mia_mended", "kd_hints"))
 # What the protocol knows costs by.
 _COST_ERROR = 1.05
-_HOW = "Protocol: "
+_HOW = "How this was measured: "
 _TEXT = f"""\
-{_HOW}[protocol.md](protocol.md), decided before the test rooms were opened. All is
-conditional on one choice of settings a method, each trial of which is a single run. In
-brackets: 95 % intervals over seeds and rooms; those of teachers and median image are
-over rooms. Errors are lower when better, and geometric means over seeds. log-rmse is of
-natural logarithms of depth. Of rmse, depth's in metres, the share of the teacher's
-[skill](../metrics.md) is (median image - student) / (median image - teacher), a mean
-over seeds: 0 is the median image, 1 the teacher. By
+{_HOW}[protocol.md](protocol.md), decided before the test rooms were opened. All
+holds for one choice of settings a method, the best of eight trials of one run each.
+Intervals, of 95 %, are over seeds and rooms, those of teachers and median image over
+rooms. Errors are lower when better, and geometric means over seeds. log-rmse is of
+natural logarithms of depth. The share of the teacher's [skill](../metrics.md) is
+(median image - student) / (median image - teacher), of rmse, depth's in metres, a mean
+over seeds: 0 is the median image, 1 the teacher. KD: soft targets. MIA: amalgamated
+features. The whole method: the paper's cycle of phases on both. Started: from the
+teachers' weights. All methods: [protocol.md](protocol.md#methods). The page is made by
 
     python tools/reproduce.py --study=comparison --report_only
 """
@@ -105,22 +107,33 @@ def _answer(
     if not tested:
         return f"No answer yet: {done} of {there} runs."
     protocol, head = found.plan.protocol, [e.title for e in ENDPOINTS]
+    moved = _moved_by_costs(found)
     pairs: Dict[str, List[str]] = {}
     for difference in tested:
         pair = _of_pair(difference.pair, protocol)
-        cell = f"{_ratio(difference.ratio)}: {difference.reading}"
-        pairs.setdefault(pair, []).append(cell)
+        reading = difference.reading
+        small = moved and difference.ratio and abs(difference.ratio.value) < moved
+        if small and reading.startswith(("lower", "higher")):
+            reading += ", within the error of costs"
+        pairs.setdefault(pair, []).append(f"{_ratio(difference.ratio)}: {reading}")
     rows = [[pair, *cells] for pair, cells in pairs.items()] + _asked(found)
+    budget, unit = protocol.budgets[-1], protocol.titles[protocol.unit]
     text = (
-        f"What each part is worth at equal cost, a budget of {protocol.budgets[-1]} in "
-        "measured CPU seconds of the steps, teachers' outputs read from disk: errors "
-        "of the first method over those of the second, with 95 % intervals over seeds "
-        "and rooms; below 1 the first is better. After the colon what the tests of the "
-        f"protocol allow one to say.{_cost_error(found)}"
+        f"What each part is worth at equal cost, a budget of {budget}: the CPU "
+        f"seconds of {budget * protocol.steps} steps of {unit}, teachers' outputs read "
+        "from disk. Errors of the first method over those of the second, with 95 % "
+        "intervals over seeds and rooms; below 1 the first is better. After the colon "
+        "what the tests of the protocol allow one to say."
     )
+    if moved:
+        text += (
+            f" Costs are known to some {math.log(_COST_ERROR):.0%}, which moves a "
+            f"ratio by up to {moved:.1%}: less than that shows no better method."
+        ).replace("%", " %")
     levels = (
-        "The errors over the teachers', from random weights, at the largest budgets of "
-        f"the tested methods, and those of the median image. {done} of {there} runs."
+        "The errors over the teachers', from random weights, at the largest budgets "
+        f"of the tested methods, and those of the median image. {done} of {there} runs "
+        "are done, of which all tables below are."
     )
     of_teachers = markdown_table(["error / teachers'", *head], _over_teachers(found))
     answer = markdown_table(["error / error", *head], rows)
@@ -151,13 +164,17 @@ def _asked(found: Outcomes) -> List[List[str]]:
         one, other = (found.of(name, protocol.budgets[-1]) for name in pair)
         if one and other and not (one.missing or other.missing):
             ratios = (found.ratio(one, other, e.parts) for e in ENDPOINTS)
-            cells = (f"{_ratio(ratio)}: not tested" for ratio in ratios)
+            cells = (f"{_ratio(ratio)}: no test" for ratio in ratios)
             rows.append([_of_pair(pair, protocol), *cells])
     return rows
 
 
-def _cost_error(found: Outcomes) -> str:
-    """By how much ratios may be wrong because costs are; "" of a single budget."""
+def _moved_by_costs(found: Outcomes) -> Optional[float]:
+    """What a wrong cost adds to the log of a ratio, at most; None of a single budget.
+
+    The steepest fall of an error between the last two budgets says what steps that a
+    method has too many, or too few, are worth.
+    """
     protocol = found.plan.protocol
     budgets = protocol.budgets[-2:]
     ends = [[found.of(name, b) for b in budgets] for name in protocol.main()]
@@ -167,14 +184,9 @@ def _cost_error(found: Outcomes) -> str:
         for endpoint in ENDPOINTS
     ]
     if not falls or None in falls:
-        return ""
+        return None
     steepest = max(fall.value for fall in falls) / math.log(budgets[1] / budgets[0])
-    moved = math.expm1(steepest * math.log(_COST_ERROR))
-    return (
-        f" Costs are known to some {_COST_ERROR - 1:.0%}, which by the errors at "
-        f"budgets of {budgets[0]} and {budgets[1]} moves a ratio by up to {moved:.1%}: "
-        "nearer to 1, neither method is shown to gain."
-    ).replace("%", " %")
+    return steepest * math.log(_COST_ERROR)
 
 
 def _of_pair(pair: Sequence[str], protocol: Protocol) -> str:
@@ -205,7 +217,8 @@ def _tests(tested: Sequence[Difference], protocol: Protocol) -> str:
 def _table(found: Outcomes, budget: int) -> Optional[str]:
     """All methods within a budget, with the teachers and the median image."""
     head = [
-        *("", "rmse / teachers', mean", "over", "depth: log-rmse", "depth: rmse (m)"),
+        *("", "error / teachers', geometric mean", "over"),
+        *("depth: log-rmse", "depth: rmse (m)"),
         *("depth: share of skill", "2D edges: rmse", "2D edges: share of skill"),
         *("CPU s", "steps", "seeds"),
     ]
