@@ -419,7 +419,10 @@ def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
     (first,) = _answered(text, "KD + MIA / KD")
     assert first.startswith("0.800") and first.count(": lower") == 3
     (of_teachers,) = _answered(text, "KD + MIA, budget 4")
-    assert of_teachers.startswith("1.20") and "36 of 36 runs are done" in text
+    assert (
+        of_teachers.startswith("1.20")
+        and "36 of 36 runs of the comparison are done" in text
+    )
     assert [row[:4] for row in _answered(text, "median image")] == ["3.00"]
     budget = _section(text, "## Budget 4")
     (median,) = re.findall(r"(?m)^\| median image .*$", budget)
@@ -639,7 +642,7 @@ def test_comparison_from_the_first_run_to_the_page(
     before, made = contents(), (records.parent / "comparison.md").read_text()
     assert len(before) == 3 + 4 + 2 + 2  # and two long runs
     assert made.splitlines()[2].startswith("What each part is worth")
-    assert " 8 of 8 runs are done" in made
+    assert " 8 of 8 runs of the comparison are done" in made
     for text in before.values():
         assert len(text) < 12000 and str(tmp_path) not in text
 

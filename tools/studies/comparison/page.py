@@ -133,7 +133,7 @@ def _answer(
     levels = (
         "The errors over the teachers', from random weights, at the largest budgets "
         f"of the tested methods, and those of the median image. {done} of {there} runs "
-        "are done, of which all tables below are."
+        "of the comparison are done."
     )
     of_teachers = markdown_table(["error / teachers'", *head], _over_teachers(found))
     answer = markdown_table(["error / error", *head], rows)
