@@ -645,7 +645,9 @@ def test_reproduce_report_measures_nothing_and_keeps_what_is_not_its_own(
     for name in ("long_notes.png", "table5.png", "mia.md", "mia.png"):
         (pages / name).write_bytes(b"old")
     said = "What each part is worth:\n\n| 0.98: lower |"
-    (pages / "comparison.md").write_text(f"# Comparison\n\n{said}\n\nProtocol: no\n")
+    (pages / "comparison.md").write_text(
+        f"# Comparison\n\n{said}\n\nHow this was measured: no\n"
+    )
     (pages / "comparison.png").write_bytes(b"old")
     result = _report_all(tmp_path / "a b", tmp_path / "docs", capsys)
     assert result.code == 0, result.err
