@@ -13,6 +13,7 @@ from tools.studies.methods import (
     RMSES,
     TITLE,
     Scale,
+    ablation,
     method_run,
     soka_run,
 )
@@ -54,6 +55,9 @@ def _factorial(scale: Scale) -> Study:
         "no MIA": ("auxiliary = 'none'", "build_amalgamation.variant = None"),
         "MIA": (f"auxiliary = {PAIRS[PAIR]}",),
     }
+    fixed, joint = _cell("MIA", "joint", False), _cell("no MIA", "joint", False)
+    _, kd, kd_mia, whole = ablation(scale).values()
+    of_table5 = {joint: kd, fixed: kd_mia, _cell("MIA", "alternating", True): whole}
     rows = [Row("teacher")]
     for mia, order, adaptive in itertools.product(features, orders, (False, True)):
         weights = [f"GradNorm.adaptive = {adaptive}"]
@@ -62,8 +66,8 @@ def _factorial(scale: Scale) -> Study:
         title = _cell(mia, order, adaptive)
         name = "factorial_" + title.replace(", ", "_").replace(" ", "_")
         params = (*features[mia], *orders[order], *weights)
-        rows.append(Row(title, (soka_run(scale, PAIR, *params, name=name),)))
-    fixed, joint = _cell("MIA", "joint", False), _cell("no MIA", "joint", False)
+        run = (soka_run(scale, PAIR, *params, name=name),)
+        rows.append(Row(title, of_table5.get(title, run)))
     comparisons = [(fixed, joint)]
     comparisons += [(_cell("MIA", o, False), fixed) for o in list(orders)[1:]]
     comparisons += [(_cell("MIA", o, True), _cell("MIA", o, False)) for o in orders]
