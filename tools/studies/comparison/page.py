@@ -41,9 +41,8 @@ Intervals, of 95 %, are over seeds and rooms, those of teachers and median image
 rooms. Errors are lower when better, and geometric means over seeds. log-rmse is of
 natural logarithms of depth. The share of the teacher's [skill](../metrics.md) is
 (median image - student) / (median image - teacher), of rmse, depth's in metres, a mean
-over seeds: 0 is the median image, 1 the teacher. KD: soft targets. MIA: amalgamated
-features. The whole method: the paper's cycle of phases on both. Started: from the
-teachers' weights. All methods: [protocol.md](protocol.md#methods). The page is made by
+over seeds: 0 is the median image, 1 the teacher. Started: from the teachers' weights.
+All methods: [protocol.md](protocol.md#methods). The page is made by
 
     python tools/reproduce.py --study=comparison --report_only
 """
@@ -123,7 +122,9 @@ def _answer(
         f"seconds of {budget * protocol.steps} steps of {unit}, teachers' outputs read "
         "from disk. Errors of the first method over those of the second, with 95 % "
         "intervals over seeds and rooms; below 1 the first is better. After the colon "
-        "what the tests of the protocol allow one to say."
+        "what the tests of the protocol allow one to say. KD: soft targets. MIA: "
+        "amalgamated features, of three teachers. The whole method: the paper's cycle "
+        "of phases on both; KD + MIA: joint steps on both."
     )
     if moved:
         text += (
