@@ -212,6 +212,8 @@ def test_factorial_has_every_cell_once_and_differs_in_its_factors_only():
     }
     found = {tuple(str(cell[name]) for name in factors) for cell in cells}
     assert len(cells) == len(found) == 12
+    # What Table 5 has is trained once.
+    assert set(definitions.define(SCALE)["table5"].trainings) < set(study.trainings)
     for name, values in factors.items():
         assert {str(cell[name]) for cell in cells} == set(map(str, values))
     allowed = {*factors, "auxiliary", "schedule.joint_weighting"}

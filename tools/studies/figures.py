@@ -14,6 +14,9 @@ from tools.studies.intervals import Estimate
 from tools.studies.results import MEDIAN, ResultRow, ResultTable
 
 _GREY = "#777777"
+# Methods of one cost are drawn beside each other, or intervals hide each other.
+_APART = 1.015
+_MARKERS = "os^Dv*PX<>dhp8"
 
 
 def draw_table(table: ResultTable, path: pathlib.Path) -> None:
@@ -118,11 +121,6 @@ def draw_curves(runs: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) 
     axes[1, 0].set_ylabel("task weight")
     axes[0, 0].legend(frameon=False)
     _save(figure, path)
-
-
-# Methods of one cost are drawn beside each other, or intervals hide each other.
-_APART = 1.015
-_MARKERS = "os^Dv*PX<>dhp8"
 
 
 class CostCurve(NamedTuple):

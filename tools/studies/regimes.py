@@ -56,8 +56,12 @@ def _factorial(scale: Scale) -> Study:
         "MIA": (f"auxiliary = {PAIRS[PAIR]}",),
     }
     fixed, joint = _cell("MIA", "joint", False), _cell("no MIA", "joint", False)
-    _, kd, kd_mia, whole = ablation(scale).values()
-    of_table5 = {joint: kd, fixed: kd_mia, _cell("MIA", "alternating", True): whole}
+    table5 = ablation(scale)
+    shared = {
+        joint: table5["KD"],
+        fixed: table5["KD + MIA"],
+        _cell("MIA", "alternating", True): table5["KD + MIA + ACCT"],
+    }
     rows = [Row("teacher")]
     for mia, order, adaptive in itertools.product(features, orders, (False, True)):
         weights = [f"GradNorm.adaptive = {adaptive}"]
@@ -67,7 +71,7 @@ def _factorial(scale: Scale) -> Study:
         name = "factorial_" + title.replace(", ", "_").replace(" ", "_")
         params = (*features[mia], *orders[order], *weights)
         run = (soka_run(scale, PAIR, *params, name=name),)
-        rows.append(Row(title, of_table5.get(title, run)))
+        rows.append(Row(title, shared.get(title, run)))
     comparisons = [(fixed, joint)]
     comparisons += [(_cell("MIA", o, False), fixed) for o in list(orders)[1:]]
     comparisons += [(_cell("MIA", o, True), _cell("MIA", o, False)) for o in orders]

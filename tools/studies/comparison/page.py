@@ -31,8 +31,7 @@ PAGE, PICTURE = "comparison.md", "comparison.png"
 _LOG_SCALE = math.log(2**16)
 # What a reader of the tested pairs asks next: intervals without tests.
 _ASKED = (("kd_mia_mended", "kd"), ("kd_mia_mended", "kd_hints"))
-# What the protocol knows costs by.
-_COST_ERROR = 1.05
+_COST_ERROR = 0.05  # by the protocol
 _HOW = "How this was measured: "
 _TEXT = f"""\
 {_HOW}[protocol.md](protocol.md), decided before the test rooms were opened. All
@@ -128,7 +127,7 @@ def _answer(
     )
     if moved:
         text += (
-            f" Costs are known to some {math.log(_COST_ERROR):.0%}, which moves a "
+            f" Costs are known to some {_COST_ERROR:.0%}, which moves a "
             f"ratio by up to {moved:.1%}: less than that shows no better method."
         ).replace("%", " %")
     levels = (
@@ -177,17 +176,18 @@ def _moved_by_costs(found: Outcomes) -> Optional[float]:
     method has too many, or too few, are worth.
     """
     protocol = found.plan.protocol
-    budgets = protocol.budgets[-2:]
-    ends = [[found.of(name, b) for b in budgets] for name in protocol.main()]
+    if len(protocol.budgets) < 2:
+        return None
+    less, more = protocol.budgets[-2:]
     falls = [
-        found.ratio(before, after, endpoint.parts)
-        for before, after in (pair for pair in ends if len(pair) == 2)
+        found.ratio(found.of(name, less), found.of(name, more), endpoint.parts)
+        for name in protocol.main()
         for endpoint in ENDPOINTS
     ]
-    if not falls or None in falls:
+    if None in falls:
         return None
-    steepest = max(fall.value for fall in falls) / math.log(budgets[1] / budgets[0])
-    return steepest * math.log(_COST_ERROR)
+    steepest = max(fall.value for fall in falls) / math.log(more / less)
+    return steepest * math.log1p(_COST_ERROR)
 
 
 def _of_pair(pair: Sequence[str], protocol: Protocol) -> str:
