@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from soka_tf.tasks import get_task
 from soka_tf.teachers.finding import teachers_folder
 from tests.tiny_runs import ROOT
 from tests.tools import run_tool
-from tools.studies import definitions, methods, report, results
+from tools.studies import definitions, documents, methods, report, results
 from tools.studies import training as training_module
 from tools.studies.comparisons import compare
 from tools.studies.intervals import (
@@ -638,7 +639,7 @@ def _finished_kd(model_dir):
     _finished(runs, training, 0, 2.0, 3.0)
 
 
-def test_reproduce_report_measures_nothing_and_keeps_what_is_not_its_own(
+def test_reproduce_report_measures_nothing_and_keeps_what_it_has_no_runs_of(
     tmp_path, capsys
 ):
     _finished_kd(tmp_path / "a b")
@@ -663,12 +664,48 @@ def test_reproduce_report_measures_nothing_and_keeps_what_is_not_its_own(
     assert page.count("--report_only\n") == 1  # the studies' own commands train
     assert page.count("Not run: with --report_only") == 1  # supp3
     assert "with --report_only" in (pages / "fig1.md").read_text(encoding="utf-8")
-    assert "Not run yet: " in page and "(`mia`)" in page
-    # Of what an earlier call wrote, what no run of this one has goes; no more.
-    left = {path.name for path in pages.iterdir()}
-    assert {"long_notes.png", "comparison.png"} <= left
-    assert not {"mia.md", "mia.png"} & left
+    assert "](study/mia.md)" in page  # of an earlier call, with runs of its own
+    assert "Not run yet: " in page and "(`long`)" in page
+    assert "(`mia`)" not in page
+    for name in ("long_notes.png", "comparison.png", "mia.md", "mia.png"):
+        assert (pages / name).read_bytes() == b"old"
     assert (pages / "table5.png").read_bytes() != b"old"
+
+
+def test_reproduce_of_a_question_writes_its_page_and_keeps_the_papers_tables(
+    tmp_path, capsys
+):
+    runs, docs = _runs(tmp_path), tmp_path / "docs"
+    study = definitions.define(SCALE)["factorial"]
+    for training in study.trainings[:2]:
+        for seed in (0, 1):
+            _finished(runs, training, seed, 2.0 + seed, 3.0)
+    docs.mkdir()
+    tables = "## The paper's tables\n\n85 runs.\n\n### Table 1\n"
+    figures = "## The paper's figures\n\nold"
+    (docs / "results.md").write_text(f"# Results\n\nold\n\n{tables}\n{figures}\n")
+    result = run_tool(
+        *("reproduce", "--study=factorial", "--seeds=2", "--report_only"),
+        *(f"--model_dir={tmp_path}", f"--docs_dir={docs}"),
+        capsys=capsys,
+    )
+    assert result.code == 0, result.err
+    page = (docs / "results.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# Results\n\n{tables}\n## The paper's figures\n\n##")
+    assert page.count("old") == 0 and f"[{study.title}](study/factorial.md)" in page
+    own = (docs / "study" / "factorial.md").read_text(encoding="utf-8")
+    assert own.startswith(f"# {study.title}\n\n4 runs, 0.0 CPU hours of training")
+    assert "below it the paper's" not in own  # which has no such table
+    assert (docs / "study" / "factorial.png").is_file()
+
+
+def test_results_page_is_of_the_pages_that_the_repository_has(tmp_path):
+    without = shutil.ignore_patterns("records")
+    shutil.copytree(ROOT / "docs" / "study", tmp_path / "study", ignore=without)
+    shutil.copy(ROOT / "docs" / "results.md", tmp_path)
+    documents.assemble(tmp_path)
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == page
 
 
 def test_long_runs_are_reported_on_unseen_rooms_as_far_as_measured(tmp_path, capsys):

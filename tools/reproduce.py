@@ -41,11 +41,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from soka_tf import cli
 from soka_tf.data.filesystem import is_remote
 from soka_tf.errors import UserError
-from tools.studies import definitions, further, gin_params, pages
+from tools.studies import definitions, documents, further, gin_params, pages
 from tools.studies.comparison import command as comparison
 from tools.studies.comparison.protocol import PORTIONS
 from tools.studies.methods import SCALES
-from tools.studies.report import PAGES
 from tools.studies.study import Study
 from tools.studies.training import Runs, Setting, Training
 
@@ -110,7 +109,7 @@ _GIN_PARAM = flags.DEFINE_multi_string(
 _DOCS_DIR = flags.DEFINE_string(
     "docs_dir",
     None,
-    "also write results.md and study/ there; with --study=all",
+    "also write results.md and study/ there; of the paper's tables all or none",
     flag_values=FLAGS,
 )
 _REPORT_ONLY = flags.DEFINE_bool(
@@ -156,7 +155,7 @@ def main() -> int:
     lacking = _lacking()
     _make("model_dir", folder)
     if docs is not None:  # before hours of training
-        _make("docs_dir", docs / PAGES)
+        _make("docs_dir", docs / documents.PAGES)
     jobs = _JOBS.value or ((os.cpu_count() or 1) if _SCALE.value == "small" else 1)
     runs = Runs(folder / "runs", setting, jobs, None if lacking else _teachers())
     wanted = {
@@ -226,11 +225,12 @@ def _report(
     if docs is None:
         return failed
     whole = len(sections) == len(studies)
-    total = pages.total(studies, reporter.runs, _seeds()) if whole else {}
-    if total.get("runs"):
+    if whole and any(section.spent for section in sections):
+        tables = [study for study in studies if not documents.has_own_page(study)]
         command = f"{_command('all')} --docs_dir=docs"
         command += " --report_only" * _REPORT_ONLY.value
-        pages.write_docs(sections, docs, reporter.folder, command, total)
+        spent = pages.spent(tables, reporter.runs, _seeds())
+        documents.write(sections, docs, reporter.folder, command, spent)
     else:
         why = "there are no runs" if whole else "a study failed"
         failed["--docs_dir"] = f"nothing was written there, for {why}."
@@ -240,12 +240,14 @@ def _report(
 def _check_docs(
     studies: Sequence[Study], folder: pathlib.Path, docs: Optional[pathlib.Path]
 ) -> None:
-    if docs is not None and len(studies) < len(STUDIES):
+    tables = [study for study in studies if not documents.has_own_page(study)]
+    if docs is not None and tables and len(studies) < len(STUDIES):
         raise UserError(
-            "--docs_dir writes one page of all studies. Give --study=all, with "
-            "--report_only for what is there."
+            "--docs_dir writes one page of all the paper's tables. Give --study=all, "
+            "with --report_only for what is there, or figures and questions only. "
+            f"Received {', '.join(study.name for study in tables)}."
         )
-    if docs is not None and folder in (docs, docs / PAGES):
+    if docs is not None and folder in (docs, docs / documents.PAGES):
         raise UserError(
             f"--docs_dir={_DOCS_DIR.value} and --model_dir={_MODEL_DIR.value}: what is "
             "shown must lie elsewhere than the runs. Name another folder for one."

@@ -617,7 +617,10 @@ def test_comparison_from_the_first_run_to_the_page(
     monkeypatch.setattr(worker, "_build", build)
     # Steps follow what steps cost, which is nothing to repeat.
     monkeypatch.setattr(worker.Cost, "total", lambda cost, steps: 1.5)
-    records = tmp_path / "docs" / "records"
+    docs = tmp_path / "docs"
+    records = docs / "study" / "records"
+    records.mkdir(parents=True)
+    (docs / "results.md").write_text("# Results\n")
 
     def call(*words, model_dir="runs"):
         folders = [f"--model_dir={tmp_path / model_dir}", f"--records_dir={records}"]
@@ -643,6 +646,8 @@ def test_comparison_from_the_first_run_to_the_page(
     assert len(before) == 3 + 4 + 2 + 2  # and two long runs
     assert made.splitlines()[2].startswith("What each part is worth")
     assert " 8 of 8 runs of the comparison are done" in made
+    results = (docs / "results.md").read_text(encoding="utf-8")
+    assert results.startswith("# Results\n\nWhat each part is worth")
     for text in before.values():
         assert len(text) < 12000 and str(tmp_path) not in text
 

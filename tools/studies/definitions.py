@@ -152,8 +152,8 @@ _METHODS = {
         "Table 5: what each part of the method adds",
         "KD: soft targets only. KD + MIA: and the amalgamated features, encoder and "
         "decoders together. KD + MIA + ACCT: the whole method, in cycles. All of the "
-        "same number of steps; the study 'compute' compares at equal cost. At "
-        "--scale=full the whole method has the supplement's CGAN term, too.",
+        "same number of steps; the comparison is of equal cost. At --scale=full the "
+        "whole method has the supplement's CGAN term, too.",
     ),
     "supp1": (
         "Supplement, Table 1: three tasks in one student",

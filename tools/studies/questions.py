@@ -8,7 +8,6 @@ from tools.studies.methods import (
     RMSES,
     TITLE,
     Scale,
-    ablation,
     method_run,
     soka_run,
     variant_run,
@@ -25,50 +24,12 @@ _LEARNING = (
     "build_optimizers.discriminator_optimizer = 'adam'",
     "build_optimizers.discriminator_rate = 1e-4",
 )
-_NEW_BATCH = "schedule.new_batch_in_collaboration = True"
 
 
 def define_questions(scale: Scale) -> List[Study]:
     """The open questions, all for small runs."""
-    studies = [_compute(scale), _long_runs(scale)]
-    studies += [_question(scale, question) for question in _QUESTIONS]
+    studies = [_long_runs(scale), *(_question(scale, q) for q in _QUESTIONS)]
     return [study._replace(small_only=True) for study in studies]
-
-
-def _compute(scale: Scale) -> Study:
-    """The ablation at about equal cost."""
-    ours, two_batches = "KD + MIA + ACCT", "KD + MIA + ACCT, two batches"
-    longer = {
-        f"{title}, {share:g} times the steps": (
-            method_run(PAIR, method, name=name, share=share),
-        )
-        for title, method, name, share in (
-            ("KD", "kd", "kd_longer", 1.6),
-            ("KD + MIA", "kd_mia", "kd_mia_longer", 1.1),
-            ("KD + MIA", "kd_mia", "kd_mia_equal", 1.3),
-        )
-    }
-    new_batch = {two_batches: (variant_run(scale, "new_batch", _NEW_BATCH),)}
-    trainings = {**ablation(scale), **new_batch, **longer}
-    comparisons = [
-        ("KD + MIA", "KD"),
-        (ours, "KD + MIA"),
-        *((ours, title) for title in longer),
-        (two_batches, list(longer)[-1]),
-    ]
-    return Study(
-        "compute",
-        "Steps-matched and compute-matched",
-        "A cycle costs more than a joint step on the same losses: 1.2 times at full "
-        "size, teachers included (`python tools/benchmark.py cycle --scale=full`), and "
-        "1.25 times in these networks, teachers' answers given (`python "
-        "tools/benchmark.py methods`, both in docs/performance.md). So KD and KD + MIA "
-        "are given more steps, to bracket equal cost. The last column of the second "
-        "table is no measure of that: it is what the runs took beside whatever else "
-        "the machine did. Two batches: competition and collaboration see different "
-        "images, twice as many in a cycle.",
-        [Table(TITLE, RMSES, [Row(*row) for row in trainings.items()], comparisons)],
-    )
 
 
 def _long_runs(scale: Scale) -> Study:
@@ -309,7 +270,7 @@ _QUESTIONS = (
         "`schedule.new_batch_in_collaboration`: whether collaboration and weighting "
         "see other images than the competition.",
         "same batch",
-        {"new batch": ("new_batch", _NEW_BATCH)},
+        {"new batch": ("new_batch", "schedule.new_batch_in_collaboration = True")},
     ),
     _Question(
         "batch_norm",

@@ -1,6 +1,6 @@
 """A study's results as Markdown."""
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from tabulate import tabulate
 
@@ -19,23 +19,21 @@ METRICS = {
     "delta3": "<1.25³",
     "accuracy": "accuracy",
 }
-LEGEND = (
-    "Each cell: ours, mean ± half of the 95 % interval over the seeds; below it the "
-    "paper's, and whether the cell stands to the others of its column that were run as "
-    "in the paper: "
-    "`yes` (intervals apart), `on average`, `in noise` (the means differ from the "
-    "paper's order, within the noise), `no` (apart, the other way round), `one seed`. "
-    "The paper's "
-    "units are not ours: only the order can be compared. rmse is in the task's unit; "
-    "the error over the teacher's is of rmse, of classes of the share of wrong pixels, "
-    "and their median image the commonest class; "
-    "skill is docs/metrics.md's; "
-    "rmse and rel are better when lower, shares within 1.25 when higher."
+# Of tables that have values of the paper.
+_PAPER_LEGEND = (
+    "below it the paper's, and whether the cell stands to the others of its column "
+    "that were run as in the paper: `yes` (intervals apart), `on average`, `in noise` "
+    "(the means differ from the paper's order, within the noise), `no` (apart, the "
+    "other way round), `one seed`. The paper's units are not ours: only the order can "
+    "be compared."
 )
-
-
-# The folder of the questions' pages and of all pictures, in that of results.md.
-PAGES = "study"
+_LEGEND = (
+    "rmse is in the task's unit; the error over the teacher's is of rmse, of classes "
+    "of the share of wrong pixels, and their median image the commonest class; skill "
+    "is docs/metrics.md's; rmse and rel are better when lower, shares within 1.25 when "
+    "higher. Intervals are Student's, over seeds: the seed chooses initial weights and "
+    "the order of the images; the images to train on and to measure on are the same."
+)
 
 
 class Section(NamedTuple):
@@ -48,6 +46,7 @@ class Section(NamedTuple):
       blocks: further Markdown, such as a table of another tool.
       pictures: file -> what it shows.
       missing: why something is not there; empty if all is.
+      spent: what its runs have cost; "" without runs.
     """
 
     study: Study
@@ -56,6 +55,7 @@ class Section(NamedTuple):
     blocks: Sequence[str]
     pictures: Mapping[str, str]
     missing: Sequence[str]
+    spent: str = ""
 
 
 def section(part: Section) -> str:
@@ -158,9 +158,21 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return tabulate(rows, head, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
-def page(title: str, lead: Sequence[str], sections: Sequence[str]) -> str:
-    """A whole page."""
-    return "\n".join([f"# {title}", "", *lead, "", *sections]).rstrip() + "\n"
+def page(part: Section) -> str:
+    """A study's page, pictures beside it."""
+    text = [f"# {part.study.title}", part.spent, _legend([part]), section(part)]
+    return "\n\n".join(filter(None, text)).rstrip() + "\n"
+
+
+def _legend(parts: Sequence[Section]) -> str:
+    """How to read the tables; "" without any."""
+    rows = [row for part in parts for table in part.tables for row in table.rows]
+    if not rows:
+        return ""
+    cells = [cell for row in rows for cell in row.cells.values()]
+    printed = any(cell.paper is not None for cell in cells)
+    own = "Each cell: ours, mean ± half of the 95 % interval over the seeds"
+    return f"{own}; {_PAPER_LEGEND} {_LEGEND}" if printed else f"{own}. {_LEGEND}"
 
 
 def verdicts(sections: Sequence[Section]) -> str:
@@ -182,82 +194,24 @@ def verdicts(sections: Sequence[Section]) -> str:
     )
 
 
-def results_page(
-    paper: Sequence[Section],
-    others: Mapping[str, Sequence[Section]],
-    command: str,
-    total: Mapping[str, Any],
-    answer: str = "",
-) -> str:
-    """docs/results.md: the answer, the paper's studies, and where the others are.
+def paper_part(parts: Sequence[Section], command: str, spent: str) -> str:
+    """The paper's tables, for docs/results.md.
 
     Args:
-      paper: of the paper's tables; pictures relative to the page.
-      others: "figures" of the paper and open "questions", each with a page in study/,
-        and "unasked", the questions that have no runs yet.
-      command: that makes the page.
-      total: "machines" (sentences), CPU "hours" and number of "runs", of which
-        "unknown" have no time.
-      answer: Markdown of the comparison at equal cost, first of all.
+      parts: of the tables; pictures relative to that page.
+      command: that makes it again.
+      spent: what the runs of all of them have cost.
     """
-    spent = f"{total['runs']} runs, {total['hours']:.1f} CPU hours of training steps"
-    if total["unknown"]:
-        spent += f" (of {total['unknown']}, interrupted, the time is not known)"
-    lead = [
-        *[answer, ""] * bool(answer),
+    text = [
         "All that follows is of equal steps, not of equal cost. Generated by",
-        "",
-        "```",
-        command,
-        "```",
-        "",
-        *["Without `--report_only` it trains what is not there yet.", ""]
+        f"```\n{command}\n```",
+        *["Without `--report_only` it trains what is not there yet."]
         * ("--report_only" in command),
-        f"{spent}, on {'; '.join(total['machines']) or 'no machine'}. The command of "
-        "each study stands at its head; studies share runs.",
-        "",
-        LEGEND,
-        "",
-        "Intervals are Student's, over seeds: the seed chooses initial weights and the "
-        "order of the images; the images to train on and to measure on are the same.",
-        "",
-        verdicts(paper),
-        "",
+        f"{spent} The command of each study stands at its head; studies share runs.",
+        _legend(parts),
+        verdicts(parts),
         "A pair of cells counts for both of them; of a column, those cells that were "
         "run.",
+        *(f"### {part.study.title}\n\n{section(part).rstrip()}" for part in parts),
     ]
-    parts = [f"## {part.study.title}\n\n{section(part)}" for part in paper]
-    for title, name, text in (
-        ("The paper's figures", "figures", "Each on a page of its own."),
-        ("Open questions", "questions", "What the paper leaves open, and our choices."),
-    ):
-        if others[name]:
-            parts.append(f"## {title}\n\n{text}\n\n{_list_pages(others[name])}\n")
-    if others["unasked"]:
-        unasked = (part.study for part in others["unasked"])
-        names = "; ".join(f"{study.title} (`{study.name}`)" for study in unasked)
-        parts.append(f"Not run yet: {names}.\n")
-    return page("Results", lead, parts)
-
-
-def _list_pages(parts: Sequence[Section]) -> str:
-    rows = [
-        [f"[{part.study.title}]({PAGES}/{part.study.name}.md)", _summary(part)]
-        for part in parts
-    ]
-    return tabulate(rows, ["page", "error / teacher's, means"], tablefmt="pipe")
-
-
-def _summary(part: Section) -> str:
-    """All rows' mean relative rmse, in one line; and of how many seeds, if not all."""
-
-    def seeds(row: ResultRow) -> str:
-        count = len(row.relative.values) if row.relative else 0
-        return f" ({count} seed{'s' * (count != 1)})" if row.missing else ""
-
-    return "; ".join(
-        f"{row.title} {number(row.relative)}{seeds(row)}"
-        for table in part.tables
-        for row in table.rows
-        if row.steps
-    )
+    return "\n\n".join(text)

@@ -10,6 +10,7 @@ from absl import logging
 
 from soka_tf.errors import UserError
 from soka_tf.runs.gin_text import read_gin
+from tools.studies import documents
 from tools.studies.comparison import page
 from tools.studies.comparison import run_records as records
 from tools.studies.comparison.plan import Plan, batches, hours
@@ -42,7 +43,8 @@ def run(runs: Runs, folder: pathlib.Path, limits: Limits) -> int:
 
     Args:
       runs: where runs are trained.
-      folder: of the records; the page is written beside it.
+      folder: of the records; the page is written beside it, and its answer into the
+        results.md of the folder above where they are documents.
       limits: of this call.
 
     Raises:
@@ -58,6 +60,9 @@ def run(runs: Runs, folder: pathlib.Path, limits: Limits) -> int:
             plan.open_test_rooms()
         failed = _train(plan, plan.left(limits.portion), until)
     path = page.write(plan, folder.parent)
+    docs = folder.parent.parent
+    if folder.parent == docs / documents.PAGES and (docs / documents.RESULTS).is_file():
+        documents.assemble(docs)
     _print_left(plan)
     print(f"Records are in {folder}, to be committed; the page is {path}.")
     for name, why in failed.items():
