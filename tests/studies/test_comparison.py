@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import subprocess
 
 import pytest
 from scipy.stats import qmc
@@ -14,6 +15,7 @@ from scipy.stats import qmc
 from soka_tf.errors import UserError
 from soka_tf.runs.gin_text import read_gin
 from tests.tools import ROOT, run_tool
+from tools.studies import records as study_records
 from tools.studies import training, worker
 from tools.studies.comparison import (
     command,
@@ -711,3 +713,34 @@ def test_readme_has_the_numbers_of_the_comparison():
             for text, one in zip(texts, exact):
                 half = 0.501 * 10 ** -len(text.split(".")[1])
                 assert float(text) == pytest.approx(float(one), rel=0, abs=half)
+
+
+def test_commit_of_a_record_is_the_checkouts_and_marks_changed_code(
+    tmp_path, monkeypatch
+):
+    def git(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(
+            ["git", "-C", tmp_path, *who, *words],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.strip()
+
+    monkeypatch.setattr(study_records, "__file__", str(tmp_path / "tools" / "x.py"))
+    of = study_records.commit.__wrapped__
+    for name in ("tools", "docs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.py").write_text("1")
+    git("init", "-q")
+    assert of() is None  # without any commit
+    git("add", ".")
+    git("commit", "-qm", "x")
+    head = git("rev-parse", "HEAD")
+    assert of() == head
+    (tmp_path / "docs" / "x.py").write_text("2")
+    (tmp_path / "new").write_text("2")
+    assert of() == head
+    (tmp_path / "tools" / "x.py").write_text("2")
+    assert of() == f"{head}+"
