@@ -45,7 +45,7 @@ def commit() -> Optional[str]:
 
     With "+" where code is changed.
     """
-    code = [f":(exclude){name}" for name in ("docs", "runs")]
+    code = [f":(top,exclude){name}" for name in ("docs", "runs")]
     try:
         head, changed = (
             subprocess.run(
