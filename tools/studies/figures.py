@@ -166,12 +166,10 @@ def draw_costs(
                 label=curve.title,
             )
         axis.set_xscale("log")
-        costs = [x for x, *_ in curves[0].points]
+        costs = sorted({x for curve in curves for x, *_ in curve.points})
         axis.set_xticks(costs, [f"{x:.0f}" for x in costs])
         axis.minorticks_off()
-        axis.set_xlabel(
-            "CPU seconds of the steps, teachers given\n(points moved apart)"
-        )
+        axis.set_xlabel("budget in CPU seconds, teachers given\n(points moved apart)")
         axis.set_title(f"{title} / teachers'", fontsize=10)
         axis.grid(color="#e5e5e5", linewidth=0.8)
         axis.spines[["top", "right"]].set_visible(False)

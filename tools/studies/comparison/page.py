@@ -41,6 +41,8 @@ rooms. Errors are lower when better, and geometric means over seeds. log-rmse is
 natural logarithms of depth. The share of the teacher's [skill](../metrics.md) is
 (median image - student) / (median image - teacher), of rmse, depth's in metres, a mean
 over seeds: 0 is the median image, 1 the teacher. Started: from the teachers' weights.
+CPU s: as the runs took them, some on a machine that was idler or faster; methods of a
+budget have equal cost by their steps times what a step cost in the trials.
 All methods: [protocol.md](protocol.md#methods). The page is made by
 
     python tools/reproduce.py --study=comparison --report_only
@@ -117,9 +119,9 @@ def _answer(
     rows = [[pair, *cells] for pair, cells in pairs.items()] + _asked(found)
     budget, unit = protocol.budgets[-1], protocol.titles[protocol.unit]
     text = (
-        f"What each part is worth at equal cost, a budget of {budget}: the CPU "
-        f"seconds of {budget * protocol.steps} steps of {unit}, teachers' outputs read "
-        "from disk. Errors of the first method over those of the second, with 95 % "
+        f"What each part is worth at equal cost, a budget of {budget}: the "
+        f"{found.plan.seconds(budget):.0f} CPU seconds that {budget * protocol.steps} "
+        f"steps of {unit} took in the trials, teachers' outputs read from disk. Errors of the first method over those of the second, with 95 % "
         "intervals over seeds and rooms; below 1 the first is better. After the colon "
         "what the tests of the protocol allow one to say. KD: soft targets. MIA: "
         "amalgamated features, of three teachers. The whole method: the paper's cycle "
@@ -271,7 +273,7 @@ def _errors(found: Outcomes, outcome: Outcome) -> List[str]:
 
 
 def _curves(found: Outcomes) -> Dict[str, list]:
-    """Endpoint -> the methods' errors over the teachers', by mean CPU seconds."""
+    """Endpoint -> the methods' errors over the teachers', by CPU seconds of budgets."""
     from tools.studies.figures import CostCurve
 
     protocol, curves = found.plan.protocol, {}
@@ -279,15 +281,14 @@ def _curves(found: Outcomes) -> Dict[str, list]:
         curves[endpoint.title] = some = []
         for method in protocol.methods:
             points = []
-            for budget in protocol.budgets:
+            for budget in (*protocol.budgets, protocol.confirmation[0]):
                 outcome = found.of(method.name, budget)
-                if not outcome or not outcome.seeds or not outcome.cpu_seconds:
+                if not outcome or not outcome.seeds:
                     continue
                 ratio = found.ratio(outcome, found.teacher, endpoint.parts)
                 ends = ratio.interval() or (ratio.value, ratio.value)
-                points.append(
-                    (np.mean(outcome.cpu_seconds), *np.exp([ratio.value, *ends]))
-                )
+                seconds = found.plan.seconds(budget)
+                points.append((seconds, *np.exp([ratio.value, *ends])))
             if points:
                 main = method.name in protocol.main()
                 some.append(CostCurve(method.title, points, main))

@@ -135,6 +135,10 @@ class Plan:
         medians = map(statistics.median, by_task.values())
         return sum(medians) / self.protocol.tuning_steps
 
+    def seconds(self, budget: float) -> float:
+        """CPU seconds of a budget, by what steps cost in the trials."""
+        return self.protocol.steps * budget * self.cost(self.protocol.unit)
+
     def training(self, job: Job) -> Training:
         """What a job trains."""
         return plans.training_of(self.protocol, job, self.steps(job))
