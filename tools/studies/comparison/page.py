@@ -121,8 +121,8 @@ def _answer(
     text = (
         f"What each part is worth at equal cost, a budget of {budget}: the "
         f"{found.plan.seconds(budget):.0f} CPU seconds that {budget * protocol.steps} "
-        f"steps of {unit} took in the trials, teachers' outputs read from disk. Errors of the first method over those of the second, with 95 % "
-        "intervals over seeds and rooms; below 1 the first is better. After the colon "
+        f"steps of {unit} take by the trials, teachers' outputs read from disk. Errors "
+        "of the first method over those of the second, with 95 % intervals over seeds and rooms; below 1 the first is better. After the colon "
         "what the tests of the protocol allow one to say. KD: soft targets. MIA: "
         "amalgamated features, of three teachers. The whole method: the paper's cycle "
         "of phases on both; KD + MIA: joint steps on both."
