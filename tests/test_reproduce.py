@@ -13,7 +13,7 @@ from soka_tf.tasks import get_task
 from soka_tf.teachers.finding import teachers_folder
 from tests.tiny_runs import ROOT
 from tests.tools import run_tool
-from tools.studies import definitions, documents, methods, report, results
+from tools.studies import definitions, documents, further, methods, report, results
 from tools.studies import training as training_module
 from tools.studies.comparisons import compare
 from tools.studies.intervals import (
@@ -645,7 +645,8 @@ def test_reproduce_report_measures_nothing_and_keeps_what_it_has_no_runs_of(
     _finished_kd(tmp_path / "a b")
     pages = tmp_path / "docs" / "study"
     pages.mkdir(parents=True)
-    for name in ("long_notes.png", "table5.png", "mia.md", "mia.png"):
+    kept = ("long_notes.png", "mia.md", "mia.png", "fig1.md", "fig5.md", "table5.md")
+    for name in (*kept, "table5.png"):
         (pages / name).write_bytes(b"old")
     said = "What each part is worth:\n\n| 0.98: lower |"
     (pages / "comparison.md").write_text(
@@ -656,18 +657,18 @@ def test_reproduce_report_measures_nothing_and_keeps_what_it_has_no_runs_of(
     assert result.code == 0, result.err
     page = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
     picture = "![error against cost](study/comparison.png)"
-    assert page.startswith(f"# Results\n\n{said}\n\n{picture}\n\nAll of the comparison")
+    head = "# Results\n\n## At equal cost"
+    assert page.startswith(f"{head}\n\n{said}\n\n{picture}\n\nAll of the comparison")
     assert "](study/fig5.md)" in page and "](study/fig1.md)" in page
-    assert "no run" in (pages / "fig5.md").read_text(encoding="utf-8")
+    assert "](study/fig4.md)" not in page and "(`fig4`)" in page  # without any run
     assert "1 runs" in page and "246.460" in page  # Table 2 needs no run
     assert page.count("--docs_dir=docs --report_only\n") == 1
     assert page.count("--report_only\n") == 1  # the studies' own commands train
     assert page.count("Not run: with --report_only") == 1  # supp3
-    assert "with --report_only" in (pages / "fig1.md").read_text(encoding="utf-8")
     assert "](study/mia.md)" in page  # of an earlier call, with runs of its own
     assert "Not run yet: " in page and "(`long`)" in page
     assert "(`mia`)" not in page
-    for name in ("long_notes.png", "comparison.png", "mia.md", "mia.png"):
+    for name in (*kept, "comparison.png"):
         assert (pages / name).read_bytes() == b"old"
     assert (pages / "table5.png").read_bytes() != b"old"
 
@@ -677,26 +678,48 @@ def test_reproduce_of_a_question_writes_its_page_and_keeps_the_papers_tables(
 ):
     runs, docs = _runs(tmp_path), tmp_path / "docs"
     study = definitions.define(SCALE)["factorial"]
-    for training in study.trainings[:2]:
-        for seed in (0, 1):
-            _finished(runs, training, seed, 2.0 + seed, 3.0)
     docs.mkdir()
     tables = "## The paper's tables\n\n85 runs.\n\n### Table 1\n"
     figures = "## The paper's figures\n\nold"
     (docs / "results.md").write_text(f"# Results\n\nold\n\n{tables}\n{figures}\n")
-    result = run_tool(
-        *("reproduce", "--study=factorial", "--seeds=2", "--report_only"),
-        *(f"--model_dir={tmp_path}", f"--docs_dir={docs}"),
-        capsys=capsys,
-    )
+
+    def report():
+        return run_tool(
+            *("reproduce", "--study=factorial", "--seeds=2", "--report_only"),
+            *(f"--model_dir={tmp_path}", f"--docs_dir={docs}"),
+            capsys=capsys,
+        )
+
+    first, *others = study.trainings
+    for training in others:
+        for seed in (0, 1):
+            _finished(runs, training, seed, 2.0 + seed, 3.0)
+    result = report()  # a row has no run
+    assert result.code == 1 and "nothing is complete" in result.err
+    assert "old" in (docs / "results.md").read_text(encoding="utf-8")
+    assert not (docs / "study" / "factorial.md").exists()
+    _finished(runs, first, 1, 2.0, 3.0)
+    result = report()
     assert result.code == 0, result.err
     page = (docs / "results.md").read_text(encoding="utf-8")
-    assert page.startswith(f"# Results\n\n{tables}\n## The paper's figures\n\n##")
+    assert page.startswith(f"# Results\n\n{tables}\n## What the paper leaves open\n\n-")
     assert page.count("old") == 0 and f"[{study.title}](study/factorial.md)" in page
     own = (docs / "study" / "factorial.md").read_text(encoding="utf-8")
-    assert own.startswith(f"# {study.title}\n\n4 runs, 0.0 CPU hours of training")
+    assert own.startswith(f"# {study.title}\n\n23 runs, 0.1 CPU hours of training")
+    assert "1 of 2 seeds missing" in own
     assert "below it the paper's" not in own  # which has no such table
     assert (docs / "study" / "factorial.png").is_file()
+
+
+def test_pages_of_studies_say_what_their_runs_have_cost():
+    shown = []
+    for study in definitions.define(SCALE).values():
+        path = ROOT / "docs" / "study" / f"{study.name}.md"
+        if study.trainings and path.is_file():
+            spent = path.read_text(encoding="utf-8").split("\n\n")[1]
+            assert re.match(r"\d+ runs, \d+\.\d CPU hours of training steps", spent)
+            shown.append(study.name)
+    assert {"fig5", "factorial"} <= set(shown)
 
 
 def test_results_page_is_of_the_pages_that_the_repository_has(tmp_path):
@@ -799,10 +822,31 @@ def test_conflict_is_reported_of_the_tasks_in_the_second_half_of_the_runs(
 def test_reproduce_report_of_nothing_leaves_the_pages_that_are_there(tmp_path, capsys):
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
-    page.write_text("of other runs")
+    page.write_text("# Results\n\nof other runs")
     result = _report_all(tmp_path / "runs", tmp_path / "docs", capsys)
     assert result.code == 1 and "--docs_dir: nothing was written there" in result.err
-    assert page.read_text() == "of other runs"
+    assert page.read_text() == "# Results\n\nof other runs"
+
+
+def test_reproduce_replaces_no_page_of_another(tmp_path, capsys):
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    page.write_text("# Results of mine\n")
+    result = _report_all(tmp_path / "runs", tmp_path / "docs", capsys)
+    assert result.code == 2 and "results.md is none that was written" in result.err
+    assert page.read_text() == "# Results of mine\n"
+
+
+def test_reproduce_of_a_figure_without_runs_writes_its_page(
+    tmp_path, capsys, monkeypatch
+):
+    found = further.Further(["measured"])
+    monkeypatch.setattr(further, "similarity", lambda *arguments: found)
+    flags = (f"--model_dir={tmp_path / 'runs'}", f"--docs_dir={tmp_path}")
+    result = run_tool("reproduce", "--study=fig1", *flags, capsys=capsys)
+    assert result.code == 0, result.err
+    assert "measured" in (tmp_path / "study" / "fig1.md").read_text(encoding="utf-8")
+    assert "](study/fig1.md)" in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

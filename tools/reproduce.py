@@ -128,7 +128,7 @@ _RECORDS_DIR = flags.DEFINE_string(
     "records_dir",
     "docs/study/records",
     f"folder of the records of --study={comparison.NAME}, to be committed; its page is "
-    "written beside it",
+    "written beside it, and its answer into the results.md of the folder above",
     flag_values=FLAGS,
 )
 _HOURS = flags.DEFINE_float(
@@ -224,15 +224,14 @@ def _report(
             failed[study.name] = failure
     if docs is None:
         return failed
-    whole = len(sections) == len(studies)
-    if whole and any(section.spent for section in sections):
-        tables = [study for study in studies if not documents.has_own_page(study)]
-        command = f"{_command('all')} --docs_dir=docs"
-        command += " --report_only" * _REPORT_ONLY.value
-        spent = pages.spent(tables, reporter.runs, _seeds())
-        documents.write(sections, docs, reporter.folder, command, spent)
-    else:
-        why = "there are no runs" if whole else "a study failed"
+    tables = [study for study in studies if not documents.has_own_page(study)]
+    command = f"{_command('all')} --docs_dir=docs"
+    command += " --report_only" * _REPORT_ONLY.value
+    spent = pages.spent(tables, reporter.runs, _seeds())
+    why = "a study failed" if len(sections) < len(studies) else None
+    if not why and not documents.write(sections, docs, reporter.folder, command, spent):
+        why = "nothing is complete"
+    if why:
         failed["--docs_dir"] = f"nothing was written there, for {why}."
     return failed
 
@@ -240,14 +239,22 @@ def _report(
 def _check_docs(
     studies: Sequence[Study], folder: pathlib.Path, docs: Optional[pathlib.Path]
 ) -> None:
+    if docs is None:
+        return
     tables = [study for study in studies if not documents.has_own_page(study)]
-    if docs is not None and tables and len(studies) < len(STUDIES):
+    if tables and len(studies) < len(STUDIES):
         raise UserError(
             "--docs_dir writes one page of all the paper's tables. Give --study=all, "
             "with --report_only for what is there, or figures and questions only. "
             f"Received {', '.join(study.name for study in tables)}."
         )
-    if docs is not None and folder in (docs, docs / documents.PAGES):
+    results = docs / documents.RESULTS
+    if results.exists() and not documents.is_results(results):
+        raise UserError(
+            f"--docs_dir={_DOCS_DIR.value}: its {results.name} is none that was "
+            "written here, and would be replaced. Move it, or name another folder."
+        )
+    if folder in (docs, docs / documents.PAGES):
         raise UserError(
             f"--docs_dir={_DOCS_DIR.value} and --model_dir={_MODEL_DIR.value}: what is "
             "shown must lie elsewhere than the runs. Name another folder for one."

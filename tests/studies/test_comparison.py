@@ -649,7 +649,9 @@ def test_comparison_from_the_first_run_to_the_page(
     assert made.splitlines()[2].startswith("What each part is worth")
     assert " 8 of 8 runs of the comparison are done" in made
     results = (docs / "results.md").read_text(encoding="utf-8")
-    assert results.startswith("# Results\n\nWhat each part is worth")
+    assert results.startswith(
+        "# Results\n\n## At equal cost\n\nWhat each part is worth"
+    )
     for text in before.values():
         assert len(text) < 12000 and str(tmp_path) not in text
 
@@ -699,6 +701,8 @@ def test_readme_has_the_numbers_of_the_comparison():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "study" / "comparison.md").read_text(encoding="utf-8")
     page = page[: page.index("## Tests")]
+    for number in (r"(\d+) CPU seconds", r"(\d+\.\d) %"):
+        assert re.search(number, readme)[1] == re.search(number, page)[1]
     section = readme[readme.index("## Results") : readme.index("## Documents")]
     decimal = r"\d+\.\d+"
     rows = re.findall(r"(?m)^\| (?!rmse)(.*)$", section)

@@ -151,9 +151,9 @@ _METHODS = {
     "table5": (
         "Table 5: what each part of the method adds",
         "KD: soft targets only. KD + MIA: and the amalgamated features, encoder and "
-        "decoders together. KD + MIA + ACCT: the whole method, in cycles. All of the "
-        "same number of steps; the comparison is of equal cost. At --scale=full the "
-        "whole method has the supplement's CGAN term, too.",
+        "decoders together. KD + MIA + ACCT: the whole method, in cycles. All have the "
+        "same number of steps; docs/study/comparison.md compares them at equal cost. "
+        "At --scale=full the whole method has the supplement's CGAN term, too.",
     ),
     "supp1": (
         "Supplement, Table 1: three tasks in one student",

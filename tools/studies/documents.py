@@ -1,6 +1,7 @@
 """docs/results.md and the pages of docs/study: each part from the call that made it."""
 
 import pathlib
+import re
 from typing import Optional, Sequence
 
 from soka_tf.atomic import write_text
@@ -13,12 +14,19 @@ from tools.studies.study import Study
 
 RESULTS = "results.md"
 PAGES = "study"  # of pages and pictures, in the folder of results.md
+_TITLE = "# Results"
 _TABLES, _FIGURES = "## The paper's tables", "## The paper's figures"
+_QUESTIONS, _LEFT = "## What the paper leaves open", "Not run yet:"
 
 
 def has_own_page(study: Study) -> bool:
     """Whether a study is shown on a page of its own, not among the paper's tables."""
     return study.small_only or study.name.startswith("fig")
+
+
+def is_results(path: pathlib.Path) -> bool:
+    """Whether a file is a results.md of ours, which may be replaced."""
+    return path.is_file() and path.read_bytes().startswith(f"{_TITLE}\n".encode())
 
 
 def write(
@@ -27,19 +35,23 @@ def write(
     folder: pathlib.Path,
     command: str,
     spent: str,
-) -> None:
-    """Writes what studies have found; what other calls have written stays.
+) -> bool:
+    """Writes what is complete of figures and questions, and the paper's tables.
+
+    What other calls have written stays where this one has nothing as whole.
 
     Args:
-      sections: the paper's tables all or none; a question without runs is left out.
+      sections: of the paper's tables all or none.
       docs: the documents' folder.
       folder: of the pictures.
       command: that makes the paper's tables again.
-      spent: what their runs have cost.
+      spent: what their runs have cost; "" without runs, and they are not written.
+
+    Returns:
+      Whether there was anything to write.
     """
-    own = [part for part in sections if has_own_page(part.study)]
-    own = [part for part in own if not part.study.small_only or _has_runs(part)]
-    paper = [part for part in sections if not has_own_page(part.study)]
+    own = [part for part in sections if has_own_page(part.study) and _is_whole(part)]
+    paper = [part for part in sections if spent and not has_own_page(part.study)]
     for part in [*paper, *own]:
         for name in part.pictures:
             pages.copy(folder / name, docs / PAGES / name)
@@ -48,7 +60,9 @@ def write(
     for index, part in enumerate(paper):
         shown = {f"{PAGES}/{name}": text for name, text in part.pictures.items()}
         paper[index] = part._replace(pictures=shown)
-    assemble(docs, report.paper_part(paper, command, spent) if paper else None)
+    if own or paper:
+        assemble(docs, report.paper_part(paper, command, spent) if paper else None)
+    return bool(own or paper)
 
 
 def assemble(docs: pathlib.Path, tables: Optional[str] = None) -> None:
@@ -61,17 +75,18 @@ def assemble(docs: pathlib.Path, tables: Optional[str] = None) -> None:
     path, folder = docs / RESULTS, docs / PAGES
     if tables is None:
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        tables = text.partition(f"\n{_TABLES}\n")[2].partition(f"\n{_FIGURES}\n")[0]
-    parts = ["# Results", _answer(folder)]
-    parts += [_TABLES, tables.strip()] if tables.strip() else []
+        after = text.partition(f"\n{_TABLES}\n")[2]
+        tables = re.split(rf"(?m)^(?:{_FIGURES}|{_QUESTIONS}|{_LEFT})", after)[0]
     studies = [s for s in define(SCALES["small"]).values() if has_own_page(s)]
     there = [s for s in studies if (folder / f"{s.name}.md").is_file()]
     figures = [_link(study) for study in there if not study.small_only]
     questions = [_link(study) for study in there if study.small_only]
-    parts += [_FIGURES, "\n".join(figures), "## Open questions"]
-    parts += ["What the paper leaves open, and our choices.", "\n".join(questions)]
     left = [f"{s.title} (`{s.name}`)" for s in studies if s not in there]
-    parts += [f"Not run yet: {'; '.join(left)}."] if left else []
+    parts = [_TITLE, _answer(folder)]
+    parts += [_TABLES, tables.strip()] if tables.strip() else []
+    parts += [_FIGURES, "\n".join(figures)] if figures else []
+    parts += [_QUESTIONS, "\n".join(questions)] if questions else []
+    parts += [f"{_LEFT} {'; '.join(left)}."] if left else []
     write_text(path, "\n\n".join(filter(None, parts)) + "\n")
 
 
@@ -84,14 +99,18 @@ def _answer(folder: pathlib.Path) -> str:
     page, picture = folder / comparison.PAGE, folder / comparison.PICTURE
     if not page.is_file():
         return ""
-    parts = [comparison.answer_of(page.read_text(encoding="utf-8"))]
+    parts = ["## At equal cost", comparison.answer_of(page.read_text(encoding="utf-8"))]
     if picture.is_file():
         parts.append(f"![error against cost]({PAGES}/{comparison.PICTURE})")
     more = f"All of the comparison: [its page]({PAGES}/{comparison.PAGE})"
-    return "\n\n".join([*parts, f"{more}, [its protocol]({PAGES}/protocol.md)."])
+    made = "`python tools/reproduce.py --study=comparison --report_only` writes both"
+    more += f", [its protocol]({PAGES}/protocol.md). {made}."
+    return "\n\n".join([*parts, more])
 
 
-def _has_runs(section: Section) -> bool:
+def _is_whole(section: Section) -> bool:
+    """Whether nothing is missing, but for seeds."""
+    trained = {r.title for t in section.study.tables for r in t.rows if r.trainings}
     rows = [row for table in section.tables for row in table.rows]
-    # The method as bound, which all questions share, answers none of them.
-    return sum(row.steps is not None for row in rows) > 1
+    without = [row for row in rows if row.title in trained and not row.steps]
+    return not section.missing and not without

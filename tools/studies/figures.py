@@ -124,7 +124,7 @@ def draw_curves(runs: Mapping[str, Sequence[pathlib.Path]], path: pathlib.Path) 
 
 
 class CostCurve(NamedTuple):
-    """A method's error against its cost: points (x, value, low, high), by cost."""
+    """A method's error against its budget: points (x, value, low, high), by x."""
 
     title: str
     points: Sequence[Tuple[float, float, float, float]]
@@ -136,7 +136,7 @@ def draw_costs(
     levels: Mapping[str, Mapping[str, float]],
     path: pathlib.Path,
 ) -> None:
-    """Draws errors against CPU seconds, a panel an error, with intervals.
+    """Draws errors against budgets, a panel an error, with intervals.
 
     Args:
       panels: title -> curves, the same methods in each.

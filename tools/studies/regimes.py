@@ -83,7 +83,7 @@ def _factorial(scale: Scale) -> Study:
         "GradNorm's (`GradNorm.adaptive`). In cycles the weights enter the decoders' "
         "losses, as printed, in joint steps those of all players "
         "(`schedule.joint_weighting`). All cells have the same steps; the last column "
-        "is what they cost.",
+        "is what they took in one sitting, to be compared within this page only.",
         [Table(TITLE, RMSES, rows, comparisons)],
     )
 

@@ -21,18 +21,20 @@ METRICS = {
 }
 # Of tables that have values of the paper.
 _PAPER_LEGEND = (
-    "below it the paper's, and whether the cell stands to the others of its column "
-    "that were run as in the paper: `yes` (intervals apart), `on average`, `in noise` "
-    "(the means differ from the paper's order, within the noise), `no` (apart, the "
-    "other way round), `one seed`. The paper's units are not ours: only the order can "
-    "be compared."
+    "below it the paper's, and whether the order to the other cells of its column is "
+    "the paper's, by the least favourable of them: `yes` (intervals apart), `on "
+    "average`, `in noise` (the means differ from the paper's order, within the noise), "
+    "`no` (apart, the other way round), `one seed`. The paper's units are not ours: "
+    "only the order can be compared."
 )
 _LEGEND = (
     "rmse is in the task's unit; the error over the teacher's is of rmse, of classes "
     "of the share of wrong pixels, and their median image the commonest class; skill "
     "is docs/metrics.md's; rmse and rel are better when lower, shares within 1.25 when "
-    "higher. Intervals are Student's, over seeds: the seed chooses initial weights and "
-    "the order of the images; the images to train on and to measure on are the same."
+    "higher. CPU seconds depend on what else the machine did, and are no measure of a "
+    "method's cost. Intervals are Student's, over seeds: the seed chooses initial "
+    "weights and the order of the images; the images to train on and to measure on are "
+    "the same."
 )
 
 
@@ -171,8 +173,10 @@ def _legend(parts: Sequence[Section]) -> str:
         return ""
     cells = [cell for row in rows for cell in row.cells.values()]
     printed = any(cell.paper is not None for cell in cells)
-    own = "Each cell: ours, mean ± half of the 95 % interval over the seeds"
-    return f"{own}; {_PAPER_LEGEND} {_LEGEND}" if printed else f"{own}. {_LEGEND}"
+    own = "mean ± half of the 95 % interval over the seeds"
+    if printed:
+        return f"Each cell: ours, {own}; {_PAPER_LEGEND} {_LEGEND}"
+    return f"Each cell: {own}. {_LEGEND}"
 
 
 def verdicts(sections: Sequence[Section]) -> str:
@@ -210,8 +214,8 @@ def paper_part(parts: Sequence[Section], command: str, spent: str) -> str:
         f"{spent} The command of each study stands at its head; studies share runs.",
         _legend(parts),
         verdicts(parts),
-        "A pair of cells counts for both of them; of a column, those cells that were "
-        "run.",
+        "Each cell is compared with all others of its column that were run: a pair in "
+        "another order marks both of its cells.",
         *(f"### {part.study.title}\n\n{section(part).rstrip()}" for part in parts),
     ]
     return "\n\n".join(text)

@@ -61,10 +61,14 @@ def run(runs: Runs, folder: pathlib.Path, limits: Limits) -> int:
         failed = _train(plan, plan.left(limits.portion), until)
     path = page.write(plan, folder.parent)
     docs = folder.parent.parent
-    if folder.parent == docs / documents.PAGES and (docs / documents.RESULTS).is_file():
+    written = [path]
+    results = docs / documents.RESULTS
+    if folder.parent == docs / documents.PAGES and documents.is_results(results):
         documents.assemble(docs)
+        written.append(results)
     _print_left(plan)
-    print(f"Records are in {folder}, to be committed; the page is {path}.")
+    print(f"Records are in {folder}, to be committed.")
+    print(f"Written: {', '.join(map(str, written))}.")
     for name, why in failed.items():
         print(f"FAILED {name}: {why}", file=sys.stderr)
     return 1 if failed else 0

@@ -41,8 +41,8 @@ rooms. Errors are lower when better, and geometric means over seeds. log-rmse is
 natural logarithms of depth. The share of the teacher's [skill](../metrics.md) is
 (median image - student) / (median image - teacher), of rmse, depth's in metres, a mean
 over seeds: 0 is the median image, 1 the teacher. Started: from the teachers' weights.
-CPU s: as the runs took them, some on a machine that was idler or faster; methods of a
-budget have equal cost by their steps times what a step cost in the trials.
+CPU s is what the runs took, some on a less busy or faster machine; equal cost is by
+steps: each method got the budget divided by what a step of it cost in the trials.
 All methods: [protocol.md](protocol.md#methods). The page is made by
 
     python tools/reproduce.py --study=comparison --report_only
@@ -118,29 +118,37 @@ def _answer(
         pairs.setdefault(pair, []).append(f"{_ratio(difference.ratio)}: {reading}")
     rows = [[pair, *cells] for pair, cells in pairs.items()] + _asked(found)
     budget, unit = protocol.budgets[-1], protocol.titles[protocol.unit]
+    seconds = found.plan.seconds_of_budget(budget)
     text = (
-        f"What each part is worth at equal cost, a budget of {budget}: the "
-        f"{found.plan.seconds(budget):.0f} CPU seconds that {budget * protocol.steps} "
-        f"steps of {unit} take by the trials, teachers' outputs read from disk. Errors "
-        "of the first method over those of the second, with 95 % intervals over seeds "
-        "and rooms; below 1 the first is better. After the colon "
-        "what the tests of the protocol allow one to say. KD: soft targets. MIA: "
-        "amalgamated features, of three teachers. The whole method: the paper's cycle "
-        "of phases on both; KD + MIA: joint steps on both."
+        "What each part is worth: errors of the first method over those of the second, "
+        "with 95 % intervals over seeds and rooms; below 1 the first is better. All "
+        f"have the same cost, a budget of {budget}: the {seconds:.0f} CPU seconds that "
+        f"{budget * protocol.steps} steps of {unit} take by the trials, teachers' "
+        "outputs read from disk. After the colon: what the tests of the protocol allow "
+        "one to say."
     )
     if moved:
         text += (
-            f" Costs are known to some {_COST_ERROR:.0%}, which moves a "
-            f"ratio by up to {moved:.1%}: less than that shows no better method."
+            f" Costs are known to some {_COST_ERROR:.0%}, which moves a ratio by up to "
+            f"{moved:.1%}: a ratio closer to 1, 'within the error of costs', shows no "
+            "better method. This, and rows with 'no test', were added after the test "
+            "rooms were opened."
         ).replace("%", " %")
+    terms = (
+        "KD: soft targets. MIA: amalgamated features, of three teachers. KD + MIA: "
+        "joint steps on both; the whole method: the paper's cycle of phases on both. "
+        "Mended: features standardised, an adapter on the student's side, layers of "
+        "equal weight; the mended cycle is the simultaneous one. Tuned weights: fixed "
+        "ones, chosen by trials."
+    )
     levels = (
-        "The errors over the teachers', from random weights, at the largest budgets "
-        f"of the tested methods, and those of the median image. {done} of {there} runs "
-        "of the comparison are done."
+        "Errors over the teachers', from random weights, at the largest budgets of the "
+        f"tested methods, and those of the median image. {done} of {there} runs of the "
+        "comparison are done."
     )
     of_teachers = markdown_table(["error / teachers'", *head], _over_teachers(found))
     answer = markdown_table(["error / error", *head], rows)
-    return "\n\n".join([text, answer, levels, of_teachers])
+    return "\n\n".join([text, terms, answer, levels, of_teachers])
 
 
 def _over_teachers(found: Outcomes) -> List[List[str]]:
@@ -284,11 +292,11 @@ def _curves(found: Outcomes) -> Dict[str, list]:
             points = []
             for budget in (*protocol.budgets, protocol.confirmation[0]):
                 outcome = found.of(method.name, budget)
-                if not outcome or not outcome.seeds:
+                if not outcome or not outcome.seeds or outcome.missing:
                     continue
                 ratio = found.ratio(outcome, found.teacher, endpoint.parts)
                 ends = ratio.interval() or (ratio.value, ratio.value)
-                seconds = found.plan.seconds(budget)
+                seconds = found.plan.seconds_of_budget(budget)
                 points.append((seconds, *np.exp([ratio.value, *ends])))
             if points:
                 main = method.name in protocol.main()

@@ -135,7 +135,7 @@ class Plan:
         medians = map(statistics.median, by_task.values())
         return sum(medians) / self.protocol.tuning_steps
 
-    def seconds(self, budget: float) -> float:
+    def seconds_of_budget(self, budget: float) -> float:
         """CPU seconds of a budget, by what steps cost in the trials."""
         return self.protocol.steps * budget * self.cost(self.protocol.unit)
 
