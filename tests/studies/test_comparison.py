@@ -460,8 +460,8 @@ def test_page_says_how_far_the_errors_of_costs_reach(study):
             _write(study, job, 1.5)
     # Half of the error for four times the cost: 1.05 ** 0.5 is exp(0.024).
     text = _page(study)
-    assert "known to some 5 %, which moves a ratio by up to 2.4 %: less" in text
-    assert "within the error of costs" not in page.answer_of(text)
+    assert "known to some 5 %, which moves a ratio by up to 2.4 %: a ratio" in text
+    assert ": lower, within the error of costs" not in page.answer_of(text)
     for job in study.jobs(FINAL):
         if (job.method.name, job.budget) == ("kd_mia", 4):
             _write(study, job, 1.48)
