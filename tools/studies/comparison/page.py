@@ -8,7 +8,8 @@ import numpy as np
 
 from soka_tf.atomic import write_text
 from tools.studies.comparison import inference, outcomes
-from tools.studies.comparison.inference import TwoLevel
+from tools.studies.comparison.answer import answer, pair_title
+from tools.studies.comparison.cells import number_text, ratio_text
 from tools.studies.comparison.outcomes import Difference, Outcome, Outcomes
 from tools.studies.comparison.plan import Plan
 from tools.studies.comparison.protocol import (
@@ -23,15 +24,11 @@ from tools.studies.comparison.protocol import (
     Protocol,
     trial_bindings,
 )
-from tools.studies.numbers import digits_of
 from tools.studies.report import markdown_table
 
 PAGE, PICTURE = "comparison.md", "comparison.png"
 # Depth's network range is log(512 m + 1) / log(65536): errors in natural logarithms.
 _LOG_SCALE = math.log(2**16)
-# What a reader of the tested pairs asks next: intervals without tests.
-_ASKED = (("kd_mia_mended", "kd"), ("kd_mia_mended", "kd_hints"))
-_COST_ERROR = 0.05  # by the protocol
 _HOW = "How this was measured: "
 _TEXT = f"""\
 {_HOW}[protocol.md](protocol.md), decided before the test rooms were opened. All
@@ -65,7 +62,7 @@ def write(plan: Plan, folder: pathlib.Path) -> pathlib.Path:
     if opened and any(plan.record(job) for job in plan.jobs(FINAL)):
         found = Outcomes(plan)
     tested = outcomes.differences(found) if found else []
-    lines = ["# Comparison", "", _answer(found, tested, done, there), "", _TEXT]
+    lines = ["# Comparison", "", answer(found, tested, done, there), "", _TEXT]
     if opened:
         lines += [f"Test rooms opened {opened['opened']}, {_of(opened)}.", ""]
     if tested:
@@ -101,115 +98,11 @@ def answer_of(text: str) -> str:
     return said.strip()
 
 
-def _answer(
-    found: Optional[Outcomes], tested: Sequence[Difference], done: int, there: int
-) -> str:
-    if not tested:
-        return f"No answer yet: {done} of {there} runs."
-    protocol, head = found.plan.protocol, [e.title for e in ENDPOINTS]
-    moved = _moved_by_costs(found)
-    pairs: Dict[str, List[str]] = {}
-    for difference in tested:
-        pair = _of_pair(difference.pair, protocol)
-        reading = difference.reading
-        small = moved and difference.ratio and abs(difference.ratio.value) < moved
-        if small and reading.startswith(("lower", "higher")):
-            reading += ", within the error of costs"
-        pairs.setdefault(pair, []).append(f"{_ratio(difference.ratio)}: {reading}")
-    rows = [[pair, *cells] for pair, cells in pairs.items()] + _asked(found)
-    budget, unit = protocol.budgets[-1], protocol.titles[protocol.unit]
-    seconds = found.plan.seconds_of_budget(budget)
-    text = (
-        "What each part is worth: errors of the first method over those of the second, "
-        "with 95 % intervals over seeds and rooms; below 1 the first is better. All "
-        f"have the same cost, a budget of {budget}: the {seconds:.0f} CPU seconds that "
-        f"{budget * protocol.steps} steps of {unit} take by the trials, teachers' "
-        "outputs read from disk. After the colon: what the tests of the protocol allow "
-        "one to say."
-    )
-    if moved:
-        text += (
-            f" Costs are known to some {_COST_ERROR:.0%}, which moves a ratio by up to "
-            f"{moved:.1%}: a ratio closer to 1, 'within the error of costs', shows no "
-            "better method. This, and rows with 'no test', were added after the test "
-            "rooms were opened."
-        ).replace("%", " %")
-    terms = (
-        "KD: soft targets. MIA: amalgamated features, of three teachers. KD + MIA: "
-        "joint steps on both; the whole method: the paper's cycle of phases on both. "
-        "Mended: features standardised, an adapter on the student's side, layers of "
-        "equal weight; the mended cycle is the simultaneous one. Tuned weights: fixed "
-        "ones, chosen by trials."
-    )
-    levels = (
-        "Errors over the teachers', from random weights, at the largest budgets of the "
-        f"tested methods, and those of the median image. {done} of {there} runs of the "
-        "comparison are done."
-    )
-    of_teachers = markdown_table(["error / teachers'", *head], _over_teachers(found))
-    answer = markdown_table(["error / error", *head], rows)
-    return "\n\n".join([text, terms, answer, levels, of_teachers])
-
-
-def _over_teachers(found: Outcomes) -> List[List[str]]:
-    """The tested methods at their largest budgets, and the median image."""
-    protocol = found.plan.protocol
-    shown = [
-        (f"{protocol.titles[name]}, budget {budget}", found.of(name, budget))
-        for budget in (protocol.budgets[-1], protocol.confirmation[0])
-        for name in protocol.main()
-    ]
-    shown.append(("median image", found.median))
-    rows = []
-    for title, outcome in shown:
-        if outcome and outcome.seeds:
-            ratios = (found.ratio(outcome, found.teacher, e.parts) for e in ENDPOINTS)
-            rows.append([title, *map(_ratio, ratios)])
-    return rows
-
-
-def _asked(found: Outcomes) -> List[List[str]]:
-    """Rows of pairs that were not to be tested, where all runs of both are there."""
-    protocol, rows = found.plan.protocol, []
-    for pair in _ASKED:
-        one, other = (found.of(name, protocol.budgets[-1]) for name in pair)
-        if one and other and not (one.missing or other.missing):
-            ratios = (found.ratio(one, other, e.parts) for e in ENDPOINTS)
-            cells = (f"{_ratio(ratio)}: no test" for ratio in ratios)
-            rows.append([_of_pair(pair, protocol), *cells])
-    return rows
-
-
-def _moved_by_costs(found: Outcomes) -> Optional[float]:
-    """What a wrong cost adds to the log of a ratio, at most; None of a single budget.
-
-    The steepest fall of an error between the last two budgets says what steps that a
-    method has too many, or too few, are worth.
-    """
-    protocol = found.plan.protocol
-    if len(protocol.budgets) < 2:
-        return None
-    less, more = protocol.budgets[-2:]
-    falls = [
-        found.ratio(found.of(name, less), found.of(name, more), endpoint.parts)
-        for name in protocol.main()
-        for endpoint in ENDPOINTS
-    ]
-    if None in falls:
-        return None
-    steepest = max(fall.value for fall in falls) / math.log(more / less)
-    return steepest * math.log1p(_COST_ERROR)
-
-
-def _of_pair(pair: Sequence[str], protocol: Protocol) -> str:
-    return " / ".join(protocol.titles[name] for name in pair)
-
-
 def _tests(tested: Sequence[Difference], protocol: Protocol) -> str:
     head = ["of", "endpoint", "p, Holm", "p same, Holm"]
     rows = [
         [
-            _of_pair(d.pair, protocol),
+            pair_title(d.pair, protocol),
             d.endpoint.title,
             _p(d.p_different),
             _p(d.p_same),
@@ -253,7 +146,7 @@ def _row(found: Outcomes, method: Method, outcome: Outcome, budget: int) -> List
         title = found.plan.protocol.titles[method.against]
         both = len(set(outcome.seeds) & set(against.seeds))
         some = f" ({both} seeds)" if both < method.seeds else ""
-        over = f"{title}: {_ratio(ratio)}{some}" if ratio else "-"
+        over = f"{title}: {ratio_text(ratio)}{some}" if ratio else "-"
     relative = found.ratio(outcome, found.teacher, ENDPOINTS[0].parts)
     seeds = [f"{len(outcome.seeds)}"]
     seeds += [f"{outcome.failed} not finite"] * bool(outcome.failed)
@@ -261,23 +154,23 @@ def _row(found: Outcomes, method: Method, outcome: Outcome, budget: int) -> List
     seconds = outcome.cpu_seconds
     spread = f" ({min(seconds):.0f} to {max(seconds):.0f})" if seconds else ""
     cpu = f"{np.mean(seconds):.0f}{spread}" if seconds else "-"
-    cells = [method.title, _ratio(relative), over, *_errors(found, outcome)]
+    cells = [method.title, ratio_text(relative), over, *_errors(found, outcome)]
     return [*cells, cpu, f"{outcome.steps}", ", ".join(seeds)]
 
 
 def _known_row(found: Outcomes, title: str, outcome: Outcome) -> List[str]:
     relative = found.ratio(outcome, found.teacher, ENDPOINTS[0].parts)
-    cells = [title, _ratio(relative), "-", *_errors(found, outcome)]
+    cells = [title, ratio_text(relative), "-", *_errors(found, outcome)]
     return [*cells, "-", "-", "-"]
 
 
 def _errors(found: Outcomes, outcome: Outcome) -> List[str]:
     return [
-        _ratio(found.error(outcome, [DEPTH_LOG]), _LOG_SCALE),
-        _ratio(found.error(outcome, [DEPTH_M])),
-        _number(found.share_of_skill(outcome, DEPTH_M)),
-        _ratio(found.error(outcome, [EDGES])),
-        _number(found.share_of_skill(outcome, EDGES)),
+        ratio_text(found.error(outcome, [DEPTH_LOG]), _LOG_SCALE),
+        ratio_text(found.error(outcome, [DEPTH_M])),
+        number_text(found.share_of_skill(outcome, DEPTH_M)),
+        ratio_text(found.error(outcome, [EDGES])),
+        number_text(found.share_of_skill(outcome, EDGES)),
     ]
 
 
@@ -352,14 +245,15 @@ def _made(plan: Plan, found: Optional[Outcomes]) -> List[str]:
     hours = sum(r["cpu_seconds"] or 0.0 for r in well) / 3600
     processors = sorted({f"{r['cores']} cores of {r['processor']}" for r in well})
     stacks = sorted({_versions_of(r) for r in well})
-    commits = sorted({_of(r) for r in recorded})
+    commits = sorted({r["commit"] or "unknown" for r in recorded})
+    short = [c.rstrip("+")[:12] + "+" * c.endswith("+") for c in commits]
     lines = [
         "## Made by",
         "",
         f"- {len(recorded)} runs, {hours:.2f} CPU hours of steps",
         f"- {'; '.join(processors)}",
         f"- {'; '.join(stacks)}",
-        f"- {', '.join(commits)}",
+        f"- commits {', '.join(short)}",
     ]
     if found:
         seconds = found.reference["teachers_cpu_seconds_an_image"]
@@ -381,26 +275,6 @@ def _versions_of(record: Dict) -> str:
 
 def _of(record: Dict) -> str:
     return f"commit {record['commit'] or 'unknown'}"
-
-
-def _ratio(estimate: Optional[TwoLevel], scale: float = 1.0) -> str:
-    """The exponential of an estimate of a logarithm, with its interval."""
-    if estimate is None:
-        return "-"
-    ends = estimate.interval() or ()
-    return _with_interval(*(scale * math.exp(v) for v in (estimate.value, *ends)))
-
-
-def _number(estimate: TwoLevel) -> str:
-    return _with_interval(estimate.value, *(estimate.interval() or ()))
-
-
-def _with_interval(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """Rounded to two digits of half the interval."""
-    if not high - low > 1e-9 * abs(value):  # no interval, or one of rounding
-        return f"{value:#.3g}"
-    digits = digits_of((high - low) / 2)
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _p(value: float) -> str:
