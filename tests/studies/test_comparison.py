@@ -18,6 +18,7 @@ from tests.tools import ROOT, run_tool
 from tools.studies import records as study_records
 from tools.studies import training, worker
 from tools.studies.comparison import (
+    answer,
     command,
     inference,
     page,
@@ -445,7 +446,7 @@ def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
 
 def test_page_shows_untested_pairs_without_a_reading(study, monkeypatch):
     pairs = (("kd", "kd_mia"), ("kd", "soka"), ("kd", "no method"))
-    monkeypatch.setattr(page, "_ASKED", pairs)
+    monkeypatch.setattr(answer, "_ASKED", pairs)
     _finished(study)
     (row,) = _answered(_page(study), "KD / KD + MIA")
     assert row.startswith("1.25") and row.count(": no test") == 3
