@@ -469,6 +469,21 @@ def test_page_says_how_far_the_errors_of_costs_reach(study):
     assert _reading(study).count(": lower, within the error of costs") == 3
 
 
+def test_page_names_runs_that_have_lost_a_task_and_counts_them(study):
+    _finished(study)
+    assert "three times the median image's" not in page.answer_of(_page(study))
+    # The median image has an rmse of 3.
+    for seed, rmse in ((0, 8.9), (1, 9.1)):
+        for job in study.jobs(FINAL):
+            if (job.method.name, job.budget, job.seed) == ("kd", 4, seed):
+                _write(study, job, rmse)
+    said = page.answer_of(_page(study))
+    lost = "all others: KD, budget 4, seed 1, depth; KD, budget 4, seed 1, 2D edges."
+    assert lost in said
+    (row,) = _answered(said, "KD, budget 4")
+    assert row.startswith("5 [")  # (8.9 * 9.1 * 1.5) ** (1 / 3)
+
+
 def test_page_says_of_how_many_seeds_a_ratio_is_that_misses_some(study):
     _finished(study)
     for job in study.jobs(FINAL):

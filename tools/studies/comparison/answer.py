@@ -3,6 +3,7 @@
 import math
 from typing import Dict, List, Optional, Sequence
 
+from soka_tf.tasks import get_task
 from tools.studies.comparison.cells import ratio_text
 from tools.studies.comparison.outcomes import Difference, Outcomes
 from tools.studies.comparison.protocol import ENDPOINTS, Protocol
@@ -66,6 +67,15 @@ def answer(
         f"tested methods, and those of the median image. {done} of {there} runs of the "
         "comparison are done."
     )
+    lost = [
+        f"{protocol.titles[name]}, budget {of}, seed {seed}, {get_task(task).title}"
+        for name, of, seed, task in found.lost()
+    ]
+    if lost:
+        levels += (
+            " Runs with an rmse of more than three times the median image's, which "
+            f"count like all others: {'; '.join(lost)}."
+        )
     of_teachers = markdown_table(["error / teachers'", *head], _over_teachers(found))
     answer = markdown_table(["error / error", *head], rows)
     return "\n\n".join([text, terms, answer, levels, of_teachers])

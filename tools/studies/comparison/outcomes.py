@@ -9,6 +9,8 @@ from tools.studies.comparison.inference import Statistic, TwoLevel
 from tools.studies.comparison.plan import Plan
 from tools.studies.comparison.protocol import ENDPOINTS, FINAL, Endpoint, Job, Part
 
+_LOST = 3.0  # times the rmse of the median image
+
 
 class Outcome(NamedTuple):
     """The final runs of a method within a budget, or what they are compared with.
@@ -57,6 +59,21 @@ class Outcomes:
     def of(self, method: str, budget: int) -> Optional[Outcome]:
         """A method's outcome within a budget; None if it has no runs."""
         return self._found.get((method, budget))
+
+    def lost(self) -> List[Tuple[str, int, int, str]]:
+        """Runs that have lost a task: worse than `_LOST` times the median image.
+
+        Returns:
+          Method, budget, seed and task of each; such runs count like all others.
+        """
+        found = []
+        for (method, budget), outcome in self._found.items():
+            for (task, name), squares in outcome.squares.items():
+                most = _LOST**2 * self.median.squares[task, name][0].sum()
+                lost = np.array(outcome.seeds)[squares.sum(axis=1) > most]
+                if name == "units":
+                    found += [(method, budget, seed, task) for seed in lost.tolist()]
+        return found
 
     def _known(self, sums: Mapping[str, Mapping[str, List[float]]]) -> Outcome:
         """What has no seeds, as two that are alike: its intervals are of rooms only."""
