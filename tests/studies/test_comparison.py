@@ -707,7 +707,7 @@ README_ROWS = {
     "the cycle, mended": "whole, mended / KD + MIA, mended",
     "KD + MIA / KD |": "KD + MIA / KD",
     "KD + MIA, mended / KD + MIA": "KD + MIA, mended / KD + MIA",
-    "KD + MIA, mended / KD (": "KD + MIA, mended / KD",
+    "KD + MIA, mended / KD + hints (": "KD + MIA, mended / KD + hints",
     "KD + MIA, mended / the teachers": "KD + MIA, mended, budget 16",
     "median image": "median image",
 }
