@@ -58,17 +58,26 @@ def answer(
     terms = (
         "KD: soft targets. MIA: amalgamated features, of three teachers. KD + MIA: "
         "joint steps on both; the whole method: the paper's cycle of phases on both. "
+        "Hints: each teacher's features by themselves, in MIA's place. "
         "Mended: features standardised, an adapter on the student's side, layers of "
         "equal weight; the mended cycle is the simultaneous one. Tuned weights: fixed "
         "ones, chosen by trials."
     )
+    of_pairs = markdown_table(["error / error", *head], rows)
+    of_teachers = markdown_table(["error / teachers'", *head], _over_teachers(found))
+    levels = _levels(found, done, there)
+    return "\n\n".join([text, terms, of_pairs, levels, of_teachers])
+
+
+def _levels(found: Outcomes, done: int, there: int) -> str:
+    """What stands above the errors over the teachers'."""
+    titles = found.plan.protocol.titles
     levels = (
-        "Errors over the teachers', from random weights, at the largest budgets of the "
-        f"tested methods, and those of the median image. {done} of {there} runs of the "
-        "comparison are done."
+        "Errors over the teachers', from random weights, at the largest budgets, and "
+        f"those of the median image. {done} of {there} runs of the comparison are done."
     )
     lost = [
-        f"{protocol.titles[name]}, budget {of}, seed {seed}, {get_task(task).title}"
+        f"{titles[name]}, budget {of}, seed {seed}, {get_task(task).title}"
         for name, of, seed, task in found.lost()
     ]
     if lost:
@@ -76,23 +85,22 @@ def answer(
             " Runs with an rmse of more than three times the median image's, which "
             f"count like all others: {'; '.join(lost)}."
         )
-    of_teachers = markdown_table(["error / teachers'", *head], _over_teachers(found))
-    answer = markdown_table(["error / error", *head], rows)
-    return "\n\n".join([text, terms, answer, levels, of_teachers])
+    return levels
 
 
 def _over_teachers(found: Outcomes) -> List[List[str]]:
-    """The tested methods at their largest budgets, and the median image."""
+    """The methods above at their largest budgets, and the median image."""
     protocol = found.plan.protocol
-    shown = [
-        (f"{protocol.titles[name]}, budget {budget}", found.of(name, budget))
+    names = dict.fromkeys((*protocol.main(), *(name for p in _ASKED for name in p)))
+    known = {
+        f"{protocol.titles[name]}, budget {budget}": found.of(name, budget)
         for budget in (protocol.budgets[-1], protocol.confirmation[0])
-        for name in protocol.main()
-    ]
-    shown.append(("median image", found.median))
+        for name in names
+        if found.of(name, budget)
+    }
     rows = []
-    for title, outcome in shown:
-        if outcome and outcome.seeds:
+    for title, outcome in [*known.items(), ("median image", found.median)]:
+        if outcome.seeds and not outcome.missing:
             ratios = (found.ratio(outcome, found.teacher, e.parts) for e in ENDPOINTS)
             rows.append([title, *map(ratio_text, ratios)])
     return rows
