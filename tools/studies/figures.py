@@ -165,6 +165,10 @@ def draw_costs(
                 capsize=2,
                 label=curve.title,
             )
+        # The interval of a run that has lost a task would leave no height to others.
+        known = [*levels[title].values()]
+        low = min([*known, *(y for curve in curves for _, y, *_ in curve.points)])
+        axis.set_ylim(0.9 * low, min(axis.get_ylim()[1], 1.25 * max(known)))
         axis.set_xscale("log")
         costs = sorted({x for curve in curves for x, *_ in curve.points})
         axis.set_xticks(costs, [f"{x:.0f}" for x in costs])
