@@ -35,7 +35,7 @@ from soka_tf.kinds import (
 from soka_tf.networks.discriminator import Discriminator
 from soka_tf.runs.config import made_by, or_user_error
 from soka_tf.runs.optimizers import OPTIMIZERS, WeightDecay, make_optimizer
-from soka_tf.runs.schedules import poly_schedule
+from soka_tf.runs.schedules import Settling, poly_schedule
 from soka_tf.soka.adversarial import Adversary
 from soka_tf.soka.amalgamation import Amalgamation
 from soka_tf.soka.balancing.fixed import Fixed
@@ -304,10 +304,12 @@ def build_adversary(
 @gin.configurable
 def build_optimizers(
     max_steps: int,
+    settle_step: Optional[int] = None,
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam",
     momentum: Annotated[float, number(0.0, 1.0, below=True)] = 0.0,
     learning_rate: NonNegative = 1e-3,
     power: Annotated[float, number(0.0, 100.0)] = 0.9,
+    settle_rate: Annotated[float, number(0.0, 1.0)] = 1.0,
     amalgamation_rate: NonNegative = 1e-3,
     task_weights_optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam",
     task_weights_rate: NonNegative = 1e-4,
@@ -319,10 +321,13 @@ def build_optimizers(
     Args:
       max_steps: length of the run; the rates of encoder and decoders reach 0 there.
         Players that start with the cycle end a little above.
+      settle_step: of the schedule: the first with BatchNorm's moving statistics.
       optimizer: "adam" or "sgd", of encoder, decoders, adapters and amalgamation.
       momentum: of "sgd"; 0 for plain.
       learning_rate: of encoder and decoders at step 0 (paper: 0.001).
       power: of the poly policy (paper: 0.9).
+      settle_rate: factor of all rates that follow the policy from `settle_step` on:
+        fixed statistics bound nothing that a batch's own would.
       amalgamation_rate: of W, C and V at step 0.
       task_weights_optimizer: "adam" or "sgd".
       task_weights_rate: of the task weights at step 0 (paper, Fig. 5: 1e-3, 1e-4).
@@ -334,7 +339,10 @@ def build_optimizers(
     """
 
     def poly(rate: float):
-        return poly_schedule(rate, max_steps, power)
+        falling = poly_schedule(rate, max_steps, power)
+        if settle_step is None or settle_rate == 1.0:
+            return falling
+        return Settling(falling, settle_step, settle_rate)
 
     # Decay that the optimizer applies by itself fades with the learning rate.
     of_weights = decay()

@@ -129,7 +129,9 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         teachers = build_parts.load_pool(teacher_files)
         measure = _measure(settings, teachers, lambda: find_data().train, model_dir)
         model = assemble_model(settings, teachers, measure)
-        optimizers, learning_rate = build_parts.build_optimizers(settings.max_steps)
+        optimizers, learning_rate = build_parts.build_optimizers(
+            settings.max_steps, model.schedule.settle_step
+        )
         model.compile(optimizers, settings.jit_compile)
     _advise(settings, model)
     model.movement_every_steps = settings.movement_every_steps
@@ -193,7 +195,9 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
     measure = _measure(settings, model.teachers, lambda: data.train, model_dir)
     with run.strategy.scope():
         fresh = assemble_model(settings, model.teachers, measure)
-        optimizers, _ = build_parts.build_optimizers(settings.max_steps)
+        optimizers, _ = build_parts.build_optimizers(
+            settings.max_steps, model.schedule.settle_step
+        )
         fresh.compile(optimizers, settings.jit_compile)
     copy_state(fresh, model)
     # Graphs have the seeds of instance noise and of dropped teachers as constants.
@@ -251,14 +255,14 @@ def check_parts(settings: Settings) -> None:
     Raises:
       UserError: of the schedule, the objective, the rule or the optimizers.
     """
-    build_schedule(settings)
+    schedule = build_schedule(settings)
     objective, names = _build_objective(), settings.task_names
     as_task = objective.transfer_as_task
     rule = build_parts.build_balancing(names, transfer_as_task=as_task)
     layers = _amalgamated_layers()
     or_user_error("objective: ", lambda: objective.check_rule(rule, len(names), layers))
     or_user_error("transfer.", build_parts.transfer)
-    build_parts.build_optimizers(settings.max_steps)
+    build_parts.build_optimizers(settings.max_steps, schedule.settle_step)
 
 
 def _amalgamated_layers() -> Optional[Sequence[str]]:

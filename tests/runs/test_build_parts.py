@@ -171,6 +171,17 @@ def test_optimizers_follow_the_poly_policy_each_from_its_own_rate():
     assert optimizers["encoder"] is not optimizers["decoders"]
 
 
+def test_optimizers_rates_fall_further_where_batch_norm_settles():
+    gin.bind_parameter("build_optimizers.settle_rate", 0.25)
+    for settle_step, factor in ((40, 0.25), (50, 0.25), (51, 1.0), (None, 1.0)):
+        optimizers, learning = build_parts.build_optimizers(100, settle_step)
+        assert float(learning(50)) == pytest.approx(1e-3 * 0.5**0.9 * factor)
+        for player in ("encoder", "decoders", "adapter", "amalgamation"):
+            rate = optimizers[player]._hyper["learning_rate"]
+            assert float(rate(50)) == pytest.approx(1e-3 * 0.5**0.9 * factor)
+        assert optimizers["discriminators"]._hyper["learning_rate"] == 1e-5
+
+
 def test_optimizers_sgd_has_the_momentum_that_is_bound():
     gin.bind_parameter("build_optimizers.optimizer", "sgd")
     gin.bind_parameter("build_optimizers.momentum", 0.5)

@@ -704,3 +704,22 @@ def test_run_in_a_file_is_refused_by_name(tiny, tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UserError, match="--model_dir must be a folder.*is a file"):
         tiny.build(tmp_path / "run", *PLAIN)
+
+
+def test_run_has_a_lower_rate_while_batch_norm_settles(tiny, tmp_path):
+    params = ("schedule.settle_share = 0.5", "build_optimizers.settle_rate = 0.0")
+    params += ("max_steps = 4", "schedule.joint_steps = 2")
+    params += ("schedule.initial_losses_step = 1",)
+    run = tiny.build(tmp_path, *params)
+    seen = []
+
+    def remember(*_):
+        seen.append([weight.numpy() for weight in run.model.student.trainable_weights])
+
+    callback = tf.keras.callbacks.LambdaCallback(on_train_batch_end=remember)
+    train(run, str(tmp_path), [callback])
+    moved = [
+        any((old != new).any() for old, new in zip(before, after))
+        for before, after in zip(seen, seen[1:])
+    ]
+    assert moved == [True, False, False]
