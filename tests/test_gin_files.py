@@ -112,7 +112,7 @@ _GIVEN = {
     build_parts.objective: ("objective", "weight_decay"),
     build_parts.decay: ("decay",),
     build_networks.initialize_student: ("", "student", "teachers"),
-    build_parts.build_optimizers: ("", "max_steps", "settle_step"),
+    build_parts.build_optimizers: ("", "schedule"),
     strategy.build_strategy: ("", "facts"),
 }
 

@@ -818,23 +818,25 @@ def test_conflict_is_reported_of_the_tasks_in_the_second_half_of_the_runs(
     )
 
 
-@pytest.mark.slow
-def test_reproduce_report_of_nothing_leaves_the_pages_that_are_there(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "text, code, said",
+    [
+        pytest.param(
+            *("# Results\n\nof other runs", 1, "--docs_dir: nothing was written there"),
+            marks=pytest.mark.slow,
+        ),
+        ("# Results of mine\n", 2, "results.md is none that was written"),
+    ],
+)
+def test_reproduce_leaves_the_page_of_other_runs_or_of_another(
+    text, code, said, tmp_path, capsys
+):
     page = tmp_path / "docs" / "results.md"
     page.parent.mkdir()
-    page.write_text("# Results\n\nof other runs")
+    page.write_text(text)
     result = _report_all(tmp_path / "runs", tmp_path / "docs", capsys)
-    assert result.code == 1 and "--docs_dir: nothing was written there" in result.err
-    assert page.read_text() == "# Results\n\nof other runs"
-
-
-def test_reproduce_replaces_no_page_of_another(tmp_path, capsys):
-    page = tmp_path / "docs" / "results.md"
-    page.parent.mkdir()
-    page.write_text("# Results of mine\n")
-    result = _report_all(tmp_path / "runs", tmp_path / "docs", capsys)
-    assert result.code == 2 and "results.md is none that was written" in result.err
-    assert page.read_text() == "# Results of mine\n"
+    assert result.code == code and said in result.err
+    assert page.read_text() == text
 
 
 def test_reproduce_of_a_figure_without_runs_writes_its_page(

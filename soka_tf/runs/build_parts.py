@@ -303,8 +303,7 @@ def build_adversary(
 
 @gin.configurable
 def build_optimizers(
-    max_steps: int,
-    settle_step: Optional[int] = None,
+    schedule: Schedule,
     optimizer: Annotated[str, one_of(OPTIMIZERS)] = "adam",
     momentum: Annotated[float, number(0.0, 1.0, below=True)] = 0.0,
     learning_rate: NonNegative = 1e-3,
@@ -319,15 +318,14 @@ def build_optimizers(
     """Builds an optimizer for every player; the weights decay by the bound `decay`.
 
     Args:
-      max_steps: length of the run; the rates of encoder and decoders reach 0 there.
-        Players that start with the cycle end a little above.
-      settle_step: of the schedule: the first with BatchNorm's moving statistics.
+      schedule: of the run, with `max_steps`; the rates of encoder and decoders reach 0
+        there. Players that start with the cycle end a little above.
       optimizer: "adam" or "sgd", of encoder, decoders, adapters and amalgamation.
       momentum: of "sgd"; 0 for plain.
       learning_rate: of encoder and decoders at step 0 (paper: 0.001).
       power: of the poly policy (paper: 0.9).
-      settle_rate: factor of all rates that follow the policy from `settle_step` on:
-        fixed statistics bound nothing that a batch's own would.
+      settle_rate: factor of all rates that follow the policy from the schedule's
+        `settle_step` on: fixed statistics bound nothing that a batch's own would.
       amalgamation_rate: of W, C and V at step 0.
       task_weights_optimizer: "adam" or "sgd".
       task_weights_rate: of the task weights at step 0 (paper, Fig. 5: 1e-3, 1e-4).
@@ -339,10 +337,10 @@ def build_optimizers(
     """
 
     def poly(rate: float):
-        falling = poly_schedule(rate, max_steps, power)
-        if settle_step is None or settle_rate == 1.0:
+        falling = poly_schedule(rate, schedule.max_steps, power)
+        if schedule.settle_step is None or settle_rate == 1.0:
             return falling
-        return Settling(falling, settle_step, settle_rate)
+        return Settling(falling, schedule.settle_step, settle_rate)
 
     # Decay that the optimizer applies by itself fades with the learning rate.
     of_weights = decay()

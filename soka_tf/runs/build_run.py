@@ -129,9 +129,7 @@ def build_run(model_dir: str, strategy: Optional[tf.distribute.Strategy] = None)
         teachers = build_parts.load_pool(teacher_files)
         measure = _measure(settings, teachers, lambda: find_data().train, model_dir)
         model = assemble_model(settings, teachers, measure)
-        optimizers, learning_rate = build_parts.build_optimizers(
-            settings.max_steps, model.schedule.settle_step
-        )
+        optimizers, learning_rate = build_parts.build_optimizers(model.schedule)
         model.compile(optimizers, settings.jit_compile)
     _advise(settings, model)
     model.movement_every_steps = settings.movement_every_steps
@@ -195,9 +193,7 @@ def reseed(run: Run, model_dir: str, seed: int) -> Run:
     measure = _measure(settings, model.teachers, lambda: data.train, model_dir)
     with run.strategy.scope():
         fresh = assemble_model(settings, model.teachers, measure)
-        optimizers, _ = build_parts.build_optimizers(
-            settings.max_steps, model.schedule.settle_step
-        )
+        optimizers, _ = build_parts.build_optimizers(model.schedule)
         fresh.compile(optimizers, settings.jit_compile)
     copy_state(fresh, model)
     # Graphs have the seeds of instance noise and of dropped teachers as constants.
@@ -262,7 +258,7 @@ def check_parts(settings: Settings) -> None:
     layers = _amalgamated_layers()
     or_user_error("objective: ", lambda: objective.check_rule(rule, len(names), layers))
     or_user_error("transfer.", build_parts.transfer)
-    build_parts.build_optimizers(settings.max_steps, schedule.settle_step)
+    build_parts.build_optimizers(schedule)
 
 
 def _amalgamated_layers() -> Optional[Sequence[str]]:

@@ -13,6 +13,7 @@ from soka_tf.runs import build_networks, build_parts
 from soka_tf.runs.config import parse_gin
 from soka_tf.runs.dry_run import describe
 from soka_tf.soka.amalgamation import Amalgamation
+from soka_tf.soka.schedule import Schedule
 from soka_tf.teachers.pool import TeacherPool
 from soka_tf.teachers.taskonomy.network import TaskonomyTeacher
 from tests.stacks import needs_tfa
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("fresh_gin")
 
 TASKS = ["depth_zbuffer", "edge_texture"]
 SMALL = dict(units=(1, 1, 1, 1), width=1 / 32)
+OF_100 = Schedule(max_steps=100)
 
 
 # Networks and losses
@@ -151,12 +153,12 @@ def test_adversary_is_none_unless_enabled_and_calmer_for_depth():
 def test_optimizers_unknown_name_is_refused(binding, wrong):
     gin.bind_parameter(binding, wrong)
     with pytest.raises(UserError, match=wrong):
-        build_parts.build_optimizers(10)
+        build_parts.build_optimizers(Schedule(max_steps=10))
 
 
 def test_optimizers_follow_the_poly_policy_each_from_its_own_rate():
     optimizers, _ = build_parts.build_optimizers(
-        100, learning_rate=0.1, amalgamation_rate=0.2, task_weights_rate=0.3
+        OF_100, learning_rate=0.1, amalgamation_rate=0.2, task_weights_rate=0.3
     )
     for name, rate in (
         ("encoder", 0.1),
@@ -173,8 +175,9 @@ def test_optimizers_follow_the_poly_policy_each_from_its_own_rate():
 
 def test_optimizers_rates_fall_further_where_batch_norm_settles():
     gin.bind_parameter("build_optimizers.settle_rate", 0.25)
-    for settle_step, factor in ((40, 0.25), (50, 0.25), (51, 1.0), (None, 1.0)):
-        optimizers, learning = build_parts.build_optimizers(100, settle_step)
+    for share, factor in ((0.6, 0.25), (0.5, 0.25), (0.49, 1.0), (0.0, 1.0)):
+        schedule = Schedule(max_steps=100, settle_share=share)
+        optimizers, learning = build_parts.build_optimizers(schedule)
         assert float(learning(50)) == pytest.approx(1e-3 * 0.5**0.9 * factor)
         for player in ("encoder", "decoders", "adapter", "amalgamation"):
             rate = optimizers[player]._hyper["learning_rate"]
@@ -185,7 +188,7 @@ def test_optimizers_rates_fall_further_where_batch_norm_settles():
 def test_optimizers_sgd_has_the_momentum_that_is_bound():
     gin.bind_parameter("build_optimizers.optimizer", "sgd")
     gin.bind_parameter("build_optimizers.momentum", 0.5)
-    optimizers, _ = build_parts.build_optimizers(100, learning_rate=0.1, power=0.0)
+    optimizers, _ = build_parts.build_optimizers(OF_100, learning_rate=0.1, power=0.0)
     for player, rate in (("encoder", 0.1), ("adapter", 0.1), ("amalgamation", 1e-3)):
         moved = tf.Variable(0.0)
         for _ in range(2):
@@ -203,7 +206,7 @@ def test_optimizers_sgd_has_the_momentum_that_is_bound():
 def test_optimizers_decay_of_tfa_fades_with_the_rate(kind, expected):
     gin.bind_parameter("decay.rate", 0.25)
     gin.bind_parameter("decay.kind", kind)
-    optimizers, _ = build_parts.build_optimizers(100)
+    optimizers, _ = build_parts.build_optimizers(OF_100)
     optimizer = optimizers["encoder"]
     assert ("weight_decay" in optimizer.get_config()) == (expected is not None)
     if expected is not None:

@@ -78,10 +78,7 @@ def _build(
         build_parts.find_teachers(settings.task_names, auxiliaries)
     )
     model = assemble_model(settings, pool)
-    optimizers, _ = build_parts.build_optimizers(
-        settings.max_steps, model.schedule.settle_step
-    )
-    model.compile(optimizers)
+    model.compile(build_parts.build_optimizers(model.schedule)[0])
     size = settings.image_size
     shape = (settings.batch_size, size, size, 3)
     images = np.random.default_rng(0).uniform(-1, 1, shape)

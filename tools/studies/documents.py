@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-from typing import Optional, Sequence
+from typing import Dict, Mapping, Optional, Sequence
 
 from soka_tf.atomic import write_text
 from tools.studies import pages, report
@@ -52,17 +52,16 @@ def write(
     """
     own = [part for part in sections if has_own_page(part.study) and _is_whole(part)]
     paper = [part for part in sections if spent and not has_own_page(part.study)]
+    if not (own or paper):
+        return False
     for part in [*paper, *own]:
         for name in part.pictures:
             pages.copy(folder / name, docs / PAGES / name)
     for part in own:
         write_text(docs / PAGES / f"{part.study.name}.md", report.page(part))
-    for index, part in enumerate(paper):
-        shown = {f"{PAGES}/{name}": text for name, text in part.pictures.items()}
-        paper[index] = part._replace(pictures=shown)
-    if own or paper:
-        assemble(docs, report.paper_part(paper, command, spent) if paper else None)
-    return bool(own or paper)
+    shown = [part._replace(pictures=_from_results(part.pictures)) for part in paper]
+    assemble(docs, report.paper_part(shown, command, spent) if shown else None)
+    return True
 
 
 def assemble(docs: pathlib.Path, tables: Optional[str] = None) -> None:
@@ -88,6 +87,11 @@ def assemble(docs: pathlib.Path, tables: Optional[str] = None) -> None:
     parts += [_QUESTIONS, "\n".join(questions)] if questions else []
     parts += [f"{_LEFT} {'; '.join(left)}."] if left else []
     write_text(path, "\n\n".join(filter(None, parts)) + "\n")
+
+
+def _from_results(pictures: Mapping[str, str]) -> Dict[str, str]:
+    """A page's pictures, by their paths from results.md."""
+    return {f"{PAGES}/{name}": text for name, text in pictures.items()}
 
 
 def _link(study: Study) -> str:

@@ -126,10 +126,7 @@ def build_model(random_teachers: bool) -> Tuple[SokaModel, Settings]:
         found = build_parts.find_teachers(tasks, selection.names)
         teachers = build_parts.load_pool(found)
     model = assemble_model(settings, teachers)
-    optimizers, _ = build_parts.build_optimizers(
-        settings.max_steps, model.schedule.settle_step
-    )
-    model.compile(optimizers)
+    model.compile(build_parts.build_optimizers(model.schedule)[0])
     return model, settings
 
 

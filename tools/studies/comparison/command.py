@@ -60,11 +60,10 @@ def run(runs: Runs, folder: pathlib.Path, limits: Limits) -> int:
             plan.open_test_rooms()
         failed = _train(plan, plan.left(limits.portion), until)
     path = page.write(plan, folder.parent)
-    docs = folder.parent.parent
     written = [path]
-    results = docs / documents.RESULTS
-    if folder.parent == docs / documents.PAGES and documents.is_results(results):
-        documents.assemble(docs)
+    results = folder.parent.parent / documents.RESULTS
+    if folder.parent.name == documents.PAGES and documents.is_results(results):
+        documents.assemble(results.parent)
         written.append(results)
     _print_left(plan)
     print(f"Records are in {folder}, to be committed.")

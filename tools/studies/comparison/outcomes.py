@@ -69,10 +69,11 @@ class Outcomes:
         found = []
         for (method, budget), outcome in self._found.items():
             for (task, name), squares in outcome.squares.items():
+                if name != "units":
+                    continue
                 most = _LOST**2 * self.median.squares[task, name][0].sum()
                 lost = np.array(outcome.seeds)[squares.sum(axis=1) > most]
-                if name == "units":
-                    found += [(method, budget, seed, task) for seed in lost.tolist()]
+                found += [(method, budget, seed, task) for seed in lost.tolist()]
         return found
 
     def _known(self, sums: Mapping[str, Mapping[str, List[float]]]) -> Outcome:

@@ -114,8 +114,8 @@ class Plan:
         """The steps of a job: as many as its budget pays for."""
         if job.portion == TUNE:
             return self.protocol.tuning_steps
-        unit, own = self.cost(self.protocol.unit), self.cost(job.method.name)
-        return max(1, round(self.protocol.steps * job.budget * unit / own))
+        own = self.cost(job.method.name)
+        return max(1, round(self.seconds_of_budget(job.budget) / own))
 
     def cost(self, method: str) -> Optional[float]:
         """CPU seconds of a step, the median of the trials; of students a task together.
