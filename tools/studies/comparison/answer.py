@@ -6,7 +6,7 @@ from typing import Dict, List, Optional, Sequence
 from soka_tf.tasks import get_task
 from tools.studies.comparison.cells import ratio_text
 from tools.studies.comparison.outcomes import Difference, Outcomes
-from tools.studies.comparison.protocol import ENDPOINTS, Protocol
+from tools.studies.comparison.protocol import AFTERWARDS, ENDPOINTS, Protocol
 from tools.studies.report import markdown_table
 
 # What a reader of the tested pairs asks next: intervals without tests.
@@ -76,6 +76,13 @@ def _levels(found: Outcomes, done: int, there: int) -> str:
         "Errors over the teachers', from random weights, at the largest budgets, and "
         f"those of the median image. {done} of {there} runs of the comparison are done."
     )
+    budget = found.plan.protocol.confirmation[0]
+    added = [titles[name] for name in AFTERWARDS if found.of(name, budget)]
+    if added:
+        levels += (
+            f" Budget {budget} of {' and of '.join(added)} was added after the test "
+            "rooms were opened."
+        )
     lost = [
         f"{titles[name]}, budget {of}, seed {seed}, {get_task(task).title}"
         for name, of, seed, task in found.lost()

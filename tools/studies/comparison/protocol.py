@@ -104,6 +104,11 @@ METHODS = (
 )
 
 
+# Added after the test rooms were opened, because of what these showed: methods at the
+# confirmation's budget, with its seeds. Not of the protocol, nor of its digest.
+AFTERWARDS = ("kd_hints", _JOINTLY)
+
+
 class Rooms(NamedTuple):
     """Drawn rooms: the seed, how many, views of each."""
 
@@ -218,7 +223,7 @@ def tune_jobs(protocol: Protocol) -> Iterator[Job]:
 def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
     """The chosen trial of every method with all seeds: those of the pairs first.
 
-    The long runs of the confirmation come last.
+    The long runs of the confirmation come last, and those of `AFTERWARDS`.
 
     Args:
       protocol: of the study.
@@ -232,9 +237,10 @@ def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
             for task, seed in itertools.product(parts(method), range(method.seeds)):
                 yield Job(FINAL, method, task, budget, chosen[method.name], seed)
     budget, seeds = protocol.confirmation
-    for method, seed in itertools.product(main, range(seeds)):
-        if method.name in protocol.pairs[0]:
-            yield Job(FINAL, method, None, budget, chosen[method.name], seed)
+    confirmed = [method for method in main if method.name in protocol.pairs[0]]
+    confirmed += [method for method in methods if method.name in AFTERWARDS]
+    for method, seed in itertools.product(confirmed, range(seeds)):
+        yield Job(FINAL, method, None, budget, chosen[method.name], seed)
 
 
 def all_jobs(protocol: Protocol) -> Iterator[Job]:
