@@ -277,7 +277,8 @@ _QUESTIONS = (
         "BatchNorm: of frozen parts, and at the end",
         "`schedule.frozen_statistics`: with which statistics a frozen part "
         "normalises. `schedule.settle_share`: for which share of the steps, at the "
-        "end, moving statistics are used by all.",
+        "end, moving statistics are used by all. `build_optimizers.settle_rate`: of "
+        "which rates in these.",
         "batch's, settling",
         {
             "moving ones": (
@@ -285,6 +286,7 @@ _QUESTIONS = (
                 "schedule.frozen_statistics = 'moving'",
             ),
             "no settling": ("no_settling", "schedule.settle_share = 0.0"),
+            "settling at 0.3": ("settle_rate", "build_optimizers.settle_rate = 0.3"),
         },
     ),
     _Question(
