@@ -15,8 +15,8 @@ from scipy.stats import qmc
 from soka_tf.errors import UserError
 from soka_tf.runs.gin_text import read_gin
 from tests.tools import ROOT, run_tool
+from tools.studies import figures, training, worker
 from tools.studies import records as study_records
-from tools.studies import training, worker
 from tools.studies.comparison import (
     answer,
     command,
@@ -445,6 +445,41 @@ def test_page_at_the_end_begins_with_the_answer_and_has_the_median_image(study):
         "3",
     ]
     assert (study.folder.parent / "comparison.png").stat().st_size > 10000
+
+
+def test_figure_has_errors_over_the_teachers_by_the_seconds_of_budgets(
+    study, monkeypatch
+):
+    drawn = {}
+    monkeypatch.setattr(figures, "draw_costs", lambda *found: drawn.update(found[0]))
+    _finished(study)
+    job = next(j for j in study.jobs(FINAL) if j.method.name == "kd_mia")
+    study.path(job).unlink()  # an incomplete budget is no point
+    _page(study)
+    for curves in drawn.values():
+        found = {
+            c.title: ([p[0] for p in c.points], c.points[-1][1], c.is_main)
+            for c in curves
+        }
+        # 100 steps of KD take 10 seconds; both methods of the pair are confirmed.
+        assert found == {
+            "KD": ([10.0, 40.0, 80.0], pytest.approx(1.5, rel=0.01), True),
+            "KD + MIA": ([40.0, 80.0], pytest.approx(1.2, rel=0.01), True),
+            "KD, a student a task": ([10.0, 40.0], pytest.approx(2, rel=0.01), False),
+        }
+    assert len(drawn) == len(protocol.ENDPOINTS)
+
+
+def test_methods_added_afterwards_are_confirmed_and_named_on_the_page(
+    study, monkeypatch
+):
+    monkeypatch.setattr(protocol, "AFTERWARDS", ("n_to_n",))
+    monkeypatch.setattr(answer, "AFTERWARDS", ("n_to_n",))
+    _finished(study)
+    added = study.jobs(FINAL)[-1]
+    assert (added.method.name, added.budget, added.seed) == ("n_to_n", 8, 1)
+    said = "Budget 8 of KD, a student a task was added after the test rooms were opened"
+    assert said in page.answer_of(_page(study))
 
 
 def test_page_shows_untested_pairs_without_a_reading(study, monkeypatch):
