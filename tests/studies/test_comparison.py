@@ -746,6 +746,7 @@ README_ROWS = {
     "KD + MIA / KD |": "KD + MIA / KD",
     "KD + MIA, mended / KD + MIA": "KD + MIA, mended / KD + MIA",
     "KD + MIA, mended / KD + hints (": "KD + MIA, mended / KD + hints",
+    "KD + hints / the same": "KD + hints / multi-task from labels",
     "KD + MIA, mended / the teachers": "KD + MIA, mended, budget 16",
     "median image": "median image",
 }
