@@ -747,7 +747,7 @@ README_ROWS = {
     "KD + MIA, mended / KD + MIA": "KD + MIA, mended / KD + MIA",
     "KD + MIA, mended / KD + hints (": "KD + MIA, mended / KD + hints",
     "KD + hints / the same": "KD + hints / multi-task from labels",
-    "KD + MIA, mended / the teachers": "KD + MIA, mended, budget 16",
+    "KD + hints, at five times": "KD + hints, budget 80",
     "median image": "median image",
 }
 
