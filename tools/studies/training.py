@@ -32,6 +32,7 @@ from tqdm import tqdm
 from soka_tf.atomic import write_text
 from soka_tf.data.documents import parse_json
 from soka_tf.errors import UserError
+from soka_tf.evaluation.metrics import main_error
 from soka_tf.runs.gin_text import format_gin, read_gin
 from tools.studies.records import (
     EVALUATION_SHAPE,
@@ -355,12 +356,12 @@ class Runs:
         outcome = self.outcome(training, seed)
         if outcome is None:  # measured room by room
             return f"seed {seed}: done"
-        words = [
-            f"{task} {entries['student']['rmse']:#.3g}"
+        errors = {
+            task: main_error(entries.get("student"))
             for task, entries in outcome.evaluation["tasks"].items()
-            if entries.get("student") and entries["student"]["rmse"] is not None
-        ]
-        return f"seed {seed}: rmse {', '.join(words) or 'unknown'}"
+        }
+        words = [f"{task} {e:#.3g}" for task, e in errors.items() if e is not None]
+        return f"seed {seed}: error {', '.join(words) or 'unknown'}"
 
 
 def _environment(jobs: int, threads: Optional[int]) -> Dict[str, str]:
