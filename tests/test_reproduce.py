@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 import time
+import unittest.mock
 
 import pytest
 
@@ -498,6 +499,27 @@ def test_two_processes_of_one_training_do_not_write_its_bindings_at_once(
     with pytest.raises(UserError, match="no process"):
         runs.train_missing([(training, [0]), (training, [1])])
     assert most == [1, 1]
+
+
+def test_end_of_a_run_is_told_with_the_errors_of_all_its_tasks(tmp_path, monkeypatch):
+    training = definitions.define(SCALE)["conflict"].tables[2].rows[1].trainings[0]
+    runs = Runs(tmp_path, Setting(("gin/rooms/study.gin",), 600), 1)
+    _finished(runs, training, 0, 2.0, 3.0)
+    path = runs.folder_of(training, 0) / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    without_labels = {"student": None, "teacher": None}
+    classes = {"student": {"accuracy": 0.75}, "teacher": {"accuracy": 0.8}}
+    evaluation["tasks"].update(normal=without_labels, segment_semantic=classes)
+    path.write_text(json.dumps(evaluation))
+    child = unittest.mock.MagicMock(returncode=0)
+    child.stdout = [json.dumps({"seed": 0, "failed": None})]
+    monkeypatch.setattr(training_module.subprocess, "Popen", lambda *_, **__: child)
+    told = []
+    monkeypatch.setattr(training_module.logging, "info", lambda *_: told.append(_))
+    assert not runs.train_missing([(training, [0])])
+    assert told[-1][-1] == (
+        "seed 0: error depth_zbuffer 2.00, edge_texture 3.00, segment_semantic 0.250"
+    )
 
 
 def test_folder_of_a_run_follows_its_files_bindings_but_not_their_comments(tmp_path):
