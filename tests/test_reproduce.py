@@ -14,7 +14,15 @@ from soka_tf.tasks import get_task
 from soka_tf.teachers.finding import teachers_folder
 from tests.tiny_runs import ROOT
 from tests.tools import run_tool
-from tools.studies import definitions, documents, further, methods, report, results
+from tools.studies import (
+    definitions,
+    documents,
+    figures,
+    further,
+    methods,
+    report,
+    results,
+)
 from tools.studies import training as training_module
 from tools.studies.comparisons import compare
 from tools.studies.intervals import (
@@ -373,7 +381,9 @@ def test_collect_adds_the_median_image_skill_and_errors_of_the_logarithm(table5)
     assert len(re.findall(r"(?m)^\| median image", text)) == 2
 
 
-def test_median_image_of_a_task_of_classes_is_the_commonest_class(tmp_path):
+def test_task_of_classes_is_shown_with_its_accuracy_and_the_commonest_class(
+    tmp_path, monkeypatch
+):
     study = definitions.define(SCALE)["conflict"]
     table = study.tables[2]
     runs = Runs(tmp_path, Setting(("gin/rooms/study.gin",), 600), 1)
@@ -391,14 +401,22 @@ def test_median_image_of_a_task_of_classes_is_the_commonest_class(tmp_path):
     of_values = dict.fromkeys(("depth_zbuffer", "edge_texture", "normal"), depth)
     evaluation["tasks"] = {**of_values, "segment_semantic": classes}
     path.write_text(json.dumps(evaluation))
-    found = results.collect(study, runs, range(1), {})[2]
-    teacher, student, *_, median = found.rows
+    found_table = results.collect(study, runs, range(1), {})[2]
+    teacher, student, *_, median = found_table.rows
     column = ("segment_semantic", "accuracy")
     cells = [row.cells[column].ours.mean for row in (teacher, student, median)]
     assert cells == [0.8, 0.7, 0.5]
     assert student.relative.mean == pytest.approx((3 * 2 + 0.3 / 0.2) / 4)
     assert median.relative.mean == pytest.approx((3 * 3 + 0.5 / 0.2) / 4)
     assert median.skills["segment_semantic"].mean == 0.0
+    text = report.section(report.Section(study, "", [found_table], [], {}, []))
+    assert text.count("rmse against the teacher") == 3 and "semantic classes: a" in text
+    drawn = []
+    monkeypatch.setattr(figures, "_draw_estimates", lambda *found: drawn.append(found))
+    figures.draw_table(found_table, tmp_path / "table.png")
+    title, rows, accuracies = drawn[3][1:]
+    assert len(drawn) == 5 and title == "semantic classes: accuracy"
+    assert [a and a.mean for a in accuracies] == [0.8, 0.7, *[None] * (len(rows) - 2)]
 
 
 def test_collect_says_so_of_a_run_that_is_not_finite(table5):

@@ -11,16 +11,18 @@ from soka_tf.atomic import replacing
 from soka_tf.evaluation.curves import COLOURS, read_columns
 from soka_tf.tasks import get_task
 from tools.studies.intervals import Estimate
+from tools.studies.report import column_title
 from tools.studies.results import MEDIAN, ResultRow, ResultTable
 
 _GREY = "#777777"
+_DRAWN = ("rmse", "accuracy")
 # Methods of one cost are drawn beside each other, or intervals hide each other.
 _APART = 1.015
 _MARKERS = "os^Dv*PX<>dhp8"
 
 
 def draw_table(table: ResultTable, path: pathlib.Path) -> None:
-    """Draws every row's rmse with its interval, one panel a task and the mean.
+    """Draws every row's rmse, or accuracy, one panel a task and the mean.
 
     Args:
       table: with at least one row that was run.
@@ -29,12 +31,9 @@ def draw_table(table: ResultTable, path: pathlib.Path) -> None:
     # The median image would leave no room to tell students apart.
     rows = [row for row in table.rows if row.title != MEDIAN]
     panels: List[Tuple[str, List[Optional[Estimate]]]] = []
-    for task in table.tasks:
-        if (task, "rmse") in table.columns:
-            title = f"{get_task(task).title}: rmse"
-            unit = get_task(task).unit
-            title += f" ({unit})" if unit else ""
-            panels.append((title, [r.cells[(task, "rmse")].ours for r in rows]))
+    for column in table.columns:
+        if column[1] in _DRAWN:
+            panels.append((column_title(*column), [r.cells[column].ours for r in rows]))
     panels.append(("error / teacher's, mean", [row.relative for row in rows]))
     height = 1.1 + 0.36 * len(rows)
     figure = Figure(figsize=(3.4 * len(panels) + 1.2, height), layout="constrained")

@@ -80,7 +80,7 @@ def section(part: Section) -> str:
 
 
 def _main_table(table: ResultTable) -> str:
-    head = ["", *(_column(task, metric) for task, metric in table.columns)]
+    head = ["", *(column_title(task, metric) for task, metric in table.columns)]
     rows = [
         [row.title, *(_cell(row.cells[column]) for column in table.columns)]
         for row in table.rows
@@ -88,7 +88,8 @@ def _main_table(table: ResultTable) -> str:
     return markdown_table(head, rows)
 
 
-def _column(task: str, metric: str) -> str:
+def column_title(task: str, metric: str) -> str:
+    """Head of a column, with the unit."""
     found = get_task(task)
     unit = f" ({found.unit})" if metric == "rmse" and found.unit else ""
     return f"{found.title}: {METRICS[metric]}{unit}"
@@ -108,13 +109,14 @@ def _cell(cell: Cell) -> str:
 def _beside(table: ResultTable) -> str:
     """What the paper's table does not show: skill, imitation, the mean, size, cost."""
     with_logs = [t for t in table.tasks if any(t in row.log_rmse for row in table.rows)]
+    of_values = [t for t in table.tasks if not get_task(t).has_classes]
     titles = {task: get_task(task).title for task in table.tasks}
     head = [
         "",
         "error / teacher's, mean of the tasks",
         *(f"{title}: skill" for title in titles.values()),
         *(f"{titles[task]}: log-rmse" for task in with_logs),
-        *(f"{title}: rmse against the teacher" for title in titles.values()),
+        *(f"{titles[task]}: rmse against the teacher" for task in of_values),
         "parameters",
         "steps",
         "CPU seconds of the steps",
@@ -127,7 +129,7 @@ def _beside(table: ResultTable) -> str:
                 number(row.relative),
                 *(number(row.skills.get(task)) for task in table.tasks),
                 *(number(row.log_rmse.get(task)) for task in with_logs),
-                *(number(row.imitation.get(task)) for task in table.tasks),
+                *(number(row.imitation.get(task)) for task in of_values),
                 _parameters(row),
                 f"{row.steps:,}" if row.steps else "-",
                 number(row.cpu_seconds),
