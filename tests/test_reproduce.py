@@ -533,7 +533,9 @@ def test_end_of_a_run_is_told_with_the_errors_of_all_its_tasks(tmp_path, monkeyp
     child.stdout = [json.dumps({"seed": 0, "failed": None})]
     monkeypatch.setattr(training_module.subprocess, "Popen", lambda *_, **__: child)
     told = []
-    monkeypatch.setattr(training_module.logging, "info", lambda *_: told.append(_))
+    monkeypatch.setattr(
+        training_module.logging, "info", lambda *said: told.append(said)
+    )
     assert not runs.train_missing([(training, [0])])
     assert told[-1][-1] == (
         "seed 0: error depth_zbuffer 2.00, edge_texture 3.00, segment_semantic 0.250"

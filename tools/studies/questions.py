@@ -277,8 +277,8 @@ _QUESTIONS = (
         "BatchNorm: of frozen parts, and at the end",
         "`schedule.frozen_statistics`: with which statistics a frozen part "
         "normalises. `schedule.settle_share`: for which share of the steps, at the "
-        "end, moving statistics are used by all. `build_optimizers.settle_rate`: of "
-        "which rates in these.",
+        "end, moving statistics are used by all. `build_optimizers.settle_rate`: the "
+        "factor of the learning rates in these steps.",
         "batch's, settling",
         {
             "moving ones": (

@@ -11,7 +11,8 @@ from tools.studies.report import markdown_table
 
 # What a reader of the tested pairs asks next: intervals without tests.
 _ASKED = (
-    *(("kd_mia_mended", "kd"), ("kd_mia_mended", "kd_hints")),
+    ("kd_mia_mended", "kd"),
+    ("kd_mia_mended", "kd_hints"),
     ("kd_hints", "dmtl"),
 )
 _COST_ERROR = 0.05  # by the protocol

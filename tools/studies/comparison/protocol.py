@@ -237,10 +237,10 @@ def final_jobs(protocol: Protocol, chosen: Mapping[str, int]) -> Iterator[Job]:
             for task, seed in itertools.product(parts(method), range(method.seeds)):
                 yield Job(FINAL, method, task, budget, chosen[method.name], seed)
     budget, seeds = protocol.confirmation
-    confirmed = [method for method in main if method.name in protocol.pairs[0]]
-    confirmed += [method for method in methods if method.name in AFTERWARDS]
-    for method, seed in itertools.product(confirmed, range(seeds)):
-        yield Job(FINAL, method, None, budget, chosen[method.name], seed)
+    for method in (*main, *others):
+        if method.name in (*protocol.pairs[0], *AFTERWARDS):
+            for task, seed in itertools.product(parts(method), range(seeds)):
+                yield Job(FINAL, method, task, budget, chosen[method.name], seed)
 
 
 def all_jobs(protocol: Protocol) -> Iterator[Job]:
